@@ -1,0 +1,9 @@
+"""Helios trains PyTorch networks: runs that are killed and resumed end as if they never had been."""
+
+from helios._version import __version__
+from helios.data import DataModule
+from helios.model import Model
+from helios.plugins import Plugin
+from helios.trainer import Trainer, TrainingState, TrainingUnit
+
+__all__ = ["DataModule", "Model", "Plugin", "Trainer", "TrainingState", "TrainingUnit", "__version__"]

@@ -1,0 +1,17 @@
+"""What knows nothing of training: seeds, files, ranks, registries."""
+
+from helios.core.conversion import convert_to_list, get_from_optional
+from helios.core.paths import ChdirContext
+from helios.core.registry import Registry, update_all_registries
+from helios.core.safe_load import safe_torch_load
+from helios.core.timing import AverageTimer
+
+__all__ = [
+    "AverageTimer",
+    "ChdirContext",
+    "Registry",
+    "convert_to_list",
+    "get_from_optional",
+    "safe_torch_load",
+    "update_all_registries",
+]

@@ -1,0 +1,194 @@
+"""Ranks and what they tell each other, on top of `torch.distributed`.
+
+Every function here also works without a process group, where the one process is rank 0 of 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch.distributed as dist
+
+from helios.core.environment import read_environment
+from helios.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_TORCHRUN_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_TIMEOUT: Final = datetime.timedelta(minutes=30)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedInfo:
+    """Where this process stands among all that train together.
+
+    Attributes:
+        local_rank: the rank among the processes of this machine.
+        local_world_size: the number of processes on this machine.
+        rank: the rank among all processes.
+        world_size: the number of all processes.
+    """
+
+    local_rank: int = 0
+    local_world_size: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def global_rank(self) -> int:
+        """Another name of `rank`, which is always global."""
+        return self.rank
+
+
+_current: DistributedInfo | None = None
+
+
+def is_using_torchrun(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether `torchrun` started this process: all the variables that it sets are there."""
+    environment = read_environment() if environment is None else environment
+    return all(name in environment for name in _TORCHRUN_VARIABLES)
+
+
+def _info_from_torchrun(environment: Mapping[str, str]) -> DistributedInfo:
+    return DistributedInfo(
+        local_rank=int(environment["LOCAL_RANK"]),
+        local_world_size=int(environment["LOCAL_WORLD_SIZE"]),
+        rank=int(environment["RANK"]),
+        world_size=int(environment["WORLD_SIZE"]),
+    )
+
+
+def init_dist(info: DistributedInfo | None = None, *, backend: str | None = None, init_method: str = "env://") -> None:
+    """Join the process group.
+
+    Args:
+        info: this process's place; read from `torchrun`'s environment if it is `None`.
+        backend: "gloo" or "nccl"; by default "nccl" where CUDA is available.
+        init_method: where the processes meet, as `torch.distributed.init_process_group` takes it.
+
+    Raises:
+        ConfigurationError: if there is neither `info` nor `torchrun`, or a group is active already.
+    """
+    global _current  # noqa: PLW0603 - the process group that this mirrors is a global of the process, too.
+    if is_dist_active():
+        raise ConfigurationError("a process group is active already: call shutdown_dist() before init_dist()")
+    if info is None:
+        if not is_using_torchrun():
+            missing = [name for name in _TORCHRUN_VARIABLES if name not in read_environment()]
+            raise ConfigurationError(f"not started by torchrun ({', '.join(missing)} not set): pass `info`")
+        info = _info_from_torchrun(read_environment())
+    dist.init_process_group(
+        backend or ("nccl" if torch.cuda.is_available() else "gloo"),
+        init_method=init_method,
+        rank=info.rank,
+        world_size=info.world_size,
+        timeout=_TIMEOUT,
+    )
+    _current = info
+
+
+def shutdown_dist() -> None:
+    """Leave the process group; does nothing where there is none."""
+    global _current  # noqa: PLW0603 - see init_dist.
+    if is_dist_active():
+        dist.destroy_process_group()
+    _current = None
+
+
+def is_dist_active() -> bool:
+    """Whether this process is a member of a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_dist_info() -> DistributedInfo:
+    """Return this process's place: rank 0 of 1 where there is neither a group nor `torchrun`."""
+    if _current is not None:
+        return _current
+    if is_dist_active():  # Somebody else made the group; it knows nothing of machines.
+        return DistributedInfo(dist.get_rank(), dist.get_world_size(), dist.get_rank(), dist.get_world_size())
+    if is_using_torchrun():
+        return _info_from_torchrun(read_environment())
+    return DistributedInfo()
+
+
+def get_local_rank() -> int:
+    """Return the rank among the processes of this machine."""
+    return get_dist_info().local_rank
+
+
+def get_global_rank() -> int:
+    """Return the rank among all processes."""
+    return get_dist_info().rank
+
+
+def get_local_world_size() -> int:
+    """Return the number of processes on this machine."""
+    return get_dist_info().local_world_size
+
+
+def get_world_size() -> int:
+    """Return the number of all processes."""
+    return get_dist_info().world_size
+
+
+def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Add a tensor up over all ranks.
+
+    Args:
+        tensor: a tensor of the same shape and dtype on every rank, or a sequence of such, which is stacked first.
+
+    Returns:
+        A new tensor with the sum; without a process group, a copy.
+    """
+    total = tensor.detach().clone() if isinstance(tensor, torch.Tensor) else torch.stack([t.detach() for t in tensor])
+    if is_dist_active():
+        dist.all_reduce(total)
+    return total
+
+
+def gather_into_tensor(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Collect every rank's tensor on every rank.
+
+    Args:
+        tensor: a tensor of the same shape and dtype on every rank.
+        size: the shape of the result; it must hold the elements of all ranks.
+
+    Returns:
+        A tensor of shape `size` with the ranks' tensors in order of rank.
+
+    Raises:
+        ConfigurationError: if `size` holds another number of elements.
+    """
+    world_size = get_world_size() if is_dist_active() else 1
+    parts = [torch.empty_like(tensor) for _ in range(world_size)]
+    wanted = int(torch.Size(size).numel())
+    if wanted != tensor.numel() * world_size:
+        rule = f"{world_size} ranks of {tensor.numel()} elements each"
+        raise ConfigurationError(f"size {tuple(size)} holds {wanted} elements, not those of {rule}")
+    if is_dist_active():
+        dist.all_gather(parts, tensor.detach().contiguous())
+    else:
+        parts[0].copy_(tensor.detach())
+    return torch.stack(parts).reshape(tuple(size))
+
+
+def safe_barrier() -> None:
+    """Wait for all ranks; does nothing without a process group."""
+    if is_dist_active():
+        dist.barrier()
+
+
+def global_print(*args: Any, global_rank: int = 0, **kwargs: Any) -> None:
+    """Print on one rank of all: rank 0 unless told otherwise."""
+    if get_global_rank() == global_rank:
+        print(*args, **kwargs)
+
+
+def local_print(*args: Any, local_rank: int = 0, **kwargs: Any) -> None:
+    """Print on one rank of each machine: local rank 0 unless told otherwise."""
+    if get_local_rank() == local_rank:
+        print(*args, **kwargs)

@@ -1,0 +1,219 @@
+"""What a run says: to the console, to its log file and to TensorBoard.
+
+Everything goes to one logger of the standard library, `get_root_logger()`. A run opens a `logging_session`, which gives
+that logger its console and its file; outside of a session it is a logger like any other. Python's own root logger is
+never touched, and all records reach it too: an application that has set up logging by itself gets them there, and
+Helios then leaves the console to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+
+from tqdm import tqdm
+
+from helios.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from torch.utils.tensorboard import SummaryWriter
+
+_LOGGER: Final = logging.getLogger("helios")
+_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
+_RANK_FORMAT: Final = "%(asctime)s %(levelname)s [rank {rank}] %(message)s"
+
+
+class _NullWriter:
+    """Stands in for a TensorBoard writer where nothing is written: every `add_*` does nothing. It is false."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if not (name.startswith("add_") or name in ("flush", "close")):
+            raise AttributeError(f"a TensorBoard writer has no {name!r}: it has add_scalar and its like, flush, close")
+        return _do_nothing
+
+
+def _do_nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Take anything and return nothing."""
+
+
+_NULL_WRITER: Final = cast("SummaryWriter", _NullWriter())
+
+# One entry for each session that is open, innermost last. A process has one log, so this is its home.
+_open_sessions: Final[list[int]] = []
+_open_writers: Final[list[SummaryWriter]] = []
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes to the standard error stream of the moment, above progress bars instead of through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - what the logging package asks of a handler: report it, never raise.
+            self.handleError(record)
+
+
+def get_root_logger() -> logging.Logger:
+    """Return the logger of Helios, named "helios"; it can be used at any time.
+
+    Within a run its records go to the console and, if asked for, to the log file. Outside of one the standard library
+    decides: warnings and errors go to the standard error stream, unless the application has set up something else.
+    """
+    return _LOGGER
+
+
+def is_root_logger_active() -> bool:
+    """Return whether a run is logging now."""
+    return bool(_open_sessions)
+
+
+def get_tensorboard_writer() -> SummaryWriter:
+    """Return the TensorBoard writer of the run.
+
+    Where nothing is written to TensorBoard (outside of a run, in a run without it, on ranks other than 0) this is a
+    stand-in whose `add_*` methods do nothing and which is false, so callers need not ask.
+    """
+    return _open_writers[-1] if _open_writers else _NULL_WRITER
+
+
+@contextlib.contextmanager
+def logging_session(*, log_file: Path | None, capture_warnings: bool, rank: int) -> Iterator[logging.Logger]:
+    """Give the logger its console and its file while the context lasts.
+
+    Rank 0 writes records from INFO up, unless the logger was given another level before. Other ranks mostly repeat what
+    rank 0 says: they write errors alone, marked with their rank, to the console.
+
+    Args:
+        log_file: where rank 0 writes its records, after those already there; `None` for no file. Its directory is made
+            if there is none.
+        capture_warnings: log the warnings of the `warnings` module instead of printing them.
+        rank: the global rank of this process.
+
+    Raises:
+        ConfigurationError: if the log file cannot be opened; nothing has changed then.
+    """
+    handlers = _make_handlers(log_file, rank)
+    level = _LOGGER.level
+    show_warning = warnings.showwarning
+    for handler in handlers:
+        _LOGGER.addHandler(handler)
+    if level == logging.NOTSET:  # An application that chose a level keeps it.
+        _LOGGER.setLevel(logging.INFO)
+    if capture_warnings:
+        warnings.showwarning = _make_warning_logger(show_warning)
+    _open_sessions.append(rank)
+    try:
+        yield _LOGGER
+    finally:
+        _open_sessions.pop()
+        warnings.showwarning = show_warning
+        _LOGGER.setLevel(level)
+        for handler in handlers:
+            _LOGGER.removeHandler(handler)
+            handler.close()
+
+
+@contextlib.contextmanager
+def tensorboard_session(run_dir: Path, rank: int) -> Iterator[SummaryWriter]:
+    """Make `get_tensorboard_writer` return a writer into `run_dir` while the context lasts, on rank 0.
+
+    Args:
+        run_dir: the directory of the event files; made if there is none.
+        rank: the global rank of this process; ranks other than 0 get the stand-in.
+
+    Raises:
+        ConfigurationError: if tensorboard is not installed, or `run_dir` cannot be written.
+    """
+    if rank != 0:
+        yield _NULL_WRITER
+        return
+    writer = _make_writer(run_dir)
+    _open_writers.append(writer)
+    try:
+        yield writer
+    finally:
+        _open_writers.pop()
+        writer.close()
+
+
+def check_tensorboard() -> None:
+    """Check that tensorboard can be imported.
+
+    Raises:
+        ConfigurationError: if it is not installed; the message names the extra to install.
+    """
+    _import_writer()
+
+
+def _import_writer() -> type[SummaryWriter]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - heavy, and optional.
+    except ImportError as error:
+        raise ConfigurationError(
+            f"writing to TensorBoard needs tensorboard, which cannot be imported ({error}): "
+            "pip install 'helios-train[tensorboard]', or leave enable_tensorboard off"
+        ) from error
+    return SummaryWriter
+
+
+def _make_handlers(log_file: Path | None, rank: int) -> list[logging.Handler]:
+    formatter = logging.Formatter(_FORMAT if rank == 0 else _RANK_FORMAT.format(rank=rank))
+    handlers: list[logging.Handler] = []
+    if rank == 0 and log_file is not None:
+        handlers.append(_open_file(log_file))
+    # An application's own handlers, and a session around this one, print the records already.
+    if not logging.getLogger().handlers and not _open_sessions:
+        console = _ConsoleHandler()
+        console.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+        handlers.append(console)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    # Without any handler, the standard library would print warnings in a format of its own.
+    return handlers or [logging.NullHandler()]
+
+
+def _open_file(log_file: Path) -> logging.FileHandler:
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        return logging.FileHandler(log_file, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the log file '{log_file}' cannot be opened ({error}): pass another log_path, or turn file logging off"
+        ) from error
+
+
+def _make_writer(run_dir: Path) -> SummaryWriter:
+    writer_class = _import_writer()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return writer_class(str(run_dir))
+    except OSError as error:
+        raise ConfigurationError(
+            f"TensorBoard files cannot be written to '{run_dir}' ({error}): pass another run_path"
+        ) from error
+
+
+def _make_warning_logger(show_warning: Callable[..., None]) -> Callable[..., None]:
+    def log_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if file is not None:  # Somebody wants it there.
+            show_warning(message, category, filename, lineno, file, line)
+        else:
+            _LOGGER.warning("%s", warnings.formatwarning(str(message), category, filename, lineno, line).rstrip())
+
+    return log_warning

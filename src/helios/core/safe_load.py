@@ -1,0 +1,58 @@
+"""Reading files that others wrote, without running what is in them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from helios.errors import CorruptCheckpointError, DeviceUnavailableError
+
+if TYPE_CHECKING:
+    from torch.serialization import MAP_LOCATION
+
+
+def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_LOCATION = None) -> Any:
+    """Load what `torch.save` wrote; code in the file is never run.
+
+    Args:
+        f: a path, or a binary file that can be sought.
+        map_location: where the tensors go, as in `torch.load`.
+
+    Raises:
+        OSError: if the file cannot be opened or read.
+        CorruptCheckpointError: if the file is truncated, damaged or not by `torch.save`, or holds anything but plain
+            data (tensors, numbers, strings, and lists, tuples and dictionaries of them).
+        DeviceUnavailableError: if the file's tensors lived on a device that is not here, and `map_location` is `None`.
+    """
+    if isinstance(map_location, str):
+        map_location = torch.device(map_location)  # A misspelt device is the caller's error, not the file's.
+    try:
+        with warnings.catch_warnings():
+            # Said of every pickle that is not torch's; whether it can be loaded shows at once.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            return torch.load(f, map_location=map_location, weights_only=True)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # torch does not say what a damaged file raises; flipped bits gave ten different types.
+        raise _explain(f, error) from error
+
+
+def _explain(f: str | os.PathLike[str] | IO[bytes], error: Exception) -> Exception:
+    name = os.fspath(f) if isinstance(f, str | os.PathLike) else getattr(f, "name", repr(f))
+    reason: BaseException = error
+    if isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
+        reason = error.__context__  # torch hides the reason behind advice to load the file unsafely.
+    first_line = next(iter(str(reason).splitlines()), "")
+    if first_line.startswith("Attempting to deserialize object on"):
+        return DeviceUnavailableError(
+            f"'{name}' needs a device that is not here: pass map_location='cpu'. {first_line}"
+        )
+    return CorruptCheckpointError(
+        f"'{name}' was refused ({type(reason).__name__}: {first_line}): it must be an undamaged file by torch.save "
+        "that holds plain data alone; code in it is never run"
+    )

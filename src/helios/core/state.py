@@ -1,0 +1,84 @@
+"""What has happened in a run: plain data, without behaviour of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import TYPE_CHECKING, Any
+
+from helios.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TrainingUnit(enum.Enum):
+    """What `total_steps` and the frequencies of a trainer count."""
+
+    EPOCH = "epoch"
+    ITERATION = "iteration"
+
+    @classmethod
+    def from_str(cls, label: str) -> TrainingUnit:
+        """Return the unit of this name, in upper or lower case.
+
+        Raises:
+            ConfigurationError: if there is no such unit.
+        """
+        try:
+            return cls(label.lower())
+        except (ValueError, AttributeError):
+            names = ", ".join(repr(unit.value) for unit in cls)
+            raise ConfigurationError(f"training unit {label!r} is unknown: choose one of {names}") from None
+
+
+class Phase(enum.Enum):
+    """Which of its three jobs a run is doing."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+    TESTING = "testing"
+
+
+@dataclasses.dataclass(slots=True)
+class TrainingState:
+    """How far a run has come. It counts only what is complete.
+
+    Attributes:
+        current_iteration: optimizer steps, that is completed accumulations.
+        global_iteration: batches trained.
+        global_epoch: epochs started; the number of the epoch in hand, counting from 1.
+        validation_cycles: validations completed.
+        dataset_iter: batches done in the epoch in hand; 0 between epochs.
+        early_stop_count: validations in a row without an improvement.
+        average_iter_time: seconds per batch, averaged over this process's part of the run.
+        running_iter: iterations since the last validation.
+    """
+
+    current_iteration: int = 0
+    global_iteration: int = 0
+    global_epoch: int = 0
+    validation_cycles: int = 0
+    dataset_iter: int = 0
+    early_stop_count: int = 0
+    average_iter_time: float = 0.0
+    running_iter: int = 0
+
+    @property
+    def is_epoch_in_progress(self) -> bool:
+        """Whether some, but not all, of an epoch is done."""
+        return self.dataset_iter > 0
+
+    @property
+    def completed_epochs(self) -> int:
+        """The number of epochs that are done; also the index, from 0, of the epoch in hand or next."""
+        return self.global_epoch - 1 if self.is_epoch_in_progress else self.global_epoch
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as plain data."""
+        return dataclasses.asdict(self)
+
+    def load_dict(self, counts: Mapping[str, Any]) -> None:
+        """Take over counts from `to_dict`, in place: whoever holds this state sees them."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, counts[field.name])

@@ -1,0 +1,233 @@
+"""What has a state: collecting and restoring an object's stateful attributes by name."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from helios.core.plain import Fingerprint, is_plain
+from helios.errors import ArgumentTypeError, CheckpointMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state can be taken and given back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take over a state that `state_dict` returned."""
+        ...
+
+
+def unwrap_module(module: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers that torch puts around one to distribute or compile it."""
+    while True:
+        if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            module = module.module
+        elif hasattr(module, "_orig_mod"):  # torch.compile
+            module = module._orig_mod  # type: ignore[assignment]  # noqa: SLF001 - the name is in every state_dict.
+        else:
+            return module
+
+
+def get_state(value: Any) -> Any | None:  # noqa: PLR0911 - one return for each kind of object.
+    """Return the state of anything stateful, as plain data; `None` if it is not stateful.
+
+    Besides whatever has `state_dict` and `load_state_dict`, stateful are torch's, NumPy's and Python's generators, and
+    lists, tuples and dictionaries that hold something stateful.
+    """
+    if isinstance(value, nn.Module):
+        module = unwrap_module(value)
+        _persist_torchmetrics(module)
+        return module.state_dict()
+    if isinstance(value, torch.Generator):
+        return {"generator": value.get_state()}
+    if isinstance(value, np.random.Generator):
+        return {"generator": value.bit_generator.state}
+    if isinstance(value, random.Random):
+        return {"generator": value.getstate()}
+    if isinstance(value, dict | list | tuple):
+        states = {key: get_state(item) for key, item in _items(value)}
+        return {key: state for key, state in states.items() if state is not None} or None
+    if isinstance(value, Stateful) and not isinstance(value, type):
+        return value.state_dict()
+    return None
+
+
+def set_state(value: Any, state: Any, path: str) -> None:
+    """Give a state from `get_state` back to the object, or to an equal one.
+
+    Args:
+        value: the object.
+        state: what `get_state` returned.
+        path: what to call the object in an error.
+
+    Raises:
+        CheckpointMismatchError: if the state does not fit the object.
+    """
+    try:
+        _set_state(value, state, path)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        if isinstance(error, CheckpointMismatchError):
+            raise
+        raise CheckpointMismatchError(
+            f"the state saved for {path} does not fit the {type(value).__name__} that is there now: {error}",
+        ) from error
+
+
+def _set_state(value: Any, state: Any, path: str) -> None:
+    if isinstance(value, nn.Module):
+        module = unwrap_module(value)
+        _persist_torchmetrics(module)
+        module.load_state_dict(state)
+    elif isinstance(value, torch.Generator):
+        value.set_state(state["generator"])
+    elif isinstance(value, np.random.Generator):
+        value.bit_generator.state = state["generator"]
+    elif isinstance(value, random.Random):
+        version, internal, gauss_next = state["generator"]
+        value.setstate((version, tuple(internal), gauss_next))
+    elif isinstance(value, dict | list | tuple):
+        parts = dict(_items(value))
+        ensure_same_names(path, saved=state, present=[key for key, item in parts.items() if is_stateful(item)])
+        for key, item in state.items():
+            set_state(parts[key], item, f"{path}[{key!r}]")
+    else:
+        value.load_state_dict(state)
+
+
+def ensure_same_names(path: str, *, saved: Iterable[Any], present: Iterable[Any]) -> None:
+    """Check that a saved state and the object that takes it have parts of the same names.
+
+    Raises:
+        CheckpointMismatchError: if not; the message names the parts that only one of them has.
+    """
+    gone = [name for name in saved if name not in set(present)]
+    new = [name for name in present if name not in set(saved)]
+    if gone or new:
+        parts = [f"the checkpoint alone has {gone}"] * bool(gone) + [f"only the object has {new}"] * bool(new)
+        raise CheckpointMismatchError(f"{path} is not what was saved: {' and '.join(parts)}")
+
+
+def is_stateful(value: Any) -> bool:
+    """Whether `get_state` has something to return for this."""
+    if isinstance(value, dict | list | tuple):
+        return any(is_stateful(item) for _, item in _items(value))
+    if isinstance(value, torch.Generator | np.random.Generator | random.Random):
+        return True
+    return isinstance(value, Stateful) and not isinstance(value, type)
+
+
+def _items(value: Mapping[Any, Any] | list[Any] | tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    # Keys that a checkpoint cannot hold belong to a look-up table, not to a collection of parts.
+    return [(key, item) for key, item in value.items() if isinstance(key, str | int)]
+
+
+def _persist_torchmetrics(module: nn.Module) -> None:
+    """Have torchmetrics put its counts into state_dict, which it leaves out unless asked."""
+    torchmetrics = sys.modules.get("torchmetrics")
+    if torchmetrics is not None:
+        for part in module.modules():
+            if isinstance(part, torchmetrics.Metric):
+                part.persistent(mode=True)
+
+
+class AttributeStates:
+    """The state of an object's own attributes, by name.
+
+    Saved are the attributes that are stateful, and those of plain data (numbers, strings, tensors, ...) that have
+    changed since `mark` was called: a counter is saved, a path given to the constructor is not.
+    """
+
+    def __init__(self, owner: object, ignore: frozenset[str]) -> None:
+        """Watch `owner`, all but the attributes to `ignore` and the one that holds this object."""
+        self._owner = owner
+        self._ignored = ignore | {"_attribute_states"}
+        self._marks: dict[str, Fingerprint] = {}
+
+    def _own(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self._owner).items() if name not in self._ignored}
+
+    def mark(self) -> None:
+        """Take the plain attributes as they are now for unchanged."""
+        plain = {name: value for name, value in self._own().items() if not is_stateful(value) and is_plain(value)}
+        self._marks = {name: Fingerprint(value) for name, value in plain.items()}
+
+    def collect(self) -> dict[str, Any]:
+        """Return the states of all stateful attributes and the values of the plain ones that have changed."""
+        states: dict[str, Any] = {}
+        for name, value in self._own().items():
+            state = get_state(value)
+            if state is not None:
+                states[name] = state
+            elif self._has_changed(name, value):
+                states[name] = value
+        return states
+
+    def _has_changed(self, name: str, value: Any) -> bool:
+        if not is_plain(value):
+            return False
+        mark = self._marks.get(name)
+        return mark is None or mark != Fingerprint(value)
+
+    def restore(self, states: Mapping[str, Any], *, partial: bool = False) -> None:
+        """Give back what `collect` returned.
+
+        Args:
+            states: the states by name.
+            partial: take only what fits attributes that are there, as when only the networks have been set up.
+
+        Raises:
+            CheckpointMismatchError: if a stateful attribute has no state, or a state has no attribute.
+        """
+        own = self._own()
+        stateful = {name for name, value in own.items() if is_stateful(value)}
+        if not partial:
+            # Plain attributes may be new on either side: they may not have changed yet when the state was taken.
+            saved = [
+                name for name in states if name in stateful or (name not in own and isinstance(states[name], dict))
+            ]
+            ensure_same_names(type(self._owner).__name__, saved=saved, present=sorted(stateful))
+        for name, state in states.items():
+            if name in stateful:
+                set_state(own[name], state, f"{type(self._owner).__name__}.{name}")
+            elif not partial:
+                setattr(self._owner, name, state)
+
+
+def networks_of(owner: object) -> dict[str, nn.Module]:
+    """Return the networks among the attributes of `owner`, and in lists and dictionaries there, by name."""
+    return dict(_find_networks(vars(owner).items(), "{}"))
+
+
+def _find_networks(items: Iterable[tuple[Any, Any]], pattern: str) -> Iterator[tuple[str, nn.Module]]:
+    for key, value in items:
+        name = pattern.format(key)
+        if isinstance(value, nn.Module):
+            yield name, value
+        elif isinstance(value, dict | list | tuple):
+            yield from _find_networks(_items(value), name + "[{}]")
+
+
+def ensure_state_dict(state: object, owner: str) -> dict[str, Any]:
+    """Return `state` if it is what a `state_dict` method may return.
+
+    Raises:
+        ArgumentTypeError: if it is not a dictionary.
+    """
+    if not isinstance(state, dict):
+        raise ArgumentTypeError(f"{owner}.state_dict() returned a {type(state).__name__}: return a dict of plain data")
+    return state

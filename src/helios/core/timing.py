@@ -1,0 +1,98 @@
+"""Timing of what repeats."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from helios.errors import NotRunningError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+
+class AverageTimer:
+    """A stopwatch that keeps the mean of the intervals it measured, in seconds.
+
+    >>> timer = AverageTimer()
+    >>> for _ in range(3):
+    ...     with timer:
+    ...         pass
+    >>> timer.count
+    3
+    """
+
+    def __init__(self) -> None:
+        self._started_at: float | None = None
+        self.reset()
+
+    def start(self) -> None:
+        """Begin an interval; one that was begun before and not stopped is dropped."""
+        self._started_at = time.perf_counter()
+
+    def stop(self) -> float:
+        """End the interval, count it in, and return its length in seconds.
+
+        Raises:
+            NotRunningError: if no interval was begun.
+        """
+        if self._started_at is None:
+            raise NotRunningError("the timer was stopped but is not running: call start() before each stop()")
+        self._last = time.perf_counter() - self._started_at
+        self._started_at = None
+        self._total += self._last
+        self._count += 1
+        return self._last
+
+    def reset(self) -> None:
+        """Forget every interval, the one in progress included."""
+        self._started_at = None
+        self._last = 0.0
+        self._total = 0.0
+        self._count = 0
+
+    @property
+    def average(self) -> float:
+        """The mean length of the intervals in seconds; 0 if there is none yet."""
+        return self._total / self._count if self._count else 0.0
+
+    @property
+    def last(self) -> float:
+        """The length of the last interval in seconds; 0 if there is none yet."""
+        return self._last
+
+    @property
+    def total(self) -> float:
+        """The length of all intervals together, in seconds."""
+        return self._total
+
+    @property
+    def count(self) -> int:
+        """The number of intervals measured."""
+        return self._count
+
+    def __enter__(self) -> Self:
+        """Begin an interval."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the interval; one that ended in an exception is dropped."""
+        if exc_type is None:
+            self.stop()
+        else:
+            self._started_at = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured, as plain data; an interval in progress is not part of it."""
+        return {"total": self._total, "count": self._count, "last": self._last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.reset()
+        self._total = float(state_dict["total"])
+        self._count = int(state_dict["count"])
+        self._last = float(state_dict["last"])

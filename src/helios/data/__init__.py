@@ -1,0 +1,39 @@
+"""Data: sets, loaders, and the order in which samples come."""
+
+from helios.data.datamodule import (
+    COLLATE_FN_REGISTRY,
+    DATASET_REGISTRY,
+    DataLoaderParams,
+    DataModule,
+    Dataset,
+    DatasetSplit,
+    create_collate_fn,
+    create_dataloader,
+    create_dataset,
+)
+from helios.data.samplers import (
+    SAMPLER_REGISTRY,
+    ResumableDistributedSampler,
+    ResumableRandomSampler,
+    ResumableSampler,
+    ResumableSequentialSampler,
+    create_sampler,
+)
+
+__all__ = [
+    "COLLATE_FN_REGISTRY",
+    "DATASET_REGISTRY",
+    "SAMPLER_REGISTRY",
+    "DataLoaderParams",
+    "DataModule",
+    "Dataset",
+    "DatasetSplit",
+    "ResumableDistributedSampler",
+    "ResumableRandomSampler",
+    "ResumableSampler",
+    "ResumableSequentialSampler",
+    "create_collate_fn",
+    "create_dataloader",
+    "create_dataset",
+    "create_sampler",
+]

@@ -1,0 +1,182 @@
+"""The data module: where the data of a run comes from."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from helios.core import rng
+from helios.core.context import RunMember
+from helios.core.registry import Registry
+from helios.data.loading import (
+    COLLATE_FN_REGISTRY,
+    AnyDataset,
+    DataLoaderParams,
+    create_collate_fn,
+    create_dataloader,
+    make_loader,
+)
+from helios.errors import ArgumentTypeError, ConfigurationError
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from helios.data.samplers import ResumableSampler
+
+    Loader: TypeAlias = tuple[DataLoader[Any], ResumableSampler | None]
+
+__all__ = [
+    "COLLATE_FN_REGISTRY",
+    "DATASET_REGISTRY",
+    "DataLoaderParams",
+    "DataModule",
+    "Dataset",
+    "DatasetSplit",
+    "create_collate_fn",
+    "create_dataloader",
+    "create_dataset",
+]
+
+DATASET_REGISTRY: Final = Registry[Any]("data set")
+
+
+def create_dataset(type_name: str, *args: Any, **kwargs: Any) -> Any:
+    """Make a data set of a registered class.
+
+    Args:
+        type_name: the name of the class in `DATASET_REGISTRY`.
+        *args: passed on to the class.
+        **kwargs: passed on to the class.
+
+    Raises:
+        UnknownNameError: if there is no such class; the message lists those there are.
+    """
+    return DATASET_REGISTRY.create(type_name, *args, **kwargs)
+
+
+class DatasetSplit(enum.Enum):
+    """What a data set is for."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+    @classmethod
+    def from_str(cls, label: str) -> DatasetSplit:
+        """Return the split of this name, in upper or lower case.
+
+        Raises:
+            ConfigurationError: if there is no such split.
+        """
+        try:
+            return cls(label.lower())
+        except (ValueError, AttributeError):
+            names = ", ".join(repr(split.value) for split in cls)
+            raise ConfigurationError(f"data set split {label!r} is unknown: choose one of {names}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set and how it is loaded.
+
+    Attributes:
+        dataset: a map-style data set, or an `IterableDataset`.
+        params: how it is loaded.
+    """
+
+    dataset: AnyDataset
+    params: DataLoaderParams = dataclasses.field(default_factory=DataLoaderParams)
+
+    def dataloader(self, default_seed: int | None = None, *, training: bool = True) -> Loader:
+        """Make the loader, and the sampler that decides its order; see `create_dataloader`.
+
+        Args:
+            default_seed: the seed if the parameters have none.
+            training: whether ranks may repeat samples so that all have the same number of batches.
+        """
+        seed = rng.get_default_seed() if default_seed is None else default_seed
+        return make_loader(self.dataset, self.params, seed, training=training)
+
+
+class DataModule(RunMember, abc.ABC):
+    """Where the data of a run comes from.
+
+    `setup` assigns `self._train_dataset`, `self._valid_dataset` and `self._test_dataset`, as far as there are such, to
+    what `self._create_dataset` returns.
+    """
+
+    def __init__(self) -> None:
+        """Start without data."""
+        super().__init__()
+        self._train_dataset: Dataset | None = None
+        self._valid_dataset: Dataset | None = None
+        self._test_dataset: Dataset | None = None
+
+    def prepare_data(self) -> None:
+        """Do what must be done once, in the process that called `fit` or `test`: downloads, for example."""
+
+    @abc.abstractmethod
+    def setup(self) -> None:
+        """Make the data sets; runs in every process that trains."""
+
+    def teardown(self) -> None:
+        """Let go of what `setup` took; runs in every process, however the run ends."""
+
+    @property
+    def train_dataset(self) -> AnyDataset | None:
+        """The data set to train on."""
+        return None if self._train_dataset is None else self._train_dataset.dataset
+
+    @property
+    def valid_dataset(self) -> AnyDataset | None:
+        """The data set to validate on."""
+        return None if self._valid_dataset is None else self._valid_dataset.dataset
+
+    @property
+    def test_dataset(self) -> AnyDataset | None:
+        """The data set to test on."""
+        return None if self._test_dataset is None else self._test_dataset.dataset
+
+    def train_dataloader(self) -> Loader | None:
+        """Return the loader to train with and its sampler; `None` if there is nothing to train on."""
+        return None if self._train_dataset is None else self._train_dataset.dataloader(self._seed())
+
+    def valid_dataloader(self) -> Loader | None:
+        """Return the loader to validate with and its sampler; `None` if there is nothing to validate on."""
+        return self._evaluation_loader(self._valid_dataset)
+
+    def test_dataloader(self) -> Loader | None:
+        """Return the loader to test with and its sampler; `None` if there is nothing to test on."""
+        return self._evaluation_loader(self._test_dataset)
+
+    def _evaluation_loader(self, dataset: Dataset | None) -> Loader | None:
+        return None if dataset is None else dataset.dataloader(self._seed(), training=False)
+
+    def _seed(self) -> int:
+        return rng.get_default_seed() if self._trainer is None else self._trainer.random_seed
+
+    def _create_dataset(
+        self, dataset: AnyDataset, params: DataLoaderParams | Mapping[str, Any] | None = None
+    ) -> Dataset:
+        """Join a data set with how it is loaded.
+
+        Args:
+            dataset: a map-style data set, or an `IterableDataset`.
+            params: how it is loaded, also as a mapping of the parameters' names.
+
+        Raises:
+            ConfigurationError: if a parameter is unknown or breaks a rule.
+            ArgumentTypeError: if `params` is neither.
+        """
+        if isinstance(params, Mapping):
+            params = DataLoaderParams.from_dict(params)
+        elif params is None:
+            params = DataLoaderParams()
+        elif not isinstance(params, DataLoaderParams):
+            raise ArgumentTypeError(
+                f"params is a {type(params).__name__}: pass DataLoaderParams or a dict of its fields"
+            )
+        return Dataset(dataset, params)

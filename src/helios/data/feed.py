@@ -1,0 +1,220 @@
+"""Batches for a trainer: from any epoch and position, and back to a plain account of where they are."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from helios.data.loading import KeyedBatchSampler
+from helios.data.samplers import ResumableSampler
+from helios.data.streaming import Stamped, StreamedBatches, WorkerProgress
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class BatchFeed(abc.ABC):
+    """The batches of one data loader, epoch by epoch."""
+
+    @abc.abstractmethod
+    def batches_per_epoch(self) -> int | None:
+        """Return the number of batches in a whole epoch, `None` if nobody knows."""
+
+    @abc.abstractmethod
+    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Return the batches of an epoch that are still to come.
+
+        Args:
+            epoch: the epoch, from 0.
+            done: batches of it that are done.
+            account: what `account` returned after them.
+        """
+
+    @abc.abstractmethod
+    def account(self, done: int) -> dict[str, Any]:
+        """Return, as plain data, where the feed is when `done` batches of the epoch are done; 0 between epochs."""
+
+
+class SequenceFeed(BatchFeed):
+    """Batches that are ready, in a list."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        """Feed these, in this order, every epoch."""
+        self._batches = batches
+
+    def batches_per_epoch(self) -> int:
+        """Return the length of the list."""
+        return len(self._batches)
+
+    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Return the batches from the `done`-th on."""
+        del epoch, account
+        return (self._batches[i] for i in range(done, len(self._batches))) if done else iter(self._batches)
+
+    def account(self, done: int) -> dict[str, Any]:
+        """Return nothing: the number of batches done says it all."""
+        del done
+        return {}
+
+
+class SamplerFeed(BatchFeed):
+    """Batches of a map-style data set, in the order of a resumable sampler."""
+
+    def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler) -> None:
+        """Feed the batches of `loader`, whose order `sampler` decides."""
+        self._loader = loader
+        self._sampler = sampler
+        inner = loader.batch_sampler
+        batch_size = inner.batch_size if isinstance(inner, KeyedBatchSampler) else loader.batch_size
+        if batch_size is None:
+            name = type(inner).__name__
+            raise ArgumentTypeError(
+                f"the batch sampler {name} cannot be sought: make the loader with create_dataloader"
+            )
+        self._samples_per_batch = batch_size * sampler.num_replicas
+        self._size = sampler.size
+        self._opened_at = (0, 0)
+
+    def batches_per_epoch(self) -> int:
+        """Return the number of batches on this rank."""
+        return len(self._loader)
+
+    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Return the batches after those that are done, without fetching a sample of them."""
+        samples = done * self._samples_per_batch
+        if account:
+            if account["size"] != self._size:
+                raise CheckpointMismatchError(
+                    f"the checkpoint is from the middle of an epoch over {account['size']} samples, but the data set "
+                    f"has "
+                    f"{self._size} now: resume with the same data, or from a checkpoint at the end of an epoch",
+                )
+            samples = account["samples"]
+        self._opened_at = (done, samples)
+        self._sampler.seek(epoch, min(samples, self._size))
+        return iter(self._loader)
+
+    def account(self, done: int) -> dict[str, Any]:
+        """Return the position in the epoch's order, in samples of all ranks."""
+        if done == 0:
+            return {}
+        done_before, samples_before = self._opened_at
+        samples = samples_before + (done - done_before) * self._samples_per_batch
+        return {"samples": min(samples, self._size), "size": self._size}
+
+
+class StreamFeed(BatchFeed):
+    """Batches of an iterable data set, with the state of each worker's copy."""
+
+    def __init__(self, loader: DataLoader[Any], stream: StreamedBatches) -> None:
+        """Feed the batches of `loader`, whose data set is `stream`; says once what a resume will keep."""
+        self._loader = loader
+        self._stream = stream
+        self._workers = max(1, loader.num_workers)
+        self._progress: dict[int, WorkerProgress] = {}
+        self._last_worker = -1
+
+    def announce(self, log: Any) -> None:
+        """Say what a resume in the middle of an epoch keeps: nothing is lost, or a warning that says what may be.
+
+        Args:
+            log: a logger.
+        """
+        name = type(self._stream.dataset).__name__
+        if self._stream.is_resumable:
+            log.info(
+                "%s has state_dict and load_state_dict: its state rides in checkpoints, and a resume is exact", name
+            )
+        else:
+            warnings.warn(
+                f"{name} has no state_dict and load_state_dict: a resume in the middle of an epoch reads and drops "
+                f"all that "
+                "came before, and is exact only if the data set yields the same again",
+                stacklevel=2,
+            )
+
+    def batches_per_epoch(self) -> None:
+        """Return `None`: a stream has no length."""
+        return
+
+    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Return the batches that are still to come."""
+        del done  # Every worker counts for itself.
+        if account:
+            if account["workers"] != self._workers:
+                raise CheckpointMismatchError(
+                    f"the checkpoint holds the states of {account['workers']} workers' data sets, but num_workers "
+                    f"asks for "
+                    f"{self._workers} now: resume with as many, each has its own part of the stream",
+                )
+            self._progress = {worker: WorkerProgress(*entry) for worker, entry in account["progress"].items()}
+            self._last_worker = account["last_worker"]
+            self._stream.seek(epoch, self._progress, (self._last_worker + 1) % self._workers)
+        else:
+            # This process's data set, and those of persistent workers, carry on by themselves.
+            self._progress, self._last_worker = self._next_progress(), -1
+            self._stream.seek(epoch, {}, 0)
+        return self._unpack(iter(self._loader))
+
+    def _next_progress(self) -> dict[int, WorkerProgress]:
+        """Return how far the workers are when the next epoch starts."""
+        outlives_epoch = self._loader.num_workers == 0 or self._loader.persistent_workers
+        if self._stream.restarts_each_epoch or not outlives_epoch:
+            return {}
+        return {worker: WorkerProgress(0, progress.state) for worker, progress in self._progress.items()}
+
+    def _unpack(self, stamped: Iterator[Stamped]) -> Iterator[Any]:
+        for stamp in stamped:
+            if stamp.kind != "turn":
+                self._progress[stamp.worker] = WorkerProgress(stamp.sent, stamp.state, stamp.kind == "end")
+            if stamp.kind == "batch":
+                self._last_worker = stamp.worker
+                yield stamp.batch
+
+    def account(self, done: int) -> dict[str, Any]:
+        """Return each worker's progress as of the last batch that was handed out."""
+        progress = self._progress if done else self._next_progress()
+        if not progress:
+            return {}
+        return {
+            "workers": self._workers,
+            "progress": {worker: tuple(entry) for worker, entry in progress.items()},
+            "last_worker": self._last_worker if done else -1,
+        }
+
+
+def make_feed(loader: object, sampler: object) -> BatchFeed:
+    """Return the feed for what a data module's `*_dataloader` method returned.
+
+    Args:
+        loader: a data loader, or a list of batches that are ready.
+        sampler: the sampler that decides the loader's order; `None` for a list or an iterable data set.
+
+    Raises:
+        ArgumentTypeError: if the loader's order cannot be sought.
+        ConfigurationError: if it has no batch.
+    """
+    if isinstance(loader, Sequence):
+        feed: BatchFeed = SequenceFeed(loader)
+    elif not isinstance(loader, DataLoader):
+        raise ArgumentTypeError(
+            f"{loader!r} is no data loader: return what create_dataloader returns, or a list of batches"
+        )
+    elif isinstance(loader.dataset, StreamedBatches):
+        feed = StreamFeed(loader, loader.dataset)
+    elif isinstance(sampler, ResumableSampler):
+        feed = SamplerFeed(loader, sampler)
+    else:
+        raise ArgumentTypeError(
+            f"the order of a data loader with the sampler {sampler!r} cannot be resumed: make it with "
+            f"create_dataloader, or "
+            "give it, and return beside it, a ResumableSampler",
+        )
+    if feed.batches_per_epoch() == 0:
+        raise ConfigurationError("the data loader has 0 batches: training needs at least one in every epoch")
+    return feed

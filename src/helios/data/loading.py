@@ -1,0 +1,387 @@
+"""Data loaders whose samples do not depend on who fetches them, or when."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Sampler, Subset, TensorDataset, default_collate
+
+from helios.core import rng
+from helios.core.distributed import get_dist_info, is_dist_active
+from helios.core.registry import Registry
+from helios.data.samplers import (
+    ResumableDistributedSampler,
+    ResumableRandomSampler,
+    ResumableSampler,
+    ResumableSequentialSampler,
+)
+from helios.data.streaming import StreamedBatches, pass_on
+from helios.errors import ArgumentTypeError, ConfigurationError
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset as TorchDataset
+
+CollateFn: TypeAlias = Callable[[list[Any]], Any]
+AnyDataset: TypeAlias = "TorchDataset[Any]"
+
+COLLATE_FN_REGISTRY: Final = Registry[Any]("collate function")
+
+
+def create_collate_fn(type_name: str, *args: Any, **kwargs: Any) -> Any:
+    """Make a registered collate function: the object of this name, called with the arguments.
+
+    Args:
+        type_name: the name in `COLLATE_FN_REGISTRY`.
+        *args: passed on.
+        **kwargs: passed on.
+
+    Raises:
+        UnknownNameError: if there is none of this name; the message lists those there are.
+    """
+    return COLLATE_FN_REGISTRY.create(type_name, *args, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataLoaderParams:
+    """How a data set is loaded.
+
+    Attributes:
+        random_seed: the seed of the order and of the draws in the data set; that of the trainer if it is `None`.
+        batch_size: samples per batch and rank.
+        shuffle: whether every epoch has an order of its own.
+        num_workers: processes that fetch samples; 0 to fetch in the training process.
+        pin_memory: copy batches into page-locked memory; `None` for where CUDA is available.
+        drop_last: leave out the last batch of an epoch if it is short.
+        is_distributed: share the samples out over the ranks; `None` for whenever there is a process group.
+        sampler: the order of samples in place of the one that `shuffle` and `is_distributed` choose.
+        collate_fn: makes a batch of a list of samples; torch's `default_collate` if it is `None`.
+        debug_mode: fetch in the training process whatever `num_workers` says, so that a debugger can follow.
+        persistent_workers: keep the worker processes from epoch to epoch.
+    """
+
+    random_seed: int | None = None
+    batch_size: int = 1
+    shuffle: bool = False
+    num_workers: int = 0
+    pin_memory: bool | None = None
+    drop_last: bool = False
+    is_distributed: bool | None = None
+    sampler: ResumableSampler | None = None
+    collate_fn: CollateFn | None = None
+    debug_mode: bool = False
+    persistent_workers: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigurationError: if a value is out of range, or two contradict each other.
+            ArgumentTypeError: if a value has the wrong type.
+        """
+        if self.random_seed is not None:
+            rng.check_seed(self.random_seed)
+        _check_count("batch_size", self.batch_size, least=1)
+        _check_count("num_workers", self.num_workers, least=0)
+        for name in ("shuffle", "drop_last", "debug_mode", "persistent_workers"):
+            _check_flag(name, getattr(self, name))
+        for name in ("pin_memory", "is_distributed"):
+            if getattr(self, name) is not None:
+                _check_flag(name, getattr(self, name))
+        if self.sampler is not None and not isinstance(self.sampler, ResumableSampler):
+            raise ArgumentTypeError(
+                f"sampler {type(self.sampler).__name__} cannot be resumed: derive it from ResumableSampler, whose "
+                f"order is "
+                "a function of the epoch and the position",
+            )
+        if self.sampler is not None and self.shuffle:
+            raise ConfigurationError("shuffle=True and a sampler contradict each other: leave the order to one of them")
+        if self.collate_fn is not None and not callable(self.collate_fn):
+            raise ArgumentTypeError(
+                f"collate_fn {self.collate_fn!r} cannot be called: pass a function of a list of samples"
+            )
+        if self.persistent_workers and self.num_workers == 0:
+            raise ConfigurationError("persistent_workers=True needs workers: set num_workers to 1 or more")
+
+    @classmethod
+    def from_dict(cls, params: Mapping[str, Any]) -> DataLoaderParams:
+        """Return the parameters that a mapping of their names holds.
+
+        Raises:
+            ConfigurationError: if it has names that there are not.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = [name for name in params if name not in names]
+        if unknown:
+            raise ConfigurationError(f"data loader parameters {unknown} are unknown: there are {names}")
+        return cls(**params)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameters by name; `from_dict` takes them back."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(f"{name} is {value!r}, a {type(value).__name__}: pass an integer of at least {least}")
+    if value < least:
+        raise ConfigurationError(f"{name} is {value}: pass at least {least}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f"{name} is {value!r}, a {type(value).__name__}: pass True or False")
+
+
+class Fetch(NamedTuple):
+    """What a worker is asked for: the samples of one batch, and where in the epoch they stand."""
+
+    epoch: int
+    position: int
+    indices: list[int]
+
+
+class KeyedBatchSampler(Sampler[Fetch]):
+    """Groups the indices of a sampler into batches that know their place in the epoch."""
+
+    def __init__(self, sampler: ResumableSampler, batch_size: int, *, drop_last: bool) -> None:
+        """Group `batch_size` indices each; the last may be short unless it is dropped."""
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        """Return the number of batches in a whole epoch, on this rank."""
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Fetch]:
+        """Iterate over the batches from the position that the sampler was sought to."""
+        sampler, size = self.sampler, self.batch_size
+        epoch, position = sampler.epoch, sampler.position
+        order = iter(sampler)
+        while indices := list(itertools.islice(order, size)):
+            if len(indices) < size and self.drop_last:
+                return
+            yield Fetch(epoch, position, indices)
+            position += size * sampler.num_replicas
+
+
+class _Fetched(list[Any]):
+    """The samples of one batch on their way to the collate function, with the seed that belongs to it."""
+
+    seed: int
+
+
+class KeyedDataset:
+    """A data set that keys the generators before each sample is fetched, in whichever process that is.
+
+    A draw in `__getitem__` is a function of (seed, epoch, index), and one in the collate function, or in a data set's
+    own `__getitems__`, of (seed, epoch, position).
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        """Wrap a map-style data set."""
+        self.dataset = dataset
+        self._seed = seed
+        self._draws = not draws_nothing(dataset)
+        # torch's own Subset has __getitems__, too, which only passes the indices on.
+        self._fetches_batches = hasattr(dataset, "__getitems__") and not isinstance(dataset, Subset)
+        self._epoch: int | None = None
+        self._samples = self._batches = rng.SeedSequence(seed)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, fetch: Fetch) -> Any:
+        """Return the samples of a batch; torch asks `__getitems__` instead wherever it knows it."""
+        return self.__getitems__(fetch)
+
+    def __getitems__(self, fetch: Fetch) -> list[Any]:
+        """Return the samples of a batch."""
+        dataset = self.dataset
+        if fetch.epoch != self._epoch:
+            self._epoch = fetch.epoch
+            self._samples = rng.SeedSequence(self._seed, "sample", fetch.epoch)
+            self._batches = rng.SeedSequence(self._seed, "batch", fetch.epoch)
+        fetched = _Fetched()
+        fetched.seed = self._batches[fetch.position]
+        if self._fetches_batches:
+            rng.key_generators(fetched.seed)
+            fetched.extend(dataset.__getitems__(fetch.indices))
+        elif self._draws:
+            samples = self._samples
+            for index in fetch.indices:
+                rng.key_generators(samples[index])
+                fetched.append(dataset[index])
+        else:
+            fetched.extend([dataset[index] for index in fetch.indices])
+        return fetched
+
+
+class TensorFetcher:
+    """A `TensorDataset` that gives a whole batch at once: what torch's `default_collate` would make of its samples."""
+
+    def __init__(self, tensors: tuple[torch.Tensor, ...]) -> None:
+        """Give batches of these, each with the samples in its first dimension."""
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._tensors[0])
+
+    def __getitem__(self, fetch: Fetch) -> list[torch.Tensor]:
+        """Return a batch."""
+        return self.__getitems__(fetch)
+
+    def __getitems__(self, fetch: Fetch) -> list[torch.Tensor]:
+        """Return a batch."""
+        indices = torch.tensor(fetch.indices)
+        return [tensor[indices] for tensor in self._tensors]
+
+
+class KeyedCollate:
+    """A collate function that finds the generators keyed by the batch."""
+
+    def __init__(self, collate_fn: CollateFn) -> None:
+        """Wrap a collate function."""
+        self.collate_fn = collate_fn
+
+    def __call__(self, samples: _Fetched) -> Any:
+        """Make a batch of samples."""
+        rng.key_generators(samples.seed)
+        return self.collate_fn(list(samples))
+
+
+def draws_nothing(dataset: object) -> bool:
+    """Whether fetching is known to draw no random numbers, so that keying can be saved."""
+    if type(dataset) is Subset:
+        return draws_nothing(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return all(draws_nothing(part) for part in dataset.datasets)
+    return type(dataset) is TensorDataset
+
+
+def create_dataloader(
+    dataset: AnyDataset,
+    random_seed: int | None = None,
+    batch_size: int = 1,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    pin_memory: bool | None = None,
+    drop_last: bool = False,
+    debug_mode: bool = False,
+    is_distributed: bool | None = None,
+    sampler: ResumableSampler | None = None,
+    collate_fn: CollateFn | None = None,
+    persistent_workers: bool = False,
+) -> tuple[DataLoader[Any], ResumableSampler | None]:
+    """Make a data loader that a trainer can resume at any batch.
+
+    Args:
+        dataset: a map-style data set with a length, or an `IterableDataset`.
+        random_seed: see `DataLoaderParams`, for this and the others; the default seed if it is `None`.
+        batch_size: samples per batch and rank.
+        shuffle: whether every epoch has an order of its own.
+        num_workers: processes that fetch samples.
+        pin_memory: copy batches into page-locked memory.
+        drop_last: leave out a short last batch.
+        debug_mode: fetch in this process.
+        is_distributed: share the samples out over the ranks.
+        sampler: the order of samples.
+        collate_fn: makes a batch of a list of samples.
+        persistent_workers: keep the worker processes from epoch to epoch.
+
+    Returns:
+        The loader, and the sampler that decides its order; `None` for an `IterableDataset`, which has its own.
+
+    Raises:
+        ConfigurationError: if a value is out of range, two contradict each other, or the data set is empty.
+        ArgumentTypeError: if something has the wrong type.
+    """
+    arguments = dict(locals())
+    del arguments["dataset"]
+    return make_loader(dataset, DataLoaderParams(**arguments), rng.get_default_seed())
+
+
+def make_loader(
+    dataset: AnyDataset, params: DataLoaderParams, default_seed: int, *, training: bool = True
+) -> tuple[DataLoader[Any], ResumableSampler | None]:
+    """Make the loader of a data set; see `create_dataloader`.
+
+    Args:
+        dataset: the data set.
+        params: how to load it.
+        default_seed: the seed if `params` has none.
+        training: whether ranks may repeat samples so that all have the same number of batches.
+    """
+    seed = default_seed if params.random_seed is None else params.random_seed
+    workers = 0 if params.debug_mode else params.num_workers
+    common: dict[str, Any] = {
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available() if params.pin_memory is None else params.pin_memory,
+        "persistent_workers": params.persistent_workers and workers > 0,
+        # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses.
+        "generator": torch.Generator().manual_seed(rng.derive_seed(seed, "workers")),
+    }
+    if isinstance(dataset, IterableDataset):
+        _ensure_streamable(params)
+        stream = StreamedBatches(
+            dataset, params.batch_size, params.collate_fn or default_collate, seed, params.drop_last
+        )
+        return DataLoader(stream, batch_size=None, collate_fn=pass_on, **common), None
+    size = _size_of(dataset)
+    sampler = params.sampler or _choose_sampler(dataset, params, seed, training=training)
+    if params.drop_last and len(sampler) < params.batch_size:
+        raise ConfigurationError(
+            f"drop_last=True leaves no batch: batch_size is {params.batch_size} and an epoch has {len(sampler)} of "
+            f"{size} "
+            "samples on this rank; lower batch_size or keep the last batch",
+        )
+    fetcher, collate = _choose_fetcher(dataset, params.collate_fn, seed)
+    batches = KeyedBatchSampler(sampler, params.batch_size, drop_last=params.drop_last)
+    return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
+
+
+def _choose_fetcher(dataset: Any, collate_fn: CollateFn | None, seed: int) -> tuple[Any, Callable[[Any], Any]]:
+    if collate_fn is None and type(dataset) is TensorDataset:
+        return TensorFetcher(dataset.tensors), pass_on
+    return KeyedDataset(dataset, seed), default_collate if collate_fn is None else KeyedCollate(collate_fn)
+
+
+def _ensure_streamable(params: DataLoaderParams) -> None:
+    if params.shuffle or params.sampler is not None:
+        name = "shuffle=True" if params.shuffle else "a sampler"
+        raise ConfigurationError(
+            f"{name} does not go with an IterableDataset, which has its own order: shuffle inside of it"
+        )
+
+
+def _size_of(dataset: object) -> int:
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        raise ArgumentTypeError(
+            f"{type(dataset).__name__} cannot be loaded: a data set has __len__ and __getitem__, or is an "
+            f"IterableDataset",
+        )
+    if len(dataset) == 0:
+        raise ConfigurationError(f"{type(dataset).__name__} has 0 samples: a data set must have at least one")
+    return len(dataset)
+
+
+def _choose_sampler(dataset: Any, params: DataLoaderParams, seed: int, *, training: bool) -> ResumableSampler:
+    if is_dist_active() if params.is_distributed is None else params.is_distributed:
+        info = get_dist_info()
+        return ResumableDistributedSampler(
+            dataset,
+            info.world_size,
+            info.rank,
+            shuffle=params.shuffle,
+            seed=seed,
+            drop_last=params.drop_last,
+            pad=training,
+        )
+    return ResumableRandomSampler(dataset, seed=seed) if params.shuffle else ResumableSequentialSampler(dataset)

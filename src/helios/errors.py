@@ -1,0 +1,74 @@
+"""The errors Helios raises.
+
+Every one of them is also the builtin error that callers already catch::
+
+    HeliosError
+    ├── ConfigurationError        ValueError    an argument, or a combination of arguments, breaks a rule
+    ├── ArgumentTypeError         TypeError     an argument or a return value has the wrong type
+    ├── UnknownNameError          KeyError      a table has no such name; the message lists the names it has
+    ├── DuplicateNameError        KeyError      the name is taken
+    ├── PluginConflictError       ValueError    two plug-ins claim one unique override
+    ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
+    ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
+    ├── TrainingError             RuntimeError  training cannot go on and nobody's code raised
+    └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
+        ├── CorruptCheckpointError  ValueError  the bytes are not what was written, or would run code
+        └── CheckpointMismatchError ValueError  the bytes are fine but belong to something else
+"""
+
+from __future__ import annotations
+
+
+class HeliosError(Exception):
+    """The root of every error that Helios raises on purpose."""
+
+
+class ConfigurationError(HeliosError, ValueError):
+    """An argument, or a combination of arguments, breaks a rule."""
+
+
+class ArgumentTypeError(HeliosError, TypeError):
+    """An argument or a return value has the wrong type."""
+
+
+class _NameError(HeliosError, KeyError):
+    """A `KeyError` that prints its message as written, without `KeyError`'s quotes around it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownNameError(_NameError):
+    """A table has no entry of this name."""
+
+
+class DuplicateNameError(_NameError):
+    """A table already has an entry of this name."""
+
+
+class PluginConflictError(HeliosError, ValueError):
+    """Two plug-ins claim one unique override."""
+
+
+class DeviceUnavailableError(HeliosError, RuntimeError):
+    """The device asked for does not exist on this machine."""
+
+
+class NotRunningError(HeliosError, RuntimeError):
+    """Something that only a run provides was asked for outside of one."""
+
+
+class TrainingError(HeliosError, RuntimeError):
+    """Training cannot go on, and it was not the user's code that raised."""
+
+
+class CheckpointError(HeliosError, RuntimeError):
+    """A checkpoint cannot be written, found or used."""
+
+
+class CorruptCheckpointError(CheckpointError, ValueError):
+    """A checkpoint's bytes are not those that were written, or loading them would run code."""
+
+
+class CheckpointMismatchError(CheckpointError, ValueError):
+    """A checkpoint is intact but belongs to another class, plug-in or version."""

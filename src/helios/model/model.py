@@ -1,0 +1,256 @@
+"""The model: everything that trains, and what one step of training does."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from helios.core.context import RunMember
+from helios.core.registry import Registry
+from helios.core.stateful import AttributeStates, networks_of, unwrap_module
+from helios.errors import ArgumentTypeError, ConfigurationError
+
+if TYPE_CHECKING:
+    from helios.core.state import TrainingState
+
+MODEL_REGISTRY: Final[Registry[Model]] = Registry("model")
+
+
+def create_model(type_name: str, *args: Any, **kwargs: Any) -> Model:
+    """Make a model of a registered class.
+
+    Args:
+        type_name: the name of the class in `MODEL_REGISTRY`.
+        *args: passed on to the class.
+        **kwargs: passed on to the class.
+
+    Raises:
+        UnknownNameError: if there is no such class; the message lists those there are.
+    """
+    return MODEL_REGISTRY.create(type_name, *args, **kwargs)
+
+
+class Model(RunMember, abc.ABC):
+    """Networks, optimizers and whatever else a run trains with, and what a step of the run does with them.
+
+    A subclass makes them in `setup` and trains them in `train_step`. Attributes that have a state are saved and
+    restored by name, and so are numbers, strings and tensors that have changed since `setup`; a model that overrides
+    `state_dict` and `load_state_dict` looks after its state itself.
+
+    Args:
+        save_name: the name of the model's folder of checkpoints.
+    """
+
+    def __init__(self, save_name: str) -> None:
+        """Name the model.
+
+        Raises:
+            ConfigurationError: if the name cannot be the name of a folder.
+        """
+        set_by_subclass = frozenset(vars(self))
+        super().__init__()
+        self._save_name = _check_save_name(save_name)
+        self._metrics: dict[str, Any] = {}
+        self._loss_items: dict[str, torch.Tensor] = {}
+        self._running_losses: dict[str, torch.Tensor] = {}
+        self._val_scores: dict[str, Any] = {}
+        self._test_scores: dict[str, Any] = {}
+        self._attribute_states = AttributeStates(self, ignore=frozenset(vars(self)) - set_by_subclass)
+
+    @property
+    def save_name(self) -> str:
+        """The name of the model's folder of checkpoints."""
+        return self._save_name
+
+    @save_name.setter
+    def save_name(self, save_name: str) -> None:
+        self._save_name = _check_save_name(save_name)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The model's latest scores by name; they ride in checkpoints."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: dict[str, Any]) -> None:
+        self._metrics = check_metrics(metrics, type(self).__name__)
+
+    @abc.abstractmethod
+    def setup(self, fast_init: bool = False) -> None:
+        """Make everything that the model trains with.
+
+        Random numbers drawn here depend on the seed of the trainer alone and are alike on every rank.
+
+        Args:
+            fast_init: make only what testing needs, the networks.
+        """
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        """Train on one batch.
+
+        Args:
+            batch: what the data loader gave, after the plug-ins have processed it.
+            state: how far training has come; it does not count this batch yet.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot train: override train_step")
+
+    def valid_step(self, batch: Any, step: int) -> None:
+        """Validate on one batch, the `step`-th from 0; gradients are off."""
+        raise NotImplementedError(f"{type(self).__name__} cannot validate: override valid_step")
+
+    def test_step(self, batch: Any, step: int) -> None:
+        """Test on one batch, the `step`-th from 0; gradients are off."""
+        raise NotImplementedError(f"{type(self).__name__} cannot test: override test_step")
+
+    def is_optimizer_step(self, state: TrainingState) -> bool:
+        """Whether the batch in hand completes an accumulation: the time for `optimizer.step()` and `zero_grad()`.
+
+        Always true unless the trainer's `accumulation_steps` is above 1.
+        """
+        return (state.global_iteration + 1) % self.trainer.accumulation_steps == 0
+
+    def train(self) -> None:
+        """Put every network among the attributes into training mode."""
+        for network in networks_of(self).values():
+            network.train()
+
+    def eval(self) -> None:
+        """Put every network among the attributes into evaluation mode."""
+        for network in networks_of(self).values():
+            network.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the model as plain data.
+
+        Returns:
+            By name, the states of all stateful attributes (networks without the wrappers that distribute or compile
+            them) and the values of the numbers, strings and tensors that have changed since `setup`.
+        """
+        return self._attribute_states.collect()
+
+    def load_state_dict(self, state_dict: dict[str, Any], fast_init: bool = False) -> None:
+        """Take over what `state_dict` returned.
+
+        Args:
+            state_dict: the states by name.
+            fast_init: only the networks have been set up: the rest is to be left out.
+
+        Raises:
+            CheckpointMismatchError: if the states are not those of this model's attributes.
+        """
+        self._attribute_states.restore(state_dict, partial=fast_init)
+
+    def trained_state_dict(self) -> dict[str, Any]:
+        """Return the states of the networks alone, by name: what is worth keeping after training."""
+        return {name: unwrap_module(network).state_dict() for name, network in networks_of(self).items()}
+
+    def load_for_testing(self) -> None:
+        """Load the networks from where they are kept, because `test` has found no checkpoint of this model."""
+
+    def on_training_start(self) -> None:
+        """Run when training starts or goes on, after everything has been set up and restored."""
+
+    def on_training_epoch_start(self, current_epoch: int) -> None:
+        """Run before the first batch of an epoch; `current_epoch` counts from 1."""
+
+    def on_training_batch_start(self, state: TrainingState) -> None:
+        """Run before `train_step`; `state` counts the batches before this one."""
+
+    def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+        """Run after `train_step`.
+
+        Args:
+            state: how far training has come, this batch included.
+            should_log: whether the trainer's `print_frequency` asks for a log entry now. Elsewhere, reading a number
+                from the device (`.item()`) only makes it wait.
+        """
+
+    def on_training_epoch_end(self, current_epoch: int) -> None:
+        """Run after the last batch of an epoch and the validation that belongs to it."""
+
+    def on_training_end(self) -> None:
+        """Run when training has come to its end."""
+
+    def on_validation_start(self, validation_cycle: int) -> None:
+        """Run before a validation; `validation_cycle` counts from 1."""
+
+    def on_validation_batch_start(self, step: int) -> None:
+        """Run before `valid_step`; `step` counts from 0."""
+
+    def on_validation_batch_end(self, step: int) -> None:
+        """Run after `valid_step`; `step` counts from 0."""
+
+    def on_validation_end(self, validation_cycle: int) -> None:
+        """Run after a validation: the place to fill `metrics`."""
+
+    def on_testing_start(self) -> None:
+        """Run before testing."""
+
+    def on_testing_batch_start(self, step: int) -> None:
+        """Run before `test_step`; `step` counts from 0."""
+
+    def on_testing_batch_end(self, step: int) -> None:
+        """Run after `test_step`; `step` counts from 0."""
+
+    def on_testing_end(self) -> None:
+        """Run after testing."""
+
+    def have_metrics_improved(self) -> bool:
+        """Whether the last validation was better than those before; asked after each one if early stopping is on."""
+        return True
+
+    def should_training_stop(self) -> bool:
+        """Whether training shall end after the batch in hand."""
+        return False
+
+    def append_metadata_to_chkpt_name(self, chkpt_name: str) -> str:
+        """Return the name of a checkpoint, without its suffix, with something of the model's own added at the end."""
+        return chkpt_name
+
+    def append_to_banner(self, banner: str) -> str:
+        """Return the text that is printed when training starts, with something of the model's own added."""
+        return banner
+
+    def _begin_batch(self) -> None:
+        self._loss_items.clear()
+
+    def _end_batch(self) -> None:
+        """Add the losses of this batch to the running ones, on the device that they are on."""
+        running = self._running_losses
+        for name, loss in self._loss_items.items():
+            value = loss.detach() if isinstance(loss, torch.Tensor) else torch.as_tensor(loss)
+            running[name] = running[name] + value if name in running else value.clone()
+
+    def _book_state(self) -> dict[str, Any]:
+        """Return what the base class itself must find again after a resume."""
+        return {
+            "metrics": check_metrics(self.metrics, type(self).__name__),
+            "running_losses": dict(self._running_losses),
+        }
+
+    def _load_book_state(self, book: dict[str, Any]) -> None:
+        self.metrics.clear()
+        self.metrics.update(book["metrics"])
+        self._running_losses = {name: loss.to(self.device) for name, loss in book["running_losses"].items()}
+
+
+def check_metrics(metrics: object, owner: str) -> dict[str, Any]:
+    """Return `metrics` if it is a dictionary.
+
+    Raises:
+        ArgumentTypeError: if it is not.
+    """
+    if not isinstance(metrics, dict):
+        raise ArgumentTypeError(
+            f"{owner}.metrics is {metrics!r}, a {type(metrics).__name__}: it must be a dict of scores by name",
+        )
+    return metrics
+
+
+def _check_save_name(save_name: str) -> str:
+    is_folder_name = isinstance(save_name, str) and save_name.strip() not in ("", ".", "..")
+    if not is_folder_name or any(character in save_name for character in "/\\\0"):
+        raise ConfigurationError(f"save name {save_name!r} cannot be a folder's name: use letters, digits, '-' and '_'")
+    return save_name

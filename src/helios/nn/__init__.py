@@ -1,0 +1,39 @@
+"""Networks by name: torch's layers and networks, and those that a project registers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from torch import nn
+
+from helios.core.registry import Registry
+
+__all__ = ["NETWORK_REGISTRY", "create_network"]
+
+# Bases that cannot be used as they are, deprecated names (one of them a loss), and a wrapper around a network.
+_NO_NETWORKS: Final = frozenset({"Module", "Container", "RNNBase", "RNNCellBase", "NLLLoss2d", "DataParallel"})
+
+NETWORK_REGISTRY: Registry[nn.Module] = Registry("network")
+"""The networks; those of `torch.nn`, from layers up, are registered under their class names, but not its losses."""
+
+NETWORK_REGISTRY.register_members(
+    nn,
+    lambda name, member: issubclass(member, nn.Module) and name not in _NO_NETWORKS and not name.endswith("Loss"),
+)
+
+
+def create_network(type_name: str, *args: Any, **kwargs: Any) -> nn.Module:
+    """Make the network that is registered as `type_name`.
+
+    >>> create_network("Linear", 2, 3, bias=False)
+    Linear(in_features=2, out_features=3, bias=False)
+
+    Args:
+        type_name: the registered name: a class name of `torch.nn`, or one of your own.
+        *args: passed on.
+        **kwargs: passed on.
+
+    Raises:
+        UnknownNameError: if there is no such name; the message lists those there are.
+    """
+    return NETWORK_REGISTRY.create(type_name, *args, **kwargs)

@@ -1,0 +1,33 @@
+"""Learning rate schedulers by name: torch's own, and those that a project registers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import lr_scheduler
+
+from helios.core.registry import Registry
+
+__all__ = ["SCHEDULER_REGISTRY", "create_scheduler"]
+
+SCHEDULER_REGISTRY: Registry[lr_scheduler.LRScheduler] = Registry("scheduler")
+"""The schedulers; those of `torch.optim.lr_scheduler` are registered under their class names."""
+
+SCHEDULER_REGISTRY.register_members(
+    lr_scheduler,
+    lambda _, member: issubclass(member, lr_scheduler.LRScheduler) and member is not lr_scheduler.LRScheduler,
+)
+
+
+def create_scheduler(type_name: str, *args: Any, **kwargs: Any) -> lr_scheduler.LRScheduler:
+    """Make the learning rate scheduler that is registered as `type_name`.
+
+    Args:
+        type_name: the registered name: a class name of `torch.optim.lr_scheduler`, or one of your own.
+        *args: passed on; the optimizer comes first.
+        **kwargs: passed on.
+
+    Raises:
+        UnknownNameError: if there is no such name; the message lists those there are.
+    """
+    return SCHEDULER_REGISTRY.create(type_name, *args, **kwargs)

@@ -1,0 +1,186 @@
+"""Checkpoints on disk: their names, and which of them a run goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from helios.core.archive import load_archive, save_archive, verify_archive
+from helios.core.files import ensure_writable, remove_temporaries
+from helios.core.logging import get_root_logger
+from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUFFIX: Final = ".pth"
+_COUNTS: Final = re.compile(
+    r"_epoch_(?P<epoch>[0-9]+)_iter_(?P<iteration>[0-9]+)(?P<metadata>(?:[^0-9].*)?)", re.DOTALL
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointName:
+    """The name of a checkpoint: `str` writes it, and `parse` is the inverse.
+
+    Attributes:
+        save_name: the model's save name.
+        epoch: epochs started.
+        iteration: iterations done.
+        metadata: what the model has added; it does not begin with a digit.
+    """
+
+    save_name: str
+    epoch: int
+    iteration: int
+    metadata: str = ""
+
+    def __str__(self) -> str:
+        """Return the name of the file."""
+        return f"{self.save_name}_epoch_{self.epoch}_iter_{self.iteration}{self.metadata}{SUFFIX}"
+
+    @classmethod
+    def parse(cls, file_name: str, save_name: str) -> CheckpointName | None:
+        """Return what a file's name says; `None` if it is no checkpoint of this model.
+
+        The save name must be known: it may itself hold anything, "_epoch_1_iter_1" too.
+        """
+        if not (file_name.startswith(save_name) and file_name.endswith(SUFFIX)):
+            return None
+        match = _COUNTS.fullmatch(file_name[len(save_name) : -len(SUFFIX)])
+        if match is None:
+            return None
+        return cls(save_name, int(match["epoch"]), int(match["iteration"]), match["metadata"])
+
+    @property
+    def stem(self) -> str:
+        """The name without the suffix."""
+        return str(self)[: -len(SUFFIX)]
+
+    def with_stem(self, stem: object, owner: str) -> CheckpointName:
+        """Return this name with the metadata that a model has added to the stem.
+
+        Raises:
+            ConfigurationError: if the model has changed what it should only add to.
+        """
+        added = stem[len(self.stem) :] if isinstance(stem, str) and stem.startswith(self.stem) else None
+        if added is None or added[:1].isdigit() or any(character in added for character in "/\\\0"):
+            raise ConfigurationError(
+                f"{owner}.append_metadata_to_chkpt_name made {stem!r} of {self.stem!r}: it may add text at the end "
+                f"that does "
+                "not begin with a digit and has no '/' or '\\'; return chkpt_name + '_acc_0.9', say",
+            )
+        return dataclasses.replace(self, metadata=added)
+
+
+class CheckpointStore:
+    """The folder of one model's checkpoints."""
+
+    def __init__(self, root: Path, save_name: str) -> None:
+        """Use the folder `root/save_name`, which need not exist."""
+        self.folder = root / save_name
+        self._save_name = save_name
+
+    def prepare(self) -> None:
+        """Make the folder, and delete what killed writers left in it.
+
+        Raises:
+            CheckpointError: if nothing can be written there.
+        """
+        try:
+            ensure_writable(self.folder)
+            remove_temporaries(self.folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints cannot be written to {self.folder} ({error}): choose another chkpt_root, or make it "
+                f"writable",
+            ) from error
+
+    def save(self, name: CheckpointName, data: dict[str, Any]) -> Path:
+        """Write a checkpoint, whole or not at all.
+
+        Raises:
+            CheckpointError: if the disk refuses; what is there already is not touched.
+        """
+        path = self.folder / str(name)
+        try:
+            save_archive(path, data)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint {path} could not be written ({error}): earlier ones are intact"
+            ) from error
+        return path
+
+    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest valid checkpoint and what it holds; `None` if there is none at all.
+
+        Damaged ones are skipped, and the log says which and why.
+
+        Raises:
+            CheckpointError: if there are checkpoints but not one is valid: a run that would begin anew must not do so
+                unasked.
+        """
+        reasons: list[str] = []
+        for rivals in self._newest_first():
+            loaded = [(path, data) for path in rivals if (data := self._try_load(path, reasons)) is not None]
+            if loaded:
+                return max(loaded, key=lambda entry: _progress(entry[1]))
+        if reasons:
+            raise CheckpointError(
+                f"none of the checkpoints in {self.folder} can be used: {'; '.join(reasons)}. Bring back an intact "
+                f"one to go "
+                "on, or move them away to begin anew",
+            )
+        return None
+
+    def _try_load(self, path: Path, reasons: list[str]) -> dict[str, Any] | None:
+        try:
+            return load_archive(path)
+        except (CorruptCheckpointError, OSError) as error:
+            get_root_logger().warning("skipped the checkpoint %s: %s", path, error)
+            reasons.append(str(error))
+            return None
+
+    def find_newest(self) -> Path | None:
+        """Return the newest checkpoint whose bytes are intact; `None` if there is none."""
+        for rivals in self._newest_first():
+            for path in rivals:
+                try:
+                    verify_archive(path)
+                except (CorruptCheckpointError, OSError) as error:
+                    get_root_logger().warning("skipped the checkpoint %s: %s", path, error)
+                else:
+                    return path
+        return None
+
+    def _newest_first(self) -> Iterator[list[Path]]:
+        """Iterate over groups of checkpoints of the same counts, which only their metadata tells apart."""
+        groups: dict[tuple[int, int], list[Path]] = {}
+        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else []:
+            name = CheckpointName.parse(path.name, self._save_name)
+            if name is not None:
+                groups.setdefault((name.epoch, name.iteration), []).append(path)
+        for counts in sorted(groups, reverse=True):
+            yield groups[counts]
+
+
+def _progress(data: dict[str, Any]) -> tuple[int, int, int]:
+    """Return what orders checkpoints that agree in their names."""
+    state = data.get("training", {}).get("state", {})
+    between_epochs = int(state.get("dataset_iter", 1) == 0)
+    return state.get("global_iteration", 0), between_epochs, state.get("validation_cycles", 0)
+
+
+def find_last_checkpoint(root: Path | str) -> Path | None:
+    """Return the newest intact checkpoint in a model's folder, by the counts in its name.
+
+    Args:
+        root: the folder `<chkpt_root>/<save_name>`.
+
+    Returns:
+        The path; `None` if the folder has no intact checkpoint, or does not exist.
+    """
+    folder = Path(root).expanduser().absolute()
+    return CheckpointStore(folder.parent, folder.name).find_newest()

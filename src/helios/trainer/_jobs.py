@@ -1,0 +1,192 @@
+"""What a run does once everything is set up: training, from wherever it was left, and testing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from helios._version import __version__
+from helios.core.distributed import global_print
+from helios.core.plain import encode
+from helios.core.state import Phase, TrainingState, TrainingUnit
+from helios.core.stateful import ensure_state_dict
+from helios.errors import CheckpointMismatchError
+from helios.model.gradients import collect_gradients, restore_gradients
+from helios.trainer._checkpoints import CheckpointName, CheckpointStore
+from helios.trainer._loop import Outcome, TrainingLoop
+from helios.trainer._signals import SignalWatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from helios.model.model import Model
+    from helios.trainer._session import Session
+
+FORMAT: Final = 1  # Of what a checkpoint holds; one of a newer format is refused.
+
+
+class TrainingJob:
+    """Trains, and keeps what a later process needs in order to go on."""
+
+    def __init__(self, session: Session) -> None:
+        """Get the data, the checkpoints and the loop ready, and check that all of it can work."""
+        options = session.options
+        self._session = session
+        self._state = TrainingState()
+        root = options.chkpt_root
+        self._store = None if root is None else CheckpointStore(root, session.model.save_name)
+        self._signals = SignalWatch(enabled=self._store is not None)
+        self._loop = TrainingLoop(
+            options,
+            model=session.model,
+            plugins=session.plugins,
+            state=self._state,
+            feed=session.open_training_feed(),
+            validation=None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION),
+            save=None if self._store is None else self._save,
+            interrupted=self._signals.was_asked,
+            key=session.key,
+            rank=session.rank,
+        )
+
+    def run(self) -> bool:
+        """Train from the newest checkpoint, or from the start.
+
+        Returns:
+            False if a signal has stopped it.
+        """
+        session = self._session
+        with self._signals:
+            if self._store is not None:
+                self._resume(self._store)
+            if session.options.print_banner:
+                self._print_banner()
+            with session.open_bar("Training", self._done()) as bar:
+                outcome = self._loop.run(bar)
+        self._signals.report()
+        session.log.info("%d iterations trained: %s", self._state.current_iteration, outcome.value)
+        return outcome is not Outcome.INTERRUPTED
+
+    def _done(self) -> int:
+        is_epochs = self._session.options.train_unit is TrainingUnit.EPOCH
+        return self._state.completed_epochs if is_epochs else self._state.current_iteration
+
+    def _save(self) -> None:
+        model, state = self._session.model, self._state
+        name = CheckpointName(model.save_name, state.global_epoch, state.current_iteration)
+        name = name.with_stem(model.append_metadata_to_chkpt_name(name.stem), type(model).__name__)
+        assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
+        path = self._store.save(name, self._collect())
+        self._session.log.debug("saved %s", path)
+
+    def _collect(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as plain data."""
+        model, plugins = self._session.model, self._session.plugins
+        is_accumulating = self._state.global_iteration % self._session.options.accumulation_steps != 0
+        return {
+            "format": FORMAT,
+            "helios": __version__,
+            "model": {
+                "class": type(model).__qualname__,
+                "state": ensure_state_dict(model.state_dict(), type(model).__name__),
+                "book": model._book_state(),  # noqa: SLF001 - the run's side of Model.
+            },
+            "plugins": {
+                plug_id: ensure_state_dict(plugin.state_dict(), type(plugin).__name__)
+                for plug_id, plugin in plugins.items()
+            },
+            "training": self._loop.state_dict(),
+            "gradients": collect_gradients(model) if is_accumulating else {},
+        }
+
+    def _resume(self, store: CheckpointStore) -> None:
+        """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
+        store.prepare()
+        encode(self._collect(), "checkpoint")  # What cannot be saved is to be known before the first batch.
+        newest = store.load_newest()
+        if newest is None:
+            return
+        path, data = newest
+        restore_model(self._session.model, path, data)
+        self._session.model._load_book_state(data["model"]["book"])  # noqa: SLF001 - the run's side of Model.
+        self._restore_plugins(data["plugins"])
+        self._loop.load_state_dict(data["training"])
+        if data["gradients"]:
+            restore_gradients(self._session.model, data["gradients"])
+        self._session.log.info("resumed from %s", path)
+
+    def _restore_plugins(self, states: dict[str, Any]) -> None:
+        plugins = self._session.plugins
+        for plug_id, state in states.items():
+            if plug_id in plugins:
+                plugins[plug_id].load_state_dict(state)
+            elif state:
+                self._session.log.warning(
+                    "the checkpoint has the state of a plug-in %r, which is not registered: its state is dropped",
+                    plug_id,
+                )
+
+    def _print_banner(self) -> None:
+        options, state = self._session.options, self._state
+        unit = options.train_unit.value
+        start = "from the start" if state.global_iteration == 0 else f"from {unit} {self._done()}"
+        lines = [
+            f"Helios {__version__}{f': {options.run_name}' if options.run_name else ''}",
+            f"  model    {type(self._session.model).__name__} ({self._session.model.save_name}) on {options.device}",
+            f"  training {options.total_steps} {unit}s {start}, seed {options.seed}",
+            f"  plug-ins {', '.join(self._session.plugins) or 'none'}",
+        ]
+        global_print(self._session.model.append_to_banner("\n".join(lines)))
+
+
+def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: bool = False) -> None:
+    """Give a model the state that a checkpoint holds.
+
+    Args:
+        model: the model, set up.
+        path: the checkpoint, for messages.
+        data: what it holds.
+        fast_init: whether only the networks have been set up.
+
+    Raises:
+        CheckpointMismatchError: if the checkpoint is of a newer format or of another class, or the state does not fit.
+    """
+    if data.get("format", FORMAT) > FORMAT:
+        raise CheckpointMismatchError(
+            f"{path} has format {data['format']}, written by Helios {data.get('helios')}; this is Helios "
+            f"{__version__}, which "
+            f"reads formats up to {FORMAT}: update Helios",
+        )
+    saved_class = data["model"]["class"]
+    if saved_class != type(model).__qualname__:
+        raise CheckpointMismatchError(
+            f"{path} belongs to a {saved_class}, and this model is a {type(model).__qualname__}: give each its own "
+            f"save_name",
+        )
+    model.load_state_dict(data["model"]["state"], fast_init=fast_init)
+
+
+def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
+    """Test the model as its newest checkpoint has it.
+
+    Args:
+        session: the run.
+        trained_state: the state of the model if it has been trained in this process; used if there is no checkpoint.
+    """
+    model, root = session.model, session.options.chkpt_root
+    newest = None if root is None else CheckpointStore(root, model.save_name).load_newest()
+    if newest is not None:
+        restore_model(model, *newest, fast_init=True)
+    elif trained_state is not None:
+        model.load_state_dict(trained_state, fast_init=True)
+    else:
+        model.load_for_testing()
+    session.open_evaluation(Phase.TESTING).run()
+
+
+def run_training(session: Session) -> bool:
+    """Train the model from wherever it was left.
+
+    Returns:
+        False if a signal has stopped it.
+    """
+    return TrainingJob(session).run()

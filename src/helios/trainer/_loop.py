@@ -1,0 +1,292 @@
+"""The training loop, for both units.
+
+After each iteration and each epoch the loop asks what is due at that boundary, and only the chosen unit answers. A
+checkpoint is taken at such a boundary, when every hook of what it completes has run. Nothing that a checkpoint holds is
+remembered here: what has happened is in the state, and what comes next follows from it.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import TYPE_CHECKING, Any
+
+from helios.core.rng import SeedSequence, derive_seed
+from helios.core.state import TrainingUnit
+from helios.errors import TrainingError
+from helios.model.model import Model
+from helios.plugins.table import overrides
+from helios.trainer._checks import OptimizerWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from helios.core.state import TrainingState
+    from helios.data.feed import BatchFeed
+    from helios.plugins.table import PluginTable
+    from helios.trainer._evaluation import EvaluationLoop
+    from helios.trainer._options import TrainerOptions
+    from helios.trainer._progress import ProgressBar
+
+
+class Outcome(enum.Enum):
+    """How a boundary, or the whole loop, turned out."""
+
+    GOING = "there is more to train"
+    COMPLETE = "all the steps asked for are done"
+    STOPPED = "the model, a plug-in or early stopping has ended training"
+    INTERRUPTED = "a signal asked the process to leave; there is more to train"
+
+
+def is_due(count: int, every: int | None) -> bool:
+    """Whether something that happens every so many counts happens at this one."""
+    return every is not None and count % every == 0
+
+
+class TrainingLoop:
+    """Trains a model, from wherever the state says that training is."""
+
+    def __init__(
+        self,
+        options: TrainerOptions,
+        *,
+        model: Model,
+        plugins: PluginTable,
+        state: TrainingState,
+        feed: BatchFeed,
+        validation: EvaluationLoop | None,
+        save: Callable[[], None] | None,
+        interrupted: Callable[[], bool],
+        key: Callable[[int], None],
+        rank: int,
+    ) -> None:
+        """Bind what is called.
+
+        Args:
+            options: the arguments of the trainer.
+            model: the model.
+            plugins: the plug-ins.
+            state: how far training has come.
+            feed: the batches.
+            validation: what a validation runs.
+            save: writes a checkpoint.
+            interrupted: whether the process shall leave.
+            key: sets the generators to the stream of a seed.
+            rank: the global rank.
+        """
+        self.is_stopped = False
+        self._options = options
+        self._unit = options.train_unit
+        self._model = model
+        self._plugins = plugins
+        self._state = state
+        self._feed = feed
+        self._validation = validation
+        self._save = save
+        self._interrupted = interrupted
+        self._key = key
+        self._rank = rank
+        self._bar: ProgressBar | None = None
+        self._account: Mapping[str, Any] | None = None
+        self._steps, self._seconds, self._iterations = 0, 0.0, 0
+        self._watch: OptimizerWatch
+        self._stop_questions = plugins.bind("should_training_stop")
+        if overrides(model, "should_training_stop", Model):
+            self._stop_questions.append(model.should_training_stop)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as plain data, where training is."""
+        return {
+            "state": self._state.to_dict(),
+            "stopped": self.is_stopped,
+            "feed": self._feed.account(self._state.dataset_iter),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self._state.load_dict(state_dict["state"])
+        self.is_stopped = state_dict["stopped"]
+        self._account = state_dict["feed"]
+
+    def run(self, bar: ProgressBar | None = None) -> Outcome:
+        """Train to the end, or to the next interruption.
+
+        Args:
+            bar: is filled step by step, in the unit of training.
+
+        Returns:
+            How it ended: anything but `Outcome.GOING`.
+        """
+        self._bar = bar
+        self._watch = OptimizerWatch(self._model)
+        try:
+            return self._run()
+        finally:
+            self._watch.close()
+
+    def _run(self) -> Outcome:
+        self._call("start", self._plugins.bind("on_training_start"), self._model.on_training_start)
+        self._model.train()
+        # A run that was complete when it was saved has nothing left but its end.
+        outcome = self._outcome()
+        while outcome is Outcome.GOING:
+            outcome = self._run_epoch()
+        if outcome is not Outcome.INTERRUPTED:
+            self._finish()
+        return outcome
+
+    def _finish(self) -> None:
+        # After the last checkpoint on purpose: resuming a complete run, or one killed in these hooks, runs them again
+        # on the same state, and a run that is given more steps goes on as if they had never run.
+        if self._state.is_epoch_in_progress:
+            self._end_epoch()
+        self._call("end", self._plugins.bind("on_training_end"), self._model.on_training_end)
+
+    def _end_epoch(self) -> None:
+        self._watch.check(self._iterations)
+        epoch = self._state.global_epoch
+        self._call("epoch end", self._plugins.bind("on_training_epoch_end"), self._model.on_training_epoch_end, epoch)
+
+    def _call(
+        self, where: str, plugin_hooks: list[Callable[..., Any]], model_hook: Callable[..., Any], *args: int
+    ) -> None:
+        """Run a hook that is not part of a step, with the generators keyed by its place."""
+        self._key(derive_seed(self._options.seed, where, self._rank, *args))
+        for hook in (*plugin_hooks, model_hook):
+            hook(*args)
+
+    def _run_epoch(self) -> Outcome:
+        state = self._state
+        epoch = state.completed_epochs
+        if not state.is_epoch_in_progress:
+            state.global_epoch += 1
+            hooks = self._plugins.bind("on_training_epoch_start")
+            self._call("epoch start", hooks, self._model.on_training_epoch_start, state.global_epoch)
+        account, self._account = self._account, None
+        batches = self._feed.open(epoch, state.dataset_iter, account)
+        outcome = self._run_batches(batches)
+        if outcome is not Outcome.GOING:
+            return outcome
+        if not state.is_epoch_in_progress:
+            raise TrainingError(
+                f"epoch {state.global_epoch} has no batch, so training would never end: a data set must yield at "
+                f"least one "
+                "in every epoch; an iterable one that keeps its position must go back to its start when it has ended",
+            )
+        return self._after_epoch()
+
+    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901 - the hot path: written out, no calls.
+        state, model, key = self._state, self._model, self._key
+        seeds = SeedSequence(self._options.seed, "step", self._rank)
+        loss_items = model._loss_items  # noqa: SLF001 - API.md names it.
+        processes = self._plugins.bind("process_training_batch")
+        starts = self._plugins.bind("on_training_batch_start")
+        if overrides(model, "on_training_batch_start", Model):
+            starts.append(model.on_training_batch_start)
+        train_step = model.train_step
+        end_batch = model._end_batch  # noqa: SLF001 - a part of the base class that no subclass may lose.
+        ends = self._plugins.bind("on_training_batch_end")
+        model_end = model.on_training_batch_end if overrides(model, "on_training_batch_end", Model) else None
+        accumulation_steps = self._options.accumulation_steps
+        asks_every_batch = bool(self._stop_questions)
+        asks_every_iteration = self._unit is TrainingUnit.ITERATION
+        interrupted = self._interrupted
+        clock, steps = time.perf_counter, self._steps
+        began = clock() - self._seconds
+
+        for batch in batches:
+            key(seeds[state.global_iteration])
+            for process in processes:
+                batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
+            loss_items.clear()
+            for hook in starts:
+                hook(state)
+            train_step(batch, state)
+            state.global_iteration += 1
+            state.dataset_iter += 1
+            completes = state.global_iteration % accumulation_steps == 0
+            if completes:
+                state.current_iteration += 1
+                state.running_iter += 1
+                self._iterations += 1
+            if loss_items:
+                end_batch()
+            for hook in ends:
+                hook(state)
+            if model_end is not None:
+                model_end(state, self._should_log(completes))
+            steps += 1
+            state.average_iter_time = (clock() - began) / steps
+            if asks_every_batch or (completes and asks_every_iteration) or interrupted():
+                paused = clock()
+                outcome = self._after_batch(completes)
+                if outcome is not Outcome.GOING:
+                    return outcome
+                began += clock() - paused
+        self._steps, self._seconds = steps, clock() - began
+        return Outcome.GOING
+
+    def _should_log(self, completes: bool) -> bool:
+        state, every = self._state, self._options.print_frequency
+        if every is None:
+            return False
+        if self._unit is TrainingUnit.ITERATION:
+            return completes and is_due(state.current_iteration, every)
+        # An epoch is logged at its last batch; one whose length nobody knows has none that can be told.
+        return is_due(state.global_epoch, every) and state.dataset_iter == self._feed.batches_per_epoch()
+
+    def _after_batch(self, completes: bool) -> Outcome:
+        is_boundary = completes and self._unit is TrainingUnit.ITERATION
+        return self._at_boundary(self._state.current_iteration if is_boundary else None)
+
+    def _after_epoch(self) -> Outcome:
+        state, is_boundary = self._state, self._unit is TrainingUnit.EPOCH
+        if is_boundary and is_due(state.global_epoch, self._options.valid_frequency):
+            self._validate()
+        self._end_epoch()
+        state.dataset_iter = 0
+        return self._at_boundary(state.global_epoch if is_boundary else None, validate=False)
+
+    def _at_boundary(self, count: int | None, *, validate: bool = True) -> Outcome:
+        """Do what is due.
+
+        Args:
+            count: steps done in the unit of training; `None` if this is no boundary of that unit.
+            validate: whether a validation may be due; at the end of an epoch it has run before the epoch's hooks.
+        """
+        if count is not None:
+            if self._bar is not None:
+                self._bar.update(1)
+            if validate and is_due(count, self._options.valid_frequency):
+                self._validate()
+        outcome = self._outcome(ask=True)
+        # Asked before saving, so that the last checkpoint says whether training was stopped.
+        is_save_due = count is not None and is_due(count, self._options.chkpt_frequency)
+        if self._save is not None and (is_save_due or outcome is not Outcome.GOING):
+            self._save()
+        return outcome
+
+    def _outcome(self, *, ask: bool = False) -> Outcome:
+        state, options = self._state, self._options
+        done = state.current_iteration if self._unit is TrainingUnit.ITERATION else state.completed_epochs
+        if done >= options.total_steps:
+            return Outcome.COMPLETE
+        if ask and any(question() for question in self._stop_questions):
+            self.is_stopped = True
+        if self.is_stopped:
+            return Outcome.STOPPED
+        if options.early_stop_cycles is not None and state.early_stop_count >= options.early_stop_cycles:
+            return Outcome.STOPPED
+        return Outcome.INTERRUPTED if self._interrupted() else Outcome.GOING
+
+    def _validate(self) -> None:
+        state, model = self._state, self._model
+        assert self._validation is not None  # noqa: S101 - for the type checker: valid_frequency without one is refused.
+        cycle = state.validation_cycles + 1
+        self._validation.run(cycle)
+        model.train()
+        state.validation_cycles = cycle
+        state.running_iter = 0
+        model._running_losses.clear()  # noqa: SLF001 - API.md names it.
+        if self._options.early_stop_cycles is not None:
+            state.early_stop_count = 0 if model.have_metrics_improved() else state.early_stop_count + 1

@@ -1,0 +1,172 @@
+"""Every argument of the trainer, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helios.core import rng
+from helios.core.files import as_path
+from helios.core.state import TrainingUnit
+from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerOptions:
+    """The arguments of a `Trainer`; see there for what they mean."""
+
+    run_name: str = ""
+    train_unit: TrainingUnit = TrainingUnit.EPOCH
+    total_steps: float = 0
+    valid_frequency: int | None = None
+    chkpt_frequency: int | None = None
+    print_frequency: int | None = None
+    accumulation_steps: int = 1
+    enable_cudnn_benchmark: bool = False
+    enable_deterministic: bool = False
+    early_stop_cycles: int | None = None
+    use_cpu: bool | None = None
+    gpus: list[int] | None = None
+    random_seed: int | None = None
+    enable_tensorboard: bool = False
+    enable_file_logging: bool = False
+    capture_warnings: bool = False
+    enable_progress_bar: bool = False
+    chkpt_root: Path | None = None
+    log_path: Path | None = None
+    run_path: Path | None = None
+    src_root: Path | None = None
+    import_prefix: str = ""
+    print_banner: bool = True
+    num_processes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value and every combination, and fill in what follows from the machine.
+
+        Raises:
+            ConfigurationError: if a value is out of range, or two contradict each other.
+            ArgumentTypeError: if a value has the wrong type.
+            DeviceUnavailableError: if a GPU is asked for that is not there.
+        """
+        self._check_types()
+        self._check_steps()
+        self._check_places()
+        self._settle_devices()
+        self._set(
+            "random_seed", rng.get_default_seed() if self.random_seed is None else rng.check_seed(self.random_seed)
+        )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise ArgumentTypeError(f"{field.name} is {value!r}, a {type(value).__name__}: pass True or False")
+            if field.type == "str" and not isinstance(value, str):
+                raise ArgumentTypeError(f"{field.name} is {value!r}, a {type(value).__name__}: pass a string")
+            if field.type == "Path | None":
+                if not isinstance(value, str | Path | None):
+                    raise ArgumentTypeError(f"{field.name} is {value!r}, a {type(value).__name__}: pass a path or None")
+                self._set(field.name, as_path(value))
+        if self.use_cpu is not None and not isinstance(self.use_cpu, bool):
+            raise ArgumentTypeError(f"use_cpu is {self.use_cpu!r}: pass True, False, or None to let Helios choose")
+        if any(character in self.run_name for character in "/\\\0"):
+            raise ConfigurationError(
+                f"run_name {self.run_name!r} cannot be part of a file's name: leave out '/' and '\\'"
+            )
+        if isinstance(self.train_unit, str):
+            self._set("train_unit", TrainingUnit.from_str(self.train_unit))
+        if not isinstance(self.train_unit, TrainingUnit):
+            raise ArgumentTypeError(f"train_unit is {self.train_unit!r}: pass a TrainingUnit, 'epoch' or 'iteration'")
+
+    def _check_steps(self) -> None:
+        steps = self.total_steps
+        is_whole = isinstance(steps, int) and not isinstance(steps, bool)
+        if not is_whole and steps != math.inf:
+            kind = ConfigurationError if isinstance(steps, float) else ArgumentTypeError
+            raise kind(f"total_steps is {steps!r}: pass a whole number of {self.train_unit.value}s, or float('inf')")
+        if steps < 0:
+            raise ConfigurationError(f"total_steps is {steps}: pass 0 or more")
+        _check_positive("accumulation_steps", self.accumulation_steps)
+        for name in ("valid_frequency", "chkpt_frequency", "print_frequency", "early_stop_cycles", "num_processes"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name))
+        if self.early_stop_cycles is not None and self.valid_frequency is None:
+            raise ConfigurationError(
+                f"early_stop_cycles={self.early_stop_cycles} counts validations, but there are none: set "
+                f"valid_frequency",
+            )
+
+    def _check_places(self) -> None:
+        for wish, place in (
+            ("chkpt_frequency", "chkpt_root"),
+            ("enable_file_logging", "log_path"),
+            ("enable_tensorboard", "run_path"),
+        ):
+            if getattr(self, wish) and getattr(self, place) is None:
+                raise ConfigurationError(f"{wish}={getattr(self, wish)} needs a place to write to: set {place}")
+        if self.import_prefix and self.src_root is None:
+            raise ConfigurationError(
+                f"import_prefix={self.import_prefix!r} says how src_root is imported: set src_root, too"
+            )
+
+    def _settle_devices(self) -> None:
+        if self.enable_deterministic and self.enable_cudnn_benchmark:
+            raise ConfigurationError(
+                "enable_deterministic and enable_cudnn_benchmark contradict each other: the benchmark picks whichever "
+                "algorithm was faster this time; turn one of them off",
+            )
+        if self.gpus is not None:
+            self._check_gpus(self.gpus)
+        if self.num_processes is not None and (self.gpus is not None or self.use_cpu is False):
+            raise ConfigurationError(
+                f"num_processes={self.num_processes} counts CPU ranks: leave gpus and use_cpu alone"
+            )
+        if self.use_cpu is False and not torch.cuda.is_available():
+            raise DeviceUnavailableError("use_cpu=False needs CUDA, which is not available here: leave use_cpu at None")
+        on_cpu = self.use_cpu or self.num_processes is not None or not torch.cuda.is_available()
+        self._set("use_cpu", bool(on_cpu))
+        self._set("gpus", [] if on_cpu else list(self.gpus or [0]))
+
+    def _check_gpus(self, gpus: list[int]) -> None:
+        is_list = isinstance(gpus, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in gpus)
+        if not is_list:
+            raise ArgumentTypeError(f"gpus is {gpus!r}: pass a list of GPU numbers, such as [0]")
+        if self.use_cpu:
+            raise ConfigurationError(f"use_cpu=True and gpus={gpus} contradict each other: leave one of them out")
+        if not gpus or len(set(gpus)) < len(gpus):
+            raise ConfigurationError(f"gpus is {gpus}: name at least one GPU, and none of them twice")
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or not all(0 <= i < count for i in gpus):
+            raise DeviceUnavailableError(
+                f"gpus is {gpus}, but this machine has {count} CUDA GPUs: choose from {[*range(count)]}"
+            )
+
+    @property
+    def seed(self) -> int:
+        """The seed, which is never `None` once the options are made."""
+        assert self.random_seed is not None  # noqa: S101 - for the type checker: set in __post_init__.
+        return self.random_seed
+
+    @property
+    def device(self) -> torch.device:
+        """The device of a run in this process."""
+        return torch.device("cuda", self.gpus[0]) if self.gpus else torch.device("cpu")
+
+    @property
+    def world_size(self) -> int:
+        """How many processes the arguments ask for."""
+        return self.num_processes or max(1, len(self.gpus or []))
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentTypeError(f"{name} is {value!r}, a {type(value).__name__}: pass an integer of at least 1")
+    if value < 1:
+        raise ConfigurationError(f"{name} is {value}: pass at least 1")

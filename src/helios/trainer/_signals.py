@@ -1,0 +1,79 @@
+"""Signals that ask a run to leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from helios.core.logging import get_root_logger
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Self
+
+# What schedulers and Ctrl-C send; the ones after the first do not exist everywhere.
+_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class SignalWatch:
+    """While entered, a signal makes `was_asked` true instead of ending the process; a second Ctrl-C interrupts at once.
+
+    Python lets only the main thread handle signals; in another thread, and where `enabled` is false, this does nothing.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        """Prepare.
+
+        Args:
+            enabled: whether there is anything to do about a signal, such as writing a checkpoint.
+        """
+        self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._before: dict[int, Any] = {}
+        self._asked = False
+        self._reason = ""
+        self._process = os.getpid()
+
+    def was_asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked
+
+    def __enter__(self) -> Self:
+        """Start watching."""
+        if self._enabled:
+            for name in _NAMES:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != self._process:
+            # A forked worker has inherited this. Ctrl-C reaches it as well as its parent, which still needs its
+            # batches; every other signal was meant for the worker.
+            if number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+        # The log is written outside of the handler, which may have interrupted it.
+        self._reason = signal.Signals(number).name
+
+    def report(self) -> None:
+        """Write to the log which signal has come, if one has."""
+        if self._asked:
+            get_root_logger().warning(
+                "%s: training leaves; a checkpoint is written, call fit again to go on", self._reason
+            )

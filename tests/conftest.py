@@ -1,0 +1,52 @@
+"""What every test gets: one thread a process, and globals that are as they were when it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+# Before torch is imported, and inherited by every process that a test starts: tests run side by side on few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import hypothesis
+import pytest
+import torch
+
+from helios.core.rng import get_rng_state_dict, load_rng_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+torch.set_num_threads(1)
+
+# Machines that run the tests are shared: how long one example takes says nothing.
+hypothesis.settings.register_profile("helios", deadline=None)
+hypothesis.settings.load_profile("helios")
+
+
+@pytest.fixture(autouse=True)
+def restored_globals() -> Iterator[None]:
+    """Put random number generators, the Helios logger and `warnings.showwarning` back to where the test found them."""
+    generators = get_rng_state_dict()
+    logger = logging.getLogger("helios")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    show_warning = warnings.showwarning
+    yield
+    warnings.showwarning = show_warning
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
+    load_rng_state_dict(generators)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

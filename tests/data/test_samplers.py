@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, DistributedSampler, Sampler, TensorDataset
+
+from helios.data.ordering import shuffled_indices
+from helios.data.samplers import (
+    SAMPLER_REGISTRY,
+    ResumableDistributedSampler,
+    ResumableRandomSampler,
+    ResumableSampler,
+    ResumableSequentialSampler,
+    create_sampler,
+)
+from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+sizes = st.one_of(st.integers(0, 60), st.integers(4090, 4200))
+worlds = st.integers(1, 9)
+
+
+class EvensFirst(ResumableSampler):
+    """An order as a user would write one."""
+
+    def indices(self, epoch: int, position: int) -> Iterator[int]:
+        first = epoch % 2
+        return iter([*range(first, self.size, 2), *range(1 - first, self.size, 2)][position:])
+
+
+def make_ranks(n: int, world: int, **options: Any) -> list[ResumableDistributedSampler]:
+    return [ResumableDistributedSampler(range(n), world, rank, **options) for rank in range(world)]
+
+
+def interleave(shares: list[list[int]]) -> list[int]:
+    return [index for row in itertools.zip_longest(*shares) for index in row if index is not None]
+
+
+def sought(samplers: list[ResumableDistributedSampler], epoch: int, position: int) -> list[list[int]]:
+    for sampler in samplers:
+        sampler.seek(epoch, position)
+    return [list(sampler) for sampler in samplers]
+
+
+# ---------------------------------------------------------------------------------------------------------- one process
+
+
+@pytest.mark.parametrize("n", [1, 10, 5000])
+def test_random_sampler_yields_the_keyed_order(n: int) -> None:
+    """SPEC F2: the order is that of (seed, epoch), and the default seed is 6691."""
+    sampler = ResumableRandomSampler(range(n), seed=3)
+    sampler.seek(5)
+    assert list(sampler) == list(shuffled_indices(n, 3, 5))
+    assert list(ResumableRandomSampler(range(n))) == list(shuffled_indices(n, 6691, 0))
+
+
+def make_samplers(n: int) -> list[ResumableSampler]:
+    data = range(n)
+    return [
+        ResumableRandomSampler(data, seed=1),
+        ResumableSequentialSampler(data),
+        ResumableDistributedSampler(data, 1, 0),
+        EvensFirst(data),
+    ]
+
+
+@given(n=sizes, epoch=st.integers(0, 1000), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_seeking_gives_the_rest_of_the_epoch(n: int, epoch: int, data: st.DataObject) -> None:
+    """SPEC F3: after seek(epoch, k) come the samples that come after the first k of that epoch, every time."""
+    position = data.draw(st.integers(0, n))
+    for sampler in make_samplers(n):
+        sampler.seek(epoch)
+        whole = list(sampler)
+        assert sorted(whole) == list(range(n))
+        assert len(sampler) == sampler.size == n
+        sampler.seek(epoch, position)
+        assert list(sampler) == list(sampler) == whole[position:]
+        assert (sampler.epoch, sampler.position) == (epoch, position)
+        assert len(sampler) == n
+
+
+def test_abandoned_iteration_leaves_no_trace() -> None:
+    """A sampler remembers only what was sought, not how far somebody iterated."""
+    for sampler in make_samplers(100):
+        expected = list(sampler)
+        next(iter(sampler))
+        assert list(sampler) == expected
+        assert (sampler.epoch, sampler.position) == (0, 0)
+
+
+def test_length_of_the_data_is_read_when_it_is_needed() -> None:
+    """A data set that grows between epochs is sampled whole."""
+    data = [0] * 10
+    sampler = ResumableRandomSampler(data)
+    data += [0] * 10
+    sampler.seek(1)
+    assert sorted(sampler) == list(range(20))
+
+
+def test_torch_loader_takes_every_sampler() -> None:
+    """Samplers are torch samplers: a plain `DataLoader` batches them, with workers' seeds aside."""
+    values = torch.arange(10)
+    for sampler in make_samplers(10):
+        assert isinstance(sampler, Sampler)
+        sampler.seek(1, 4)
+        batches = list(DataLoader(TensorDataset(values), batch_size=4, sampler=sampler))
+        assert torch.cat([batch[0] for batch in batches]).tolist() == list(sampler)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_billion_samples_take_no_memory(distributed: bool) -> None:
+    """SPEC F4: a sampler over a billion samples, sought to the middle, holds less than 2 MB while it yields."""
+    data = range(10**9)
+    tracemalloc.start()
+    try:
+        sampler = ResumableDistributedSampler(data, 4, 3) if distributed else ResumableRandomSampler(data)
+        sampler.seek(1, 5 * 10**8)
+        drawn = list(itertools.islice(sampler, 20_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(set(drawn)) == 20_000
+    assert peak < 2_000_000
+
+
+# -------------------------------------------------------------------------------------------------------- several ranks
+
+
+@given(n=sizes, world=worlds, shuffle=st.booleans(), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_ranks_share_out_what_remains(n: int, world: int, shuffle: bool, data: st.DataObject) -> None:
+    """SPEC F5: from any position, the ranks side by side yield the global order, each with its way to end it."""
+    position = data.draw(st.integers(0, n))
+    order = list(shuffled_indices(n, 6691, 2)) if shuffle else list(range(n))
+    rest = order[position:]
+
+    padded = sought(make_ranks(n, world, shuffle=shuffle), 2, position)
+    extra = -len(rest) % world
+    assert {len(share) for share in padded} == {(len(rest) + extra) // world}
+    assert interleave(padded) == rest + [order[i % n] for i in range(extra)]
+
+    dropped = sought(make_ranks(n, world, shuffle=shuffle, drop_last=True), 2, position)
+    assert interleave(dropped) == rest[: len(rest) - len(rest) % world]
+    assert len({len(share) for share in dropped}) == 1
+
+    uneven = sought(make_ranks(n, world, shuffle=shuffle, pad=False), 2, position)
+    assert interleave(uneven) == rest
+    assert max(map(len, uneven)) - min(map(len, uneven)) <= 1
+
+
+@given(n=sizes, world=worlds, options=st.sampled_from([{}, {"drop_last": True}, {"pad": False}]))
+@settings(max_examples=40, deadline=None)
+def test_length_is_what_a_rank_yields_in_an_epoch(n: int, world: int, options: dict[str, bool]) -> None:
+    """A rank's length is its share of a whole epoch, wherever it was sought to; its size is the data set's."""
+    for sampler in make_ranks(n, world, **options):
+        assert len(sampler) == len(list(sampler))
+        before = len(sampler)
+        sampler.seek(1, n // 2)
+        assert len(sampler) == before
+        assert sampler.size == n
+
+
+@pytest.mark.parametrize("n", [7, 8, 10, 23])
+@pytest.mark.parametrize("world", [1, 2, 4, 5])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_natural_order_is_shared_out_as_torch_does(n: int, world: int, drop_last: bool) -> None:
+    """Without shuffling, each rank's whole epoch equals that of torch's `DistributedSampler`."""
+    for sampler in make_ranks(n, world, shuffle=False, drop_last=drop_last):
+        reference: DistributedSampler[int] = DistributedSampler(
+            TensorDataset(torch.arange(n)), world, sampler.rank, shuffle=False, drop_last=drop_last
+        )
+        assert list(sampler) == list(reference)
+        assert len(sampler) == len(reference)
+
+
+@given(
+    n=st.integers(0, 400),
+    epoch=st.integers(0, 50),
+    stages=st.lists(st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.integers(0, 60)), max_size=6),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_number_of_ranks_takes_over_in_mid_epoch(n: int, epoch: int, stages: list[tuple[int, int]]) -> None:
+    """SPEC F5: however often the number of ranks changes, every sample comes exactly once, in one global order."""
+    seen: list[int] = []
+    for world, steps in stages:
+        steps_left = min(steps, (n - len(seen)) // world)
+        shares = sought(make_ranks(n, world), epoch, len(seen))
+        seen += interleave([share[:steps_left] for share in shares])
+    [share] = sought(make_ranks(n, 1), epoch, len(seen))
+    assert seen + share == list(shuffled_indices(n, 6691, epoch))
+
+
+def test_one_two_four_one_ranks_see_every_sample_once() -> None:
+    """SPEC F5: 1 -> 2 -> 4 -> 1 ranks within one epoch of 1797 samples."""
+    n, seen = 1797, list[int]()
+    for world, until in ((1, 400), (2, 800), (4, 1600), (1, n)):
+        shares = sought(make_ranks(n, world), 3, len(seen))
+        seen += interleave([share[: (until - len(seen)) // world] for share in shares])
+    assert seen == list(shuffled_indices(n, 6691, 3))
+
+
+def test_global_batches_do_not_depend_on_the_number_of_ranks() -> None:
+    """SPEC F5: with a global batch of 8, one, two, four and eight ranks see the same global batches."""
+    n = 96
+
+    def global_batches(world: int) -> list[list[int]]:
+        shares = np.array(sought(make_ranks(n, world), 1, 16))
+        per_rank = 8 // world
+        return [sorted(shares[:, i : i + per_rank].ravel().tolist()) for i in range(0, shares.shape[1], per_rank)]
+
+    assert global_batches(1) == global_batches(2) == global_batches(4) == global_batches(8)
+    assert len(global_batches(1)) == 10
+
+
+def test_ranks_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without arguments the sampler takes its place from what `torchrun` sets; alone it is rank 0 of 1."""
+    alone = ResumableDistributedSampler(range(10))
+    assert (alone.num_replicas, alone.rank) == (1, 0)
+    place = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in {**place, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    launched = ResumableDistributedSampler(range(10))
+    assert (launched.num_replicas, launched.rank) == (8, 5)
+    given = ResumableDistributedSampler(range(10), 3, 2)
+    assert (given.num_replicas, given.rank) == (3, 2)
+
+
+# ------------------------------------------------------------------------------------------ the registry, and bad input
+
+
+def test_samplers_are_made_by_name() -> None:
+    """The three samplers are registered under their names; an unknown name lists them."""
+    assert {"ResumableRandomSampler", "ResumableSequentialSampler", "ResumableDistributedSampler"} <= {
+        *SAMPLER_REGISTRY
+    }
+    sampler = create_sampler("ResumableRandomSampler", range(7), seed=0)
+    assert list(sampler) == list(ResumableRandomSampler(range(7), 0))
+    with pytest.raises(UnknownNameError, match="ResumableSequentialSampler"):
+        create_sampler("RandomSampler", range(7))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position", "message"),
+    [
+        (-1, 0, "epoch -1"),
+        (0, -1, "position -1"),
+        (0, 11, r"position 11 lies behind .* \[0, 10\]"),
+        (1.0, 0, "epoch 1.0"),
+        (0, True, "position True"),
+    ],
+)
+def test_impossible_positions_are_refused(epoch: int, position: int, message: str) -> None:
+    """A bad epoch or position is named with its rule, and the sampler stays where it was."""
+    for sampler in make_samplers(10):
+        sampler.seek(2, 3)
+        with pytest.raises(ConfigurationError, match=message):
+            sampler.seek(epoch, position)
+        assert (sampler.epoch, sampler.position) == (2, 3)
+
+
+def test_end_of_the_epoch_can_be_sought() -> None:
+    """A run that stopped after the last batch resumes with nothing left, on any number of ranks."""
+    for sampler in (*make_samplers(10), *make_ranks(10, 4), *make_ranks(10, 4, drop_last=True)):
+        sampler.seek(0, 10)
+        assert list(sampler) == []
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    """A bad seed is refused by the constructor, not in the middle of training."""
+    with pytest.raises(ConfigurationError, match="seed"):
+        ResumableRandomSampler(range(3), seed)
+    with pytest.raises(ConfigurationError, match="seed"):
+        ResumableDistributedSampler(range(3), 1, 0, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "rank", "message"),
+    [
+        (0, 0, "rank 0 is not one of 0"),
+        (2, 2, "rank 2 is not one of 2"),
+        (2, -1, "rank -1"),
+        (-1, 0, "num_replicas -1"),
+    ],
+)
+def test_impossible_ranks_are_refused(num_replicas: int, rank: int, message: str) -> None:
+    """A rank that the run does not have is refused by the constructor."""
+    with pytest.raises(ConfigurationError, match=message):
+        ResumableDistributedSampler(range(3), num_replicas, rank)
+
+
+def test_data_without_a_length_is_refused() -> None:
+    """What has no length has no order: the message says so."""
+    with pytest.raises(ArgumentTypeError, match="__len__"):
+        ResumableRandomSampler(iter([1, 2]))  # type: ignore[arg-type]  # The mistake under test.
+
+
+def test_order_must_be_said() -> None:
+    """A sampler that does not say its order cannot be made."""
+    with pytest.raises(TypeError, match="indices"):
+        ResumableSampler(range(3))  # type: ignore[abstract]  # The mistake under test.
