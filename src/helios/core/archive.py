@@ -32,6 +32,7 @@ class _Sealer:
         self._file = file
         self._hash = hashlib.sha256()
         self._tail = b""  # The last two bytes are held back: they are the comment's length.
+        self.failure: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
@@ -48,7 +49,11 @@ class _Sealer:
 
     def _put(self, data: bytes | memoryview) -> None:
         self._hash.update(data)
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def seal(self) -> None:
         if self._tail != b"\0\0":
@@ -62,12 +67,19 @@ def save_archive(path: Path, data: dict[str, Any]) -> None:
 
     Raises:
         ArgumentTypeError: if a part of `data` is not plain; nothing is written then.
+        OSError: if the file cannot be written.
     """
     plain = encode(data, "checkpoint")
 
     def write(file: BinaryIO) -> None:
         sealer = _Sealer(file)
-        torch.save(plain, sealer)  # type: ignore[arg-type]  # torch asks for write and flush only.
+        try:
+            torch.save(plain, sealer)  # type: ignore[arg-type]  # torch asks for write and flush only.
+        except RuntimeError:
+            # torch closes its zip file whatever happened, and raises about that instead of the full disk.
+            if sealer.failure is not None:
+                raise sealer.failure from None
+            raise
         sealer.seal()
 
     atomic_write(path, write)

@@ -144,7 +144,10 @@ def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.T
     Returns:
         A new tensor with the sum; without a process group, a copy.
     """
-    total = tensor.detach().clone() if isinstance(tensor, torch.Tensor) else torch.stack([t.detach() for t in tensor])
+    if isinstance(tensor, torch.Tensor):
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    else:
+        total = torch.stack([t.detach() for t in tensor])
     if is_dist_active():
         dist.all_reduce(total)
     return total
@@ -164,15 +167,16 @@ def gather_into_tensor(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tenso
         ConfigurationError: if `size` holds another number of elements.
     """
     world_size = get_world_size() if is_dist_active() else 1
-    parts = [torch.empty_like(tensor) for _ in range(world_size)]
     wanted = int(torch.Size(size).numel())
     if wanted != tensor.numel() * world_size:
         rule = f"{world_size} ranks of {tensor.numel()} elements each"
         raise ConfigurationError(f"size {tuple(size)} holds {wanted} elements, not those of {rule}")
+    part = tensor.detach().contiguous()
+    parts = [torch.empty_like(part) for _ in range(world_size)]
     if is_dist_active():
-        dist.all_gather(parts, tensor.detach().contiguous())
+        dist.all_gather(parts, part)
     else:
-        parts[0].copy_(tensor.detach())
+        parts[0].copy_(part)
     return torch.stack(parts).reshape(tuple(size))
 
 

@@ -26,12 +26,13 @@ def kernel_choice(*, deterministic: bool, benchmark: bool) -> Iterator[None]:
         benchmark: let cuDNN time its algorithms and keep the fastest, which may differ from run to run.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Read when cuBLAS makes its first handle.
-    torch.use_deterministic_algorithms(deterministic or before[0])
+    torch.use_deterministic_algorithms(deterministic or before[0], warn_only=warn_only and not deterministic)
     torch.backends.cudnn.benchmark = benchmark
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.use_deterministic_algorithms(before[0], warn_only=warn_only)
         torch.backends.cudnn.benchmark = before[1]

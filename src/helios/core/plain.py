@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LEAVES: Final = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_TENSORS: Final = (torch.Tensor, torch.nn.Parameter)  # No other subclass is read back by weights_only.
+_KEYS: Final = (str, int, float, bool, type(None))
 _ARRAY: Final = "__helios_numpy_array__"
+_NO_BYTES: Final = "__helios_empty_bytes__"  # weights_only reads bytes, but not b"".
 
 
-def encode(value: Any, path: str = "state") -> Any:
+def encode(value: Any, path: str = "state") -> Any:  # noqa: PLR0911 - one return for each kind of data.
     """Return `value` as plain data, sharing every part of it that is plain already.
 
     Args:
@@ -34,37 +38,62 @@ def encode(value: Any, path: str = "state") -> Any:
         ArgumentTypeError: if a part is not plain data; the message has its path.
     """
     kind = type(value)
-    if kind in _LEAVES or isinstance(value, torch.Tensor):
+    if kind in _LEAVES:
+        return {_NO_BYTES: True} if value == b"" else value
+    if kind in _TENSORS:
+        _encode_attributes(value, path)
         return value
     if isinstance(value, dict):
         return _encode_dict(value, path)
-    if kind in (list, tuple, set):
+    if kind in (list, tuple):
         return _share(value, [encode(item, f"{path}[{i}]") for i, item in enumerate(value)], kind)
-    if isinstance(value, np.ndarray) and _is_number(value.dtype):
-        native = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="))
+    if kind is set:
+        return _share(value, [_encode_key(encode(item, path), path, "member") for item in value], kind)
+    if kind is np.ndarray and _is_number(value.dtype):  # A subclass (a masked array, say) holds more than numbers.
+        native = np.array(value, dtype=value.dtype.newbyteorder("="), order="C")
         return {_ARRAY: torch.from_numpy(native), "dtype": value.dtype.str}
     if isinstance(value, np.generic) and _is_number(value.dtype):
         return value.item()
+    if isinstance(value, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
+        raise ArgumentTypeError(f"{path} has no shape yet: run a batch through the lazy module when it is made")
     raise ArgumentTypeError(
         f"{path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold: a checkpoint is plain "
-        f"data "
-        "(None, numbers, strings, bytes, tensors, NumPy arrays, and lists, tuples, sets and dicts of them). "
+        "data (None, numbers, strings, bytes, tensors, NumPy arrays, and lists, tuples, sets and dicts of them). "
         "Return plain data from state_dict() and rebuild the object in load_state_dict()",
     )
 
 
+def _encode_attributes(value: object, path: str) -> None:
+    # They are pickled along with the object, and refused along with it.
+    for name, attribute in vars(value).items():
+        encode(attribute, f"{path}.{name}")
+
+
 def _encode_dict(value: dict[Any, Any], path: str) -> Any:
     for key in value:
-        if type(key) not in (str, int, float, bool, type(None), tuple):
-            raise ArgumentTypeError(
-                f"{path} has the key {key!r} of type {type(key).__name__}: use a string or a number"
-            )
+        if _encode_key(key, path, "key") in (_ARRAY, _NO_BYTES):
+            raise ArgumentTypeError(f"{path} has the key {key!r}, which Helios uses for itself: use another one")
     items = {key: encode(item, f"{path}[{key!r}]") for key, item in value.items()}
     if type(value) in (dict, collections.OrderedDict, collections.Counter) and all(
         items[key] is value[key] for key in value
     ):
+        if type(value) is not dict:
+            _encode_attributes(value, path)
         return value  # As it is: a module's state_dict carries its version in an attribute.
     return items
+
+
+def _encode_key(key: object, path: str, what: str) -> Any:
+    if not _is_key(key):
+        kind = type(key).__name__
+        raise ArgumentTypeError(
+            f"{path} has the {what} {key!r} of type {kind}: use a string, a number, or a tuple of them"
+        )
+    return key
+
+
+def _is_key(key: object) -> bool:
+    return all(_is_key(part) for part in key) if type(key) is tuple else type(key) in _KEYS
 
 
 def _share(value: Any, items: list[Any], kind: Callable[[list[Any]], Any]) -> Any:
@@ -80,6 +109,8 @@ def decode(value: Any) -> Any:
     if isinstance(value, dict):
         if _ARRAY in value:
             return value[_ARRAY].numpy().astype(np.dtype(value["dtype"]))
+        if _NO_BYTES in value:
+            return b""
         items = {key: decode(item) for key, item in value.items()}
         return value if all(items[key] is value[key] for key in value) else items
     if type(value) in (list, tuple, set):
@@ -90,7 +121,8 @@ def decode(value: Any) -> Any:
 class Fingerprint:
     """Tells whether a piece of plain data has changed since it was taken.
 
-    Numbers and strings are compared by value, tensors by identity and version, so that taking one copies no tensor.
+    Numbers and strings are compared by value, NumPy arrays by a digest, and tensors by identity and version, so that
+    taking a fingerprint copies no tensor.
     """
 
     def __init__(self, value: Any) -> None:
@@ -125,6 +157,9 @@ class _TensorMark:
 def _fingerprint(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return _TensorMark(value)
+    if isinstance(value, dict) and _ARRAY in value:
+        array = value[_ARRAY].numpy()
+        return np.ndarray, value["dtype"], array.shape, hashlib.blake2b(array.tobytes()).digest()
     if isinstance(value, dict):
         return dict, [(key, _fingerprint(item)) for key, item in value.items()]
     if isinstance(value, list | tuple):

@@ -77,7 +77,12 @@ class SeedSequence:
 
     def __init__(self, seed: int, *keys: Key) -> None:
         """Hash the part that stays the same."""
+        self._keys = (seed, *keys)
         self._prefix = _hash(seed, keys)
+
+    def __reduce__(self) -> tuple[type[SeedSequence], tuple[Key, ...]]:
+        """Pickle the keys, for workers that are spawned: a half-done hash cannot be."""
+        return SeedSequence, self._keys
 
     def __getitem__(self, n: int) -> int:
         """Return `derive_seed(seed, *keys, n)`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from helios.errors import ArgumentTypeError, CheckpointMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+
+_PLAIN: Final = "plain attributes"  # No attribute has a space in its name.
 
 
 @runtime_checkable
@@ -105,6 +108,9 @@ def _set_state(value: Any, state: Any, path: str) -> None:
             set_state(parts[key], item, f"{path}[{key!r}]")
     else:
         value.load_state_dict(state)
+        if isinstance(value, torch.optim.Optimizer) and state["state"]:
+            # It has stepped, in an earlier process: a scheduler that steps first in this one has nothing to warn of.
+            value._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own mark, set in `step`.
 
 
 def ensure_same_names(path: str, *, saved: Iterable[Any], present: Iterable[Any]) -> None:
@@ -148,8 +154,8 @@ def _persist_torchmetrics(module: nn.Module) -> None:
 class AttributeStates:
     """The state of an object's own attributes, by name.
 
-    Saved are the attributes that are stateful, and those of plain data (numbers, strings, tensors, ...) that have
-    changed since `mark` was called: a counter is saved, a path given to the constructor is not.
+    Saved are the attributes that are stateful, by name, and under one more key those of plain data (numbers, strings,
+    tensors, ...) that have changed since `mark` was called: a counter is saved, a path given to the constructor is not.
     """
 
     def __init__(self, owner: object, ignore: frozenset[str]) -> None:
@@ -169,13 +175,14 @@ class AttributeStates:
     def collect(self) -> dict[str, Any]:
         """Return the states of all stateful attributes and the values of the plain ones that have changed."""
         states: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
         for name, value in self._own().items():
             state = get_state(value)
             if state is not None:
                 states[name] = state
             elif self._has_changed(name, value):
-                states[name] = value
-        return states
+                plain[name] = value
+        return {**states, _PLAIN: plain} if plain else states
 
     def _has_changed(self, name: str, value: Any) -> bool:
         if not is_plain(value):
@@ -195,17 +202,15 @@ class AttributeStates:
         """
         own = self._own()
         stateful = {name for name, value in own.items() if is_stateful(value)}
+        saved = [name for name in states if name != _PLAIN]
         if not partial:
-            # Plain attributes may be new on either side: they may not have changed yet when the state was taken.
-            saved = [
-                name for name in states if name in stateful or (name not in own and isinstance(states[name], dict))
-            ]
             ensure_same_names(type(self._owner).__name__, saved=saved, present=sorted(stateful))
-        for name, state in states.items():
+        for name in saved:
             if name in stateful:
-                set_state(own[name], state, f"{type(self._owner).__name__}.{name}")
-            elif not partial:
-                setattr(self._owner, name, state)
+                set_state(own[name], states[name], f"{type(self._owner).__name__}.{name}")
+        # Plain ones may be new on either side: made after `mark`, or not changed yet when the state was taken.
+        for name, value in {} if partial else states.get(_PLAIN, {}).items():
+            setattr(self._owner, name, value)
 
 
 def networks_of(owner: object) -> dict[str, nn.Module]:

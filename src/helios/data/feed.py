@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
-from helios.data.loading import KeyedBatchSampler
+from helios.data.fetching import KeyedBatchSampler
 from helios.data.samplers import ResumableSampler
 from helios.data.streaming import Stamped, StreamedBatches, WorkerProgress
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
@@ -53,13 +53,15 @@ class SequenceFeed(BatchFeed):
 
     def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Return the batches from the `done`-th on."""
-        del epoch, account
+        del epoch
+        if account:
+            _ensure_kind(account, "list")
+            _ensure_size(account["size"], len(self._batches), "batches")
         return (self._batches[i] for i in range(done, len(self._batches))) if done else iter(self._batches)
 
     def account(self, done: int) -> dict[str, Any]:
-        """Return nothing: the number of batches done says it all."""
-        del done
-        return {}
+        """Return the length of the list: the number of batches done says the rest."""
+        return {"kind": "list", "size": len(self._batches)} if done else {}
 
 
 class SamplerFeed(BatchFeed):
@@ -76,6 +78,11 @@ class SamplerFeed(BatchFeed):
             raise ArgumentTypeError(
                 f"the batch sampler {name} cannot be sought: make the loader with create_dataloader"
             )
+        if getattr(inner, "sampler", None) is not sampler:
+            raise ArgumentTypeError(
+                f"the data loader does not take its order from the {type(sampler).__name__} returned beside it, so "
+                "seeking that one would not move the loader: return the sampler that the loader was made with",
+            )
         self._samples_per_batch = batch_size * sampler.num_replicas
         self._size = sampler.size
         self._opened_at = (0, 0)
@@ -88,12 +95,8 @@ class SamplerFeed(BatchFeed):
         """Return the batches after those that are done, without fetching a sample of them."""
         samples = done * self._samples_per_batch
         if account:
-            if account["size"] != self._size:
-                raise CheckpointMismatchError(
-                    f"the checkpoint is from the middle of an epoch over {account['size']} samples, but the data set "
-                    f"has "
-                    f"{self._size} now: resume with the same data, or from a checkpoint at the end of an epoch",
-                )
+            _ensure_kind(account, "sampler")
+            _ensure_size(account["size"], self._size, "samples")
             samples = account["samples"]
         self._opened_at = (done, samples)
         self._sampler.seek(epoch, min(samples, self._size))
@@ -105,7 +108,7 @@ class SamplerFeed(BatchFeed):
             return {}
         done_before, samples_before = self._opened_at
         samples = samples_before + (done - done_before) * self._samples_per_batch
-        return {"samples": min(samples, self._size), "size": self._size}
+        return {"kind": "sampler", "samples": min(samples, self._size), "size": self._size}
 
 
 class StreamFeed(BatchFeed):
@@ -146,6 +149,7 @@ class StreamFeed(BatchFeed):
         """Return the batches that are still to come."""
         del done  # Every worker counts for itself.
         if account:
+            _ensure_kind(account, "stream")
             if account["workers"] != self._workers:
                 raise CheckpointMismatchError(
                     f"the checkpoint holds the states of {account['workers']} workers' data sets, but num_workers "
@@ -163,16 +167,17 @@ class StreamFeed(BatchFeed):
 
     def _next_progress(self) -> dict[int, WorkerProgress]:
         """Return how far the workers are when the next epoch starts."""
+        stream = self._stream
         outlives_epoch = self._loader.num_workers == 0 or self._loader.persistent_workers
-        if self._stream.restarts_each_epoch or not outlives_epoch:
+        if stream.restarts_each_epoch or not outlives_epoch or not stream.is_resumable:
             return {}
-        return {worker: WorkerProgress(0, progress.state) for worker, progress in self._progress.items()}
+        return {worker: progress._replace(sent=0, ended=False) for worker, progress in self._progress.items()}
 
     def _unpack(self, stamped: Iterator[Stamped]) -> Iterator[Any]:
         for stamp in stamped:
-            if stamp.kind != "turn":
-                self._progress[stamp.worker] = WorkerProgress(stamp.sent, stamp.state, stamp.kind == "end")
-            if stamp.kind == "batch":
+            if stamp.progress is not None:
+                self._progress[stamp.worker] = stamp.progress
+            if stamp.is_batch:
                 self._last_worker = stamp.worker
                 yield stamp.batch
 
@@ -182,10 +187,28 @@ class StreamFeed(BatchFeed):
         if not progress:
             return {}
         return {
+            "kind": "stream",
             "workers": self._workers,
             "progress": {worker: tuple(entry) for worker, entry in progress.items()},
             "last_worker": self._last_worker if done else -1,
         }
+
+
+def _ensure_kind(account: Mapping[str, Any], kind: str) -> None:
+    names = {"list": "a list of batches", "sampler": "a map-style data set", "stream": "an iterable data set"}
+    if account["kind"] != kind:
+        raise CheckpointMismatchError(
+            f"the checkpoint is from the middle of an epoch over {names[account['kind']]}, but there is {names[kind]} "
+            "now: resume with the same data, or from a checkpoint at the end of an epoch",
+        )
+
+
+def _ensure_size(saved: int, size: int, unit: str) -> None:
+    if saved != size:
+        raise CheckpointMismatchError(
+            f"the checkpoint is from the middle of an epoch over {saved} {unit}, but the data set has {size} now: "
+            "resume with the same data, or from a checkpoint at the end of an epoch",
+        )
 
 
 def make_feed(loader: object, sampler: object) -> BatchFeed:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sized
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sized
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Sampler, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from helios.core import rng
 from helios.core.distributed import get_dist_info, is_dist_active
 from helios.core.registry import Registry
+from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
@@ -25,7 +25,6 @@ from helios.errors import ArgumentTypeError, ConfigurationError
 if TYPE_CHECKING:
     from torch.utils.data import Dataset as TorchDataset
 
-CollateFn: TypeAlias = Callable[[list[Any]], Any]
 AnyDataset: TypeAlias = "TorchDataset[Any]"
 
 COLLATE_FN_REGISTRY: Final = Registry[Any]("collate function")
@@ -136,136 +135,6 @@ def _check_flag(name: str, value: object) -> None:
         raise ArgumentTypeError(f"{name} is {value!r}, a {type(value).__name__}: pass True or False")
 
 
-class Fetch(NamedTuple):
-    """What a worker is asked for: the samples of one batch, and where in the epoch they stand."""
-
-    epoch: int
-    position: int
-    indices: list[int]
-
-
-class KeyedBatchSampler(Sampler[Fetch]):
-    """Groups the indices of a sampler into batches that know their place in the epoch."""
-
-    def __init__(self, sampler: ResumableSampler, batch_size: int, *, drop_last: bool) -> None:
-        """Group `batch_size` indices each; the last may be short unless it is dropped."""
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-
-    def __len__(self) -> int:
-        """Return the number of batches in a whole epoch, on this rank."""
-        whole, rest = divmod(len(self.sampler), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
-
-    def __iter__(self) -> Iterator[Fetch]:
-        """Iterate over the batches from the position that the sampler was sought to."""
-        sampler, size = self.sampler, self.batch_size
-        epoch, position = sampler.epoch, sampler.position
-        order = iter(sampler)
-        while indices := list(itertools.islice(order, size)):
-            if len(indices) < size and self.drop_last:
-                return
-            yield Fetch(epoch, position, indices)
-            position += size * sampler.num_replicas
-
-
-class _Fetched(list[Any]):
-    """The samples of one batch on their way to the collate function, with the seed that belongs to it."""
-
-    seed: int
-
-
-class KeyedDataset:
-    """A data set that keys the generators before each sample is fetched, in whichever process that is.
-
-    A draw in `__getitem__` is a function of (seed, epoch, index), and one in the collate function, or in a data set's
-    own `__getitems__`, of (seed, epoch, position).
-    """
-
-    def __init__(self, dataset: Any, seed: int) -> None:
-        """Wrap a map-style data set."""
-        self.dataset = dataset
-        self._seed = seed
-        self._draws = not draws_nothing(dataset)
-        # torch's own Subset has __getitems__, too, which only passes the indices on.
-        self._fetches_batches = hasattr(dataset, "__getitems__") and not isinstance(dataset, Subset)
-        self._epoch: int | None = None
-        self._samples = self._batches = rng.SeedSequence(seed)
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.dataset)
-
-    def __getitem__(self, fetch: Fetch) -> Any:
-        """Return the samples of a batch; torch asks `__getitems__` instead wherever it knows it."""
-        return self.__getitems__(fetch)
-
-    def __getitems__(self, fetch: Fetch) -> list[Any]:
-        """Return the samples of a batch."""
-        dataset = self.dataset
-        if fetch.epoch != self._epoch:
-            self._epoch = fetch.epoch
-            self._samples = rng.SeedSequence(self._seed, "sample", fetch.epoch)
-            self._batches = rng.SeedSequence(self._seed, "batch", fetch.epoch)
-        fetched = _Fetched()
-        fetched.seed = self._batches[fetch.position]
-        if self._fetches_batches:
-            rng.key_generators(fetched.seed)
-            fetched.extend(dataset.__getitems__(fetch.indices))
-        elif self._draws:
-            samples = self._samples
-            for index in fetch.indices:
-                rng.key_generators(samples[index])
-                fetched.append(dataset[index])
-        else:
-            fetched.extend([dataset[index] for index in fetch.indices])
-        return fetched
-
-
-class TensorFetcher:
-    """A `TensorDataset` that gives a whole batch at once: what torch's `default_collate` would make of its samples."""
-
-    def __init__(self, tensors: tuple[torch.Tensor, ...]) -> None:
-        """Give batches of these, each with the samples in its first dimension."""
-        self._tensors = tensors
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self._tensors[0])
-
-    def __getitem__(self, fetch: Fetch) -> list[torch.Tensor]:
-        """Return a batch."""
-        return self.__getitems__(fetch)
-
-    def __getitems__(self, fetch: Fetch) -> list[torch.Tensor]:
-        """Return a batch."""
-        indices = torch.tensor(fetch.indices)
-        return [tensor[indices] for tensor in self._tensors]
-
-
-class KeyedCollate:
-    """A collate function that finds the generators keyed by the batch."""
-
-    def __init__(self, collate_fn: CollateFn) -> None:
-        """Wrap a collate function."""
-        self.collate_fn = collate_fn
-
-    def __call__(self, samples: _Fetched) -> Any:
-        """Make a batch of samples."""
-        rng.key_generators(samples.seed)
-        return self.collate_fn(list(samples))
-
-
-def draws_nothing(dataset: object) -> bool:
-    """Whether fetching is known to draw no random numbers, so that keying can be saved."""
-    if type(dataset) is Subset:
-        return draws_nothing(dataset.dataset)
-    if type(dataset) is ConcatDataset:
-        return all(draws_nothing(part) for part in dataset.datasets)
-    return type(dataset) is TensorDataset
-
-
 def create_dataloader(
     dataset: AnyDataset,
     random_seed: int | None = None,
@@ -342,15 +211,9 @@ def make_loader(
             f"{size} "
             "samples on this rank; lower batch_size or keep the last batch",
         )
-    fetcher, collate = _choose_fetcher(dataset, params.collate_fn, seed)
+    fetcher, collate = choose_fetcher(dataset, params.collate_fn, seed)
     batches = KeyedBatchSampler(sampler, params.batch_size, drop_last=params.drop_last)
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
-
-
-def _choose_fetcher(dataset: Any, collate_fn: CollateFn | None, seed: int) -> tuple[Any, Callable[[Any], Any]]:
-    if collate_fn is None and type(dataset) is TensorDataset:
-        return TensorFetcher(dataset.tensors), pass_on
-    return KeyedDataset(dataset, seed), default_collate if collate_fn is None else KeyedCollate(collate_fn)
 
 
 def _ensure_streamable(params: DataLoaderParams) -> None:

@@ -126,7 +126,7 @@ class Model(RunMember, abc.ABC):
 
         Returns:
             By name, the states of all stateful attributes (networks without the wrappers that distribute or compile
-            them) and the values of the numbers, strings and tensors that have changed since `setup`.
+            them); under "plain attributes", the numbers, strings, tensors and the like that have changed since `setup`.
         """
         return self._attribute_states.collect()
 
@@ -212,9 +212,6 @@ class Model(RunMember, abc.ABC):
     def append_to_banner(self, banner: str) -> str:
         """Return the text that is printed when training starts, with something of the model's own added."""
         return banner
-
-    def _begin_batch(self) -> None:
-        self._loss_items.clear()
 
     def _end_batch(self) -> None:
         """Add the losses of this batch to the running ones, on the device that they are on."""

@@ -271,7 +271,7 @@ def move_to_device(batch: Any, device: torch.device) -> Any:  # noqa: PLR0911 - 
         device: where to.
 
     Returns:
-        The batch itself if it has nothing to move, and else one of the same type.
+        The moved batch: containers are new and of the same type, whatever cannot be moved is the very same object.
     """
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=_can_copy_in_background(batch, device))
@@ -284,9 +284,8 @@ def move_to_device(batch: Any, device: torch.device) -> Any:  # noqa: PLR0911 - 
         return batch.to(device)
     if isinstance(batch, dict):
         return _rebuild_dict(batch, {key: move_to_device(value, device) for key, value in batch.items()})
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        make: Any = type(batch)._make  # type: ignore[attr-defined]  # every named tuple has it
-        return make(move_to_device(value, device) for value in batch)
+    if isinstance(batch, tuple):
+        return _rebuild_tuple(batch, [move_to_device(value, device) for value in batch])
     if isinstance(batch, list):
         moved = copy.copy(batch)
         moved[:] = [move_to_device(value, device) for value in batch]
@@ -298,6 +297,13 @@ def move_to_device(batch: Any, device: torch.device) -> Any:  # noqa: PLR0911 - 
 
 def _can_copy_in_background(tensor: torch.Tensor, device: torch.device) -> bool:
     return device.type != "cpu" and tensor.device.type == "cpu" and tensor.is_pinned()
+
+
+def _rebuild_tuple(batch: tuple[Any, ...], items: list[Any]) -> Any:
+    if all(new is old for new, old in zip(items, batch, strict=True)):
+        return batch
+    make: Any = getattr(batch, "_make", type(batch))  # Named tuples have it; torch's own take their items like a tuple.
+    return make(items)
 
 
 def _rebuild_dict(batch: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:

@@ -106,7 +106,9 @@ class PluginTable(MutableMapping[str, Plugin]):
         """Whether there is a plug-in of this id or class, or this plug-in itself."""
         if isinstance(key, type):
             return any(isinstance(plugin, key) for plugin in self._plugins.values())
-        return key in self._plugins or any(plugin is key for plugin in self._plugins.values())
+        if isinstance(key, str):
+            return key in self._plugins
+        return any(plugin is key for plugin in self._plugins.values())
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids, in the order of registration."""
@@ -150,6 +152,5 @@ def _ensure_no_conflict(plugins: list[Plugin]) -> None:
             if holder is not plugin:
                 raise PluginConflictError(
                     f"plug-in {plugin.plug_id!r} claims {claim}, already held by {holder.plug_id!r}: remove one of "
-                    f"them, "
-                    f"or let one of them leave {_CLAIMED_METHODS[claim]} alone",
+                    f"them, or let one of them leave {_CLAIMED_METHODS[claim]} alone",
                 )

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from helios.core.archive import load_archive, save_archive, verify_archive
+from helios.core.archive import load_archive, save_archive
 from helios.core.files import ensure_writable, remove_temporaries
 from helios.core.logging import get_root_logger
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
@@ -69,8 +69,7 @@ class CheckpointName:
         if added is None or added[:1].isdigit() or any(character in added for character in "/\\\0"):
             raise ConfigurationError(
                 f"{owner}.append_metadata_to_chkpt_name made {stem!r} of {self.stem!r}: it may add text at the end "
-                f"that does "
-                "not begin with a digit and has no '/' or '\\'; return chkpt_name + '_acc_0.9', say",
+                "that does not begin with a digit and has no '/' or '\\'; return chkpt_name + '_acc_0.9', say",
             )
         return dataclasses.replace(self, metadata=added)
 
@@ -95,7 +94,7 @@ class CheckpointStore:
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder} ({error}): choose another chkpt_root, or make it "
-                f"writable",
+                "writable",
             ) from error
 
     def save(self, name: CheckpointName, data: dict[str, Any]) -> Path:
@@ -124,16 +123,19 @@ class CheckpointStore:
         """
         reasons: list[str] = []
         for rivals in self._newest_first():
-            loaded = [(path, data) for path in rivals if (data := self._try_load(path, reasons)) is not None]
-            if loaded:
-                return max(loaded, key=lambda entry: _progress(entry[1]))
+            newest = self._load_newest_of(rivals, reasons)
+            if newest is not None:
+                return newest
         if reasons:
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be used: {'; '.join(reasons)}. Bring back an intact "
-                f"one to go "
-                "on, or move them away to begin anew",
+                "one to go on, or move them away to begin anew",
             )
         return None
+
+    def _load_newest_of(self, rivals: list[Path], reasons: list[str]) -> tuple[Path, dict[str, Any]] | None:
+        loaded = [(path, data) for path in rivals if (data := self._try_load(path, reasons)) is not None]
+        return max(loaded, key=lambda entry: _progress(entry[1]), default=None)
 
     def _try_load(self, path: Path, reasons: list[str]) -> dict[str, Any] | None:
         try:
@@ -146,13 +148,9 @@ class CheckpointStore:
     def find_newest(self) -> Path | None:
         """Return the newest checkpoint whose bytes are intact; `None` if there is none."""
         for rivals in self._newest_first():
-            for path in rivals:
-                try:
-                    verify_archive(path)
-                except (CorruptCheckpointError, OSError) as error:
-                    get_root_logger().warning("skipped the checkpoint %s: %s", path, error)
-                else:
-                    return path
+            newest = self._load_newest_of(rivals, [])
+            if newest is not None:
+                return newest[0]
         return None
 
     def _newest_first(self) -> Iterator[list[Path]]:

@@ -66,7 +66,7 @@ class OptimizerWatch:
     """Notices a model whose optimizers never step: it would train for days and learn nothing."""
 
     def __init__(self, model: Model) -> None:
-        """Watch the optimizers among a model's attributes, at no cost after the first step."""
+        """Watch the optimizers among a model's attributes."""
         self._owner = type(model).__name__
         self._handles: list[RemovableHandle] = []
         optimizers = list(_find_optimizers(list(vars(model).values())))
@@ -78,8 +78,7 @@ class OptimizerWatch:
             self._handles.append(optimizer.register_step_post_hook(self._note))
 
     def _note(self, *_: Any) -> None:
-        self._is_waiting = False
-        self.close()
+        self._is_waiting = False  # The handle stays for now: torch is iterating over its hooks.
 
     def close(self) -> None:
         """Stop watching."""
@@ -96,13 +95,13 @@ class OptimizerWatch:
         Raises:
             TrainingError: if there are optimizers, but none has stepped in all of them.
         """
-        if self._is_waiting and iterations >= self._patience:
+        if not self._is_waiting:
+            self.close()
+        elif iterations >= self._patience:
             raise TrainingError(
                 f"{self._owner} has trained {iterations} iterations without a step of any of its optimizers, so its "
-                f"weights "
-                "have not changed: call optimizer.step() in train_step, whenever self.is_optimizer_step(state) is "
-                "true if "
-                "batches are accumulated",
+                "weights have not changed: call optimizer.step() in train_step, whenever "
+                "self.is_optimizer_step(state) is true if batches are accumulated",
             )
 
 

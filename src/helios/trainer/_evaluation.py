@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from helios.data.feed import BatchFeed
     from helios.plugins.table import PluginTable
-    from helios.trainer._progress import ProgressDisplay
+    from helios.trainer._progress import ProgressBar, ProgressDisplay
 
     Hook = Callable[..., Any]
 
@@ -126,9 +127,13 @@ class EvaluationLoop:
             hook(*arguments)
 
     def _run_batches(self, seeds: SeedSequence) -> int:
-        calls, step = self._calls, 0
         total = self._feed.batches_per_epoch()
         bar = None if self._display is None else self._display.open(self._phase.value.capitalize(), "batch", total, 0)
+        with contextlib.nullcontext() if bar is None else contextlib.closing(bar):
+            return self._run_steps(seeds, bar)
+
+    def _run_steps(self, seeds: SeedSequence, bar: ProgressBar | None) -> int:
+        calls, step = self._calls, 0
         # Always epoch 0: a validation sees the same samples, drawn alike, whenever it runs.
         for batch in self._feed.open(0):
             self._key(seeds[step])
@@ -142,6 +147,4 @@ class EvaluationLoop:
             step += 1
             if bar is not None:
                 bar.update(1)
-        if bar is not None:
-            bar.close()
         return step

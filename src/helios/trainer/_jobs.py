@@ -62,7 +62,7 @@ class TrainingJob:
                 self._print_banner()
             with session.open_bar("Training", self._done()) as bar:
                 outcome = self._loop.run(bar)
-        self._signals.report()
+        self._signals.report(is_leaving=outcome is Outcome.INTERRUPTED)
         session.log.info("%d iterations trained: %s", self._state.current_iteration, outcome.value)
         return outcome is not Outcome.INTERRUPTED
 
@@ -153,14 +153,16 @@ def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: 
     if data.get("format", FORMAT) > FORMAT:
         raise CheckpointMismatchError(
             f"{path} has format {data['format']}, written by Helios {data.get('helios')}; this is Helios "
-            f"{__version__}, which "
-            f"reads formats up to {FORMAT}: update Helios",
+            f"{__version__}, which reads formats up to {FORMAT}: update Helios",
         )
+    missing = [part for part in ("model", "plugins", "training", "gradients") if part not in data]
+    if missing:
+        raise CheckpointMismatchError(f"{path} has no {missing}: it is no checkpoint of a run, move it elsewhere")
     saved_class = data["model"]["class"]
     if saved_class != type(model).__qualname__:
         raise CheckpointMismatchError(
             f"{path} belongs to a {saved_class}, and this model is a {type(model).__qualname__}: give each its own "
-            f"save_name",
+            "save_name",
         )
     model.load_state_dict(data["model"]["state"], fast_init=fast_init)
 

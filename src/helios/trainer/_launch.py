@@ -46,7 +46,6 @@ def select_launcher(environment: Mapping[str, str], options: TrainerOptions) -> 
     if world_size > 1:
         raise ConfigurationError(
             f"{world_size} processes were asked for, and this version of Helios trains in one: leave num_processes "
-            f"out, name "
-            "one GPU in gpus, and start without torchrun or with --nproc-per-node 1",
+            "out, name one GPU in gpus, and start without torchrun or with --nproc-per-node 1",
         )
     return Inline()

@@ -129,6 +129,8 @@ class TrainingLoop:
         self._model.train()
         # A run that was complete when it was saved has nothing left but its end.
         outcome = self._outcome()
+        if outcome is Outcome.INTERRUPTED and self._save is not None:
+            self._save()  # Whoever is told that training was interrupted finds a checkpoint.
         while outcome is Outcome.GOING:
             outcome = self._run_epoch()
         if outcome is not Outcome.INTERRUPTED:
@@ -170,15 +172,14 @@ class TrainingLoop:
         if not state.is_epoch_in_progress:
             raise TrainingError(
                 f"epoch {state.global_epoch} has no batch, so training would never end: a data set must yield at "
-                f"least one "
-                "in every epoch; an iterable one that keeps its position must go back to its start when it has ended",
+                "least one in every epoch; an iterable one that keeps its position must go back to its start when it "
+                "has ended",
             )
         return self._after_epoch()
 
     def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901 - the hot path: written out, no calls.
         state, model, key = self._state, self._model, self._key
         seeds = SeedSequence(self._options.seed, "step", self._rank)
-        loss_items = model._loss_items  # noqa: SLF001 - API.md names it.
         processes = self._plugins.bind("process_training_batch")
         starts = self._plugins.bind("on_training_batch_start")
         if overrides(model, "on_training_batch_start", Model):
@@ -198,7 +199,7 @@ class TrainingLoop:
             key(seeds[state.global_iteration])
             for process in processes:
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
-            loss_items.clear()
+            model._loss_items.clear()  # noqa: SLF001 - API.md names it; a step may well assign another dict to it.
             for hook in starts:
                 hook(state)
             train_step(batch, state)
@@ -209,7 +210,7 @@ class TrainingLoop:
                 state.current_iteration += 1
                 state.running_iter += 1
                 self._iterations += 1
-            if loss_items:
+            if model._loss_items:  # noqa: SLF001 - see above.
                 end_batch()
             for hook in ends:
                 hook(state)

@@ -76,9 +76,9 @@ class TrainerOptions:
                 self._set(field.name, as_path(value))
         if self.use_cpu is not None and not isinstance(self.use_cpu, bool):
             raise ArgumentTypeError(f"use_cpu is {self.use_cpu!r}: pass True, False, or None to let Helios choose")
-        if any(character in self.run_name for character in "/\\\0"):
+        if any(character in self.run_name for character in "/\\\0") or self.run_name in (".", ".."):
             raise ConfigurationError(
-                f"run_name {self.run_name!r} cannot be part of a file's name: leave out '/' and '\\'"
+                f"run_name {self.run_name!r} cannot be the name of a folder: use letters, digits, '-' and '_'"
             )
         if isinstance(self.train_unit, str):
             self._set("train_unit", TrainingUnit.from_str(self.train_unit))
@@ -100,7 +100,7 @@ class TrainerOptions:
         if self.early_stop_cycles is not None and self.valid_frequency is None:
             raise ConfigurationError(
                 f"early_stop_cycles={self.early_stop_cycles} counts validations, but there are none: set "
-                f"valid_frequency",
+                "valid_frequency",
             )
 
     def _check_places(self) -> None:

@@ -48,8 +48,17 @@ class TqdmDisplay:
     """Bars of tqdm, on the standard error stream."""
 
     def open(self, title: str, unit: str, total: float | None, done: int) -> ProgressBar:
-        """Show a bar."""
-        bar: ProgressBar = tqdm(total=_finite(total), initial=done, desc=title, unit=unit, dynamic_ncols=True)
+        """Show a bar; one inside of another is gone when it is closed."""
+        bar: ProgressBar = tqdm(
+            total=_finite(total),
+            initial=done,
+            desc=title,
+            unit=unit,
+            dynamic_ncols=True,
+            leave=None,
+            # A log file keeps every state of a bar that is drawn into it.
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+        )
         return bar
 
     def close(self) -> None:
@@ -74,7 +83,7 @@ class RichDisplay:
         self._progress.start()
 
     def open(self, title: str, unit: str, total: float | None, done: int) -> ProgressBar:
-        """Show a bar."""
+        """Show a bar; one inside of another is gone when it is closed."""
         task = self._progress.add_task(title, total=_finite(total), completed=done, unit=unit)
         return _RichBar(self._progress, task)
 
@@ -92,7 +101,10 @@ class _RichBar:
         self._progress.advance(self._task, n)
 
     def close(self) -> None:
-        self._progress.stop_task(self._task)
+        if len(self._progress.tasks) > 1:  # One inside of another: a run has thousands of validations.
+            self._progress.remove_task(self._task)
+        else:
+            self._progress.stop_task(self._task)
 
 
 def _finite(total: float | None) -> float | None:

@@ -18,7 +18,8 @@ from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import logging
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
     from helios.core.context import RunContext
@@ -26,6 +27,30 @@ if TYPE_CHECKING:
     from helios.model.model import Model
     from helios.plugins.table import PluginTable
     from helios.trainer._options import TrainerOptions
+
+
+def open_log(options: TrainerOptions, rank: int) -> contextlib.AbstractContextManager[logging.Logger]:
+    """Give the log its console and its file while the context lasts."""
+    log_file = None
+    if options.enable_file_logging and options.log_path is not None:
+        log_file = options.log_path / f"{options.run_name or 'helios'}.log"
+    return logging_session(log_file=log_file, capture_warnings=options.capture_warnings, rank=rank)
+
+
+@contextlib.contextmanager
+def report_errors(phase: Phase, control_flow: Sequence[type[BaseException]]) -> Iterator[None]:
+    """Write an error to the log on its way out.
+
+    Args:
+        phase: what is going on.
+        control_flow: the types that are no errors; looked at when something is raised, for they may be added late.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, tuple(control_flow)):
+            get_root_logger().exception("%s failed", phase.value)
+        raise
 
 
 class Session(contextlib.ExitStack):
@@ -67,12 +92,7 @@ class Session(contextlib.ExitStack):
     def __enter__(self) -> Self:
         """Open the logs."""
         super().__enter__()
-        options, log_file = self.options, None
-        if options.enable_file_logging and options.log_path is not None:
-            log_file = options.log_path / f"{options.run_name or 'helios'}.log"
-        self.enter_context(
-            logging_session(log_file=log_file, capture_warnings=options.capture_warnings, rank=self.rank)
-        )
+        self.enter_context(open_log(self.options, self.rank))
         return self
 
     def set_up(self) -> None:
@@ -94,12 +114,16 @@ class Session(contextlib.ExitStack):
         for plugin in self.plugins.values():
             plugin.setup()
         self.plugins.ensure_no_conflict()  # Again: a flag may have been set since the plug-in was added.
-        self.callback(self.datamodule.teardown)
+        self.callback(self._tear_down)
         self.datamodule.setup()
         # Keyed alike on every rank, and by nothing that came before: other data or plug-ins leave the weights alone.
         self.key(derive_seed(options.seed, "setup"))
         self.model.setup(fast_init=self._phase is Phase.TESTING)
         self.model._attribute_states.mark()  # noqa: SLF001 - what changes from here on is state.
+
+    def _tear_down(self) -> None:
+        with report_errors(self._phase, ()):
+            self.datamodule.teardown()
 
     @contextlib.contextmanager
     def open_bar(self, title: str, done: int) -> Iterator[ProgressBar | None]:

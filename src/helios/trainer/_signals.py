@@ -53,7 +53,8 @@ class SignalWatch:
     ) -> None:
         """Give the signals back to whoever had them."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not set from Python, and which Python cannot give back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -71,9 +72,15 @@ class SignalWatch:
         # The log is written outside of the handler, which may have interrupted it.
         self._reason = signal.Signals(number).name
 
-    def report(self) -> None:
-        """Write to the log which signal has come, if one has."""
-        if self._asked:
+    def report(self, *, is_leaving: bool) -> None:
+        """Write to the log which signal has come, if one has.
+
+        Args:
+            is_leaving: whether training leaves because of it, and not because it was at its end.
+        """
+        if is_leaving:
             get_root_logger().warning(
                 "%s: training leaves; a checkpoint is written, call fit again to go on", self._reason
             )
+        elif self._asked:
+            get_root_logger().warning("%s came when training was at its end; nothing is left to do", self._reason)

@@ -13,7 +13,7 @@ from helios.trainer._checks import check_parts, check_training
 from helios.trainer._jobs import run_test, run_training
 from helios.trainer._launch import select_launcher
 from helios.trainer._options import TrainerOptions
-from helios.trainer._session import Session
+from helios.trainer._session import Session, open_log, report_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +193,7 @@ class Trainer:
         """
         check_parts(model, datamodule)
         check_training(model, self._options)
+        self._trained = None  # What a run that fails leaves behind is nothing to test.
         finished = self._run(Phase.TRAINING, model, datamodule, run_training)
         self._trained = model
         return finished
@@ -226,21 +227,16 @@ class Trainer:
     def _run(self, phase: Phase, model: Model, datamodule: DataModule, job: Callable[[Session], bool]) -> bool:
         self._model, self._datamodule = model, datamodule
         self._plugins.ensure_no_conflict()
-        control_flow = tuple(self._train_exceptions if phase is Phase.TRAINING else self._test_exceptions)
+        control_flow = self._train_exceptions if phase is Phase.TRAINING else self._test_exceptions
 
         def run() -> bool:
             session = Session(
                 self, self._options, model=model, datamodule=datamodule, plugins=self._plugins, phase=phase
             )
-            with session:
-                try:
-                    session.set_up()
-                    return job(session)
-                except control_flow:
-                    raise
-                except Exception:
-                    session.log.exception("%s failed", phase.value)
-                    raise
+            with session, report_errors(phase, control_flow):
+                session.set_up()
+                return job(session)
 
-        datamodule.prepare_data()
+        with open_log(self._options, get_dist_info().rank), report_errors(phase, control_flow):
+            datamodule.prepare_data()
         return self._launcher.launch(run)

@@ -1,0 +1,174 @@
+"""Fetching the samples of a batch so that what is drawn on the way does not depend on who fetches them, or when."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import torch
+from torch.utils.data import ConcatDataset, Sampler, Subset, TensorDataset, default_collate
+
+from helios.core import rng
+from helios.data.streaming import pass_on
+
+if TYPE_CHECKING:
+    from helios.data.samplers import ResumableSampler
+
+CollateFn: TypeAlias = Callable[[list[Any]], Any]
+
+
+class Fetch(NamedTuple):
+    """What a worker is asked for: the samples of one batch, and where in the epoch they stand."""
+
+    epoch: int
+    position: int
+    indices: list[int]
+
+
+class KeyedBatchSampler(Sampler[Fetch]):
+    """Groups the indices of a sampler into batches that know their place in the epoch."""
+
+    def __init__(self, sampler: ResumableSampler, batch_size: int, *, drop_last: bool) -> None:
+        """Group `batch_size` indices each; the last may be short unless it is dropped."""
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        """Return the number of batches in a whole epoch, on this rank."""
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[Fetch]:
+        """Iterate over the batches from the position that the sampler was sought to."""
+        sampler, size = self.sampler, self.batch_size
+        # Where the batch's first sample stands in the global order: ranks draw apart from each other.
+        epoch, position = sampler.epoch, sampler.position + sampler.rank
+        order = iter(sampler)
+        # Of any integer type: NumPy's are not what seeds are made of.
+        while indices := list(map(operator.index, itertools.islice(order, size))):
+            if len(indices) < size and self.drop_last:
+                return
+            yield Fetch(epoch, position, indices)
+            position += size * sampler.num_replicas
+
+
+class _Fetched(list[Any]):
+    """The samples of one batch on their way to the collate function, with the seed that belongs to it."""
+
+    seed: int
+
+
+class KeyedDataset:
+    """A data set that keys the generators before each sample is fetched, in whichever process that is.
+
+    A draw in `__getitem__` is a function of (seed, epoch, index), and one in the collate function, or in a data set's
+    own `__getitems__`, of (seed, epoch, position).
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        """Wrap a map-style data set."""
+        self.dataset = dataset
+        self._seed = seed
+        self._draws = not draws_nothing(dataset)
+        self._fetches_batches = fetches_batches(dataset)
+        self._epoch: int | None = None
+        self._samples = self._batches = rng.SeedSequence(seed)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, fetch: Fetch) -> Any:
+        """Return the samples of a batch; torch asks `__getitems__` instead wherever it knows it."""
+        return self.__getitems__(fetch)
+
+    def __getitems__(self, fetch: Fetch) -> list[Any]:
+        """Return the samples of a batch."""
+        dataset = self.dataset
+        if fetch.epoch != self._epoch:
+            self._epoch = fetch.epoch
+            self._samples = rng.SeedSequence(self._seed, "sample", fetch.epoch)
+            self._batches = rng.SeedSequence(self._seed, "batch", fetch.epoch)
+        fetched = _Fetched()
+        fetched.seed = self._batches[fetch.position]
+        if self._fetches_batches:
+            rng.key_generators(fetched.seed)
+            fetched.extend(dataset.__getitems__(fetch.indices))
+        elif self._draws:
+            samples = self._samples
+            for index in fetch.indices:
+                rng.key_generators(samples[index])
+                fetched.append(dataset[index])
+        else:
+            fetched.extend([dataset[index] for index in fetch.indices])
+        return fetched
+
+
+class TensorFetcher:
+    """A `TensorDataset` that gives a whole batch at once: what torch's `default_collate` would make of its samples."""
+
+    def __init__(self, tensors: tuple[torch.Tensor, ...]) -> None:
+        """Give batches of these, each with the samples in its first dimension."""
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._tensors[0])
+
+    def __getitem__(self, fetch: Fetch) -> list[torch.Tensor]:
+        """Return a batch."""
+        return self.__getitems__(fetch)
+
+    def __getitems__(self, fetch: Fetch) -> list[torch.Tensor]:
+        """Return a batch."""
+        indices = torch.tensor(fetch.indices)
+        # Not tensor[indices], which keeps memory formats that stacking does not.
+        return [tensor.index_select(0, indices.to(tensor.device)) for tensor in self._tensors]
+
+
+class KeyedCollate:
+    """A collate function that finds the generators keyed by the batch."""
+
+    def __init__(self, collate_fn: CollateFn) -> None:
+        """Wrap a collate function."""
+        self.collate_fn = collate_fn
+
+    def __call__(self, samples: _Fetched) -> Any:
+        """Make a batch of samples."""
+        rng.key_generators(samples.seed)
+        return self.collate_fn(list(samples))
+
+
+def fetches_batches(dataset: object) -> bool:
+    """Whether a data set has a way of its own to fetch several samples at once."""
+    if isinstance(dataset, Subset):
+        if type(dataset).__getitem__ is not Subset.__getitem__:
+            return False  # torch demands a __getitems__ beside it, but one by one the samples' draws have addresses.
+        if type(dataset).__getitems__ is Subset.__getitems__:
+            return fetches_batches(dataset.dataset)  # It passes the indices on.
+    return callable(getattr(dataset, "__getitems__", None))
+
+
+def draws_nothing(dataset: object) -> bool:
+    """Whether fetching is known to draw no random numbers, so that keying can be saved."""
+    if type(dataset) is Subset:
+        return draws_nothing(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return all(draws_nothing(part) for part in dataset.datasets)
+    return type(dataset) is TensorDataset
+
+
+def choose_fetcher(dataset: Any, collate_fn: CollateFn | None, seed: int) -> tuple[Any, Callable[[Any], Any]]:
+    """Return what fetches the samples of a batch, and what makes the batch of them.
+
+    Args:
+        dataset: a map-style data set.
+        collate_fn: what makes a batch of a list of samples; `None` for torch's `default_collate`.
+        seed: the seed of the draws.
+    """
+    if collate_fn is None and type(dataset) is TensorDataset:
+        return TensorFetcher(dataset.tensors), pass_on
+    return KeyedDataset(dataset, seed), default_collate if collate_fn is None else KeyedCollate(collate_fn)

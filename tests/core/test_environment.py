@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helios.core.environment import kernel_choice, read_environment
+
+
+def choice() -> tuple[bool, bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+
+
+@pytest.mark.parametrize("before", [(False, False, False), (True, True, True), (True, False, False)])
+@pytest.mark.parametrize(("deterministic", "benchmark"), [(True, False), (False, True), (False, False)])
+def test_the_choice_of_kernels_lasts_as_long_as_the_context(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool, bool], *, deterministic: bool, benchmark: bool
+) -> None:
+    """SPEC E1: determinism and the benchmark are as asked for inside, and as they were, warn_only too, outside."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.backends.cudnn.benchmark = before[2]
+    try:
+        with pytest.raises(ValueError, match="x"), kernel_choice(deterministic=deterministic, benchmark=benchmark):
+            assert torch.are_deterministic_algorithms_enabled() == (deterministic or before[0])
+            assert torch.backends.cudnn.benchmark == benchmark
+            if deterministic:
+                assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            raise ValueError("x")
+        assert choice() == before
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+        torch.backends.cudnn.benchmark = False
+
+
+def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC E1: the variable that cuBLAS needs is set where it is not set yet."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with kernel_choice(deterministic=True, benchmark=False):
+        assert read_environment()["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with kernel_choice(deterministic=True, benchmark=False):
+        assert read_environment()["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from helios.core.plain import decode, encode
+from helios.data.feed import BatchFeed, SamplerFeed, SequenceFeed, StreamFeed, make_feed
+from helios.data.loading import create_dataloader
+from helios.data.samplers import (
+    ResumableDistributedSampler,
+    ResumableRandomSampler,
+    ResumableSampler,
+    ResumableSequentialSampler,
+)
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
+from tests.data.drawing import Drawing, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def make_sampler_feed(size: int, **options: Any) -> BatchFeed:
+    return make_feed(*create_dataloader(TensorDataset(torch.arange(size)), random_seed=2, **options))
+
+
+def numbers(batches: Iterator[Any]) -> list[list[int]]:
+    return [batch[0].tolist() for batch in batches]
+
+
+def account_at(feed: BatchFeed, done: int) -> dict[str, Any]:
+    account: dict[str, Any] = decode(encode(feed.account(done)))
+    return account
+
+
+def take(feed: BatchFeed, epoch: int, count: int, done: int = 0, account: Any = None) -> list[list[int]]:
+    """Train on so many batches of an epoch."""
+    batches = feed.open(epoch, done, account)
+    return [next(batches)[0].tolist() for _ in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------------ map-style data
+
+
+@given(
+    size=st.integers(1, 30),
+    batch_size=st.integers(1, 9),
+    drop_last=st.booleans(),
+    shuffle=st.booleans(),
+    epoch=st.integers(0, 3),
+)
+@settings(max_examples=40)
+def test_opening_gives_exactly_the_rest(
+    size: int, batch_size: int, drop_last: bool, shuffle: bool, epoch: int
+) -> None:
+    """SPEC F2, F3: after every number of batches, the very end of the epoch included, the rest is what would have come."""
+    options: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "shuffle": shuffle}
+    if drop_last and size < batch_size:
+        return
+    feed = make_sampler_feed(size, **options)
+    batches = numbers(feed.open(epoch))
+    assert len(batches) == feed.batches_per_epoch()
+    samples = [index for batch in batches for index in batch]
+    assert len(set(samples)) == len(samples) == (size - size % batch_size if drop_last else size)
+    for done in range(len(batches) + 1):
+        account = account_at(feed, done)
+        resumed = make_sampler_feed(size, **options)
+        assert numbers(resumed.open(epoch, done, account)) == batches[done:]
+        assert numbers(resumed.open(epoch + 1)) == numbers(feed.open(epoch + 1))
+        assert numbers(make_sampler_feed(size, **options).open(epoch, done)) == batches[done:]
+        feed.open(epoch)
+
+
+@given(size=st.integers(1, 40), before=st.integers(1, 9), after=st.integers(1, 9), data=st.data())
+@settings(max_examples=40)
+def test_another_batch_size_goes_on_at_the_same_sample(size: int, before: int, after: int, data: st.DataObject) -> None:
+    """SPEC F5: resumed with another batch size, even twice, an epoch still sees each sample once, in the same order."""
+    order = [index for batch in numbers(make_sampler_feed(size, shuffle=True).open(1)) for index in batch]
+    seen: list[int] = []
+    done, account = 0, None
+    for batch_size in (before, after, before):
+        feed = make_sampler_feed(size, shuffle=True, batch_size=batch_size)
+        count = data.draw(st.integers(0, -(-(size - len(seen)) // batch_size)))
+        for batch in take(feed, 1, count, done, account):
+            seen += batch
+        done += count
+        account = account_at(feed, done)
+    rest = numbers(make_sampler_feed(size, shuffle=True, batch_size=after).open(1, done, account))
+    assert seen + [index for batch in rest for index in batch] == order
+
+
+@given(size=st.integers(8, 60), worlds=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])))
+@settings(max_examples=30)
+def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: tuple[int, int]) -> None:
+    """SPEC F5: what two ranks have left of an epoch is what one or four share out, in the same global order."""
+
+    def ranks(world: int, batch_size: int) -> list[BatchFeed]:
+        samplers = [ResumableDistributedSampler(range(size), world, rank, seed=1, pad=False) for rank in range(world)]
+        return [make_sampler_feed(size, sampler=sampler, batch_size=batch_size) for sampler in samplers]
+
+    def interleave(shares: list[list[list[int]]]) -> list[list[int]]:
+        """Return the global batches: ranks take samples in turn."""
+        count = max(map(len, shares))
+        by_rank = [[share[i] if i < len(share) else [] for share in shares] for i in range(count)]
+        return [
+            [part[j] for j in range(max(map(len, parts))) for part in parts if j < len(part)] for parts in by_rank
+        ]
+
+    before, after = worlds
+    feeds = ranks(before, 4 // before)
+    whole = interleave([numbers(feed.open(3)) for feed in feeds])
+    done = 2
+    account = account_at(feeds[0], done)
+    rest = interleave([numbers(feed.open(3, done, account)) for feed in ranks(after, 4 // after)])
+    assert rest == whole[done:]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool, tmp_path: Path) -> None:
+    """SPEC F3: the fetches of a resumed epoch, counted, are those of the samples that are left."""
+    options: dict[str, Any] = {"batch_size": 3, "drop_last": drop_last, "shuffle": True, "random_seed": 2}
+    feed = make_feed(*create_dataloader(Drawing(11), **options))
+    batches = [batch[:, 0].int().tolist() for batch in feed.open(1)]
+    for done in (0, 1, 3, len(batches)):
+        log = tmp_path / f"{done}"
+        log.touch()
+        resumed = make_feed(*create_dataloader(Drawing(11, log), num_workers=workers, **options))
+        assert len(list(resumed.open(1, done, account_at(feed, done)))) == len(batches) - done
+        fetched = list(map(int, log.read_text().split()))
+        assert sorted(fetched) == sorted(index for batch in batches[done:] for index in batch)
+
+
+def test_data_of_another_size_are_refused() -> None:
+    """SPEC F5: a position in the middle of an epoch means nothing in other data; between epochs all is well."""
+    feed = make_sampler_feed(9, batch_size=2)
+    list(feed.open(0))
+    other = make_sampler_feed(10, batch_size=2)
+    with pytest.raises(CheckpointMismatchError, match="over 9 samples, but the data set has 10 now: resume with"):
+        other.open(0, 2, account_at(feed, 2))
+    assert feed.account(0) == {}
+    assert len(numbers(other.open(1, 0, feed.account(0)))) == 5
+
+
+# ------------------------------------------------------------------------------------------------------- ready batches
+
+
+@given(size=st.integers(1, 9), epoch=st.integers(0, 3))
+@settings(max_examples=20)
+def test_a_list_goes_on_where_it_was(size: int, epoch: int) -> None:
+    """SPEC F2: a list of batches gives its rest after every number of batches."""
+    feed = make_feed(list(range(size)), None)
+    assert isinstance(feed, SequenceFeed)
+    assert feed.batches_per_epoch() == size
+    for done in range(size + 1):
+        assert list(feed.open(epoch, done, account_at(feed, done))) == list(range(done, size))
+
+
+def test_a_list_of_another_length_is_refused() -> None:
+    """A list that has become shorter or longer is not what the epoch began with."""
+    account = make_feed([1, 2, 3], None).account(1)
+    with pytest.raises(CheckpointMismatchError, match="over 3 batches, but the data set has 2 now"):
+        make_feed([1, 2], None).open(0, 1, account)
+
+
+def test_another_kind_of_data_is_refused() -> None:
+    """The middle of an epoch over a list cannot be found in a data set or a stream, nor the other way round."""
+    stream = make_feed(*create_dataloader(Stream([4])))
+    assert isinstance(stream, StreamFeed)
+    next(stream.open(0))
+    feeds = {"a list of": make_feed([1, 2, 3, 4], None), "a map-style": make_sampler_feed(4), "an iterable": stream}
+    for saved, feed in feeds.items():
+        account = account_at(feed, 1)
+        for present, other in feeds.items():
+            if present != saved:
+                with pytest.raises(CheckpointMismatchError, match=f"over {saved} .* but there is {present} "):
+                    other.open(0, 1, account)
+
+
+# -------------------------------------------------------------------------------------------------------- other loaders
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last: bool) -> None:
+    """SPEC F3: torch's own `DataLoader` resumes, too, when its sampler is resumable."""
+    data = TensorDataset(torch.arange(10))
+
+    def make() -> BatchFeed:
+        sampler = ResumableRandomSampler(data, seed=1) if shuffle else ResumableSequentialSampler(data)
+        return make_feed(DataLoader(data, batch_size=3, sampler=sampler, drop_last=drop_last), sampler)
+
+    feed = make()
+    batches = numbers(feed.open(2))
+    assert feed.batches_per_epoch() == len(batches) == (3 if drop_last else 4)
+    for done in range(len(batches) + 1):
+        assert numbers(make().open(2, done, account_at(feed, done))) == batches[done:]
+
+
+def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
+    """SPEC F1: a loader that a resume could not put where it was is refused before training, with the remedy."""
+    data = TensorDataset(torch.arange(6))
+    theirs = DataLoader(data, batch_size=2, shuffle=True)
+    for sampler in (theirs.sampler, None, RandomSampler(data)):
+        with pytest.raises(ArgumentTypeError, match="cannot be resumed: make it with create_dataloader"):
+            make_feed(theirs, sampler)
+    with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableRandomSampler"):
+        make_feed(theirs, ResumableRandomSampler(data))
+    with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableSequentialSampler"):
+        make_feed(create_dataloader(data)[0], ResumableSequentialSampler(data))
+    ours = ResumableRandomSampler(data)
+    with pytest.raises(ArgumentTypeError, match="batch sampler BatchSampler cannot be sought"):
+        make_feed(DataLoader(data, batch_sampler=BatchSampler(ours, 2, drop_last=False)), ours)
+    with pytest.raises(ArgumentTypeError, match="is no data loader: return what create_dataloader returns"):
+        make_feed(iter([1, 2]), None)
+
+
+def test_data_without_a_batch_are_refused() -> None:
+    """An epoch of 0 batches would never end."""
+    with pytest.raises(ConfigurationError, match="has 0 batches"):
+        make_feed([], None)
+    sampler = ResumableSequentialSampler(range(2))
+    loader = DataLoader(TensorDataset(torch.arange(2)), batch_size=3, sampler=sampler, drop_last=True)
+    with pytest.raises(ConfigurationError, match="has 0 batches"):
+        make_feed(loader, sampler)
+
+
+def test_the_kind_of_feed_follows_from_the_data() -> None:
+    """A map-style data set is fed by its sampler."""
+    loader, sampler = create_dataloader(TensorDataset(torch.arange(2)))
+    assert isinstance(sampler, ResumableSampler)
+    assert isinstance(make_feed(loader, sampler), SamplerFeed)
+    assert make_feed(*create_dataloader(Stream([2]))).batches_per_epoch() is None

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helios.core.plain import decode, encode
+from helios.core.rng import key_generators
+from helios.data.datamodule import DataModule
+from helios.data.feed import StreamFeed, make_feed
+from helios.data.loading import create_dataloader
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, TrainingError
+from helios.model import Model
+from helios.trainer import Trainer
+from tests.data.drawing import Afresh, AfreshWithoutState, GoingBack, Reshuffling, StayingAtEnd, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from helios.core.state import TrainingState
+
+# Tests run on machines with fewer cores than some of them have workers.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+KINDS = [GoingBack, StayingAtEnd, Reshuffling, Afresh, Stream, AfreshWithoutState]
+EPOCHS = 3
+
+
+def make_stream_feed(dataset: Stream, **options: Any) -> StreamFeed:
+    feed = make_feed(*create_dataloader(dataset, random_seed=5, collate_fn=list, **options))
+    assert isinstance(feed, StreamFeed)
+    return feed
+
+
+def saved(account: dict[str, Any]) -> dict[str, Any]:
+    """Return an account as a later process finds it."""
+    account = copy.deepcopy(decode(encode(account)))
+    assert isinstance(account, dict)
+    return account
+
+
+def disturb() -> None:
+    """Do to the generators what training does between two batches: leave them anywhere."""
+    key_generators(torch.seed() % 2**64)
+
+
+def train(
+    feed: StreamFeed, epoch: int = 0, done: int = 0, account: dict[str, Any] | None = None
+) -> tuple[list[tuple[int, Any]], list[tuple[int, int, dict[str, Any]]]]:
+    """Return the batches to the last epoch's end with their epochs, and after each of them, and each epoch, the way back."""
+    batches, ways_back = [], []
+    for current in range(epoch, EPOCHS):
+        disturb()
+        for batch in feed.open(current, done, account):
+            batches.append((current, batch))
+            done += 1
+            ways_back.append((current, done, saved(feed.account(done))))
+            disturb()
+        done, account = 0, None
+        ways_back.append((current + 1, 0, saved(feed.account(0))))
+    return batches, ways_back
+
+
+def ensure_every_resume_is_exact(make: Callable[[], Stream], **options: Any) -> None:
+    """Resume, with everything made anew, after every batch and every epoch, and compare all that comes after it."""
+    batches, ways_back = train(make_stream_feed(make(), **options))
+    assert batches
+    seen = 0
+    for epoch, done, account in ways_back:
+        seen += done > 0
+        rest, _ = train(make_stream_feed(make(), **options), epoch, done, account)
+        assert rest == batches[seen:], (epoch, done, account)
+
+
+# -------------------------------------------------------------------------------------------------- resuming in process
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(size=st.integers(1, 9), batch_size=st.integers(1, 4), drop_last=st.booleans())
+@settings(max_examples=10)
+def test_a_stream_resumes_after_every_batch(kind: type[Stream], size: int, batch_size: int, drop_last: bool) -> None:
+    """SPEC F1: what comes after any batch or epoch is what would have come, whatever the data set does at its end."""
+    if drop_last and size < batch_size:
+        return
+    ensure_every_resume_is_exact(lambda: kind([size]), batch_size=batch_size, drop_last=drop_last)
+
+
+def test_a_stream_is_batched_as_it_comes() -> None:
+    """An epoch of a stream is its items in order, in batches, the last one short unless it is dropped."""
+    for drop_last in (False, True):
+        batches, _ = train(make_stream_feed(GoingBack([5]), batch_size=2, drop_last=drop_last))
+        numbers = [(epoch, [int(number) for _, number, *_ in batch]) for epoch, batch in batches]
+        expected = [[0, 1], [2, 3]] if drop_last else [[0, 1], [2, 3], [4]]
+        assert numbers == [(epoch, batch) for epoch in range(EPOCHS) for batch in expected]
+
+
+def test_resuming_a_resumed_stream() -> None:
+    """SPEC F1: a run that is interrupted after every single batch sees what the uninterrupted one sees."""
+    for kind in KINDS:
+        batches, _ = train(make_stream_feed(kind([7]), batch_size=2))
+        pieced: list[Any] = []
+        epoch, done, account = 0, 0, None
+        while epoch < EPOCHS:
+            feed = make_stream_feed(kind([7]), batch_size=2)
+            batch = next(feed.open(epoch, done, account), None)
+            if batch is None:
+                epoch, done = epoch + 1, 0
+            else:
+                pieced.append((epoch, batch))
+                done += 1
+            account = saved(feed.account(done))
+        assert pieced == batches
+
+
+def test_a_resumed_stream_fetches_less_than_a_batch_again() -> None:
+    """SPEC F3: a stream with state goes on from it; only the rest of a stream's end, short of a batch, is read twice."""
+
+    class Counting(GoingBack):
+        read = 0
+
+        def item(self, number: int) -> list[float]:
+            self.read += 1
+            return super().item(number)
+
+    _, ways_back = train(make_stream_feed(Counting([11]), batch_size=3))
+    for epoch, done, account in ways_back:
+        dataset = Counting([11])
+        batch = next(make_stream_feed(dataset, batch_size=3).open(epoch, done, account), None)
+        assert dataset.read <= 3 + 2
+        if batch is not None and done:
+            assert dataset.read == len(batch)
+
+
+def test_the_state_of_a_checkpoint_does_not_move() -> None:
+    """The account of one moment stays what it was while the data set goes on and changes its lists."""
+
+    class Appending(GoingBack):
+        def __init__(self, sizes: Sequence[int]) -> None:
+            super().__init__(sizes)
+            self.seen: list[int] = []
+
+        def item(self, number: int) -> list[float]:
+            self.seen.append(number)
+            return super().item(number)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"position": self.position, "seen": self.seen}
+
+    feed = make_stream_feed(Appending([6]), batch_size=2)
+    batches = feed.open(0)
+    next(batches)
+    account = feed.account(1)
+    copied = copy.deepcopy(account)
+    list(batches)
+    assert account == copied
+
+
+# ------------------------------------------------------------------------------------------------ resuming with workers
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (GoingBack, (5,)),
+        (GoingBack, (2, 5)),
+        (Reshuffling, (5, 3)),
+        (Reshuffling, (3, 1, 2)),  # In every other epoch the second worker sends nothing.
+        (StayingAtEnd, (1, 4)),
+        (Afresh, (0, 3)),
+        (AfreshWithoutState, (3, 2)),
+    ],
+)
+def test_a_stream_with_workers_resumes_after_every_batch(
+    kind: type[Stream], sizes: tuple[int, ...], persistent: bool
+) -> None:
+    """SPEC F1: the same with workers whose parts differ in length, in the same order of workers, in all later epochs."""
+    ensure_every_resume_is_exact(
+        lambda: kind(sizes), batch_size=2, num_workers=len(sizes), persistent_workers=persistent
+    )
+
+
+def test_workers_end_where_their_parts_end() -> None:
+    """Every item of every worker's part comes once an epoch; workers take turns as long as they have something."""
+    batches, _ = train(make_stream_feed(GoingBack([3, 7]), batch_size=2, num_workers=2))
+    first = [[(int(worker), int(number)) for worker, number, *_ in batch] for epoch, batch in batches if epoch == 0]
+    assert first == [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(0, 2)], [(1, 2), (1, 3)], [(1, 4), (1, 5)], [(1, 6)]]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_epoch_that_is_opened_again_is_the_same(persistent: bool) -> None:
+    """SPEC F2: what is drawn follows from the epoch that is opened, as in validation, and not from how often it was."""
+    feed = make_stream_feed(Afresh([5]), batch_size=2, num_workers=1, persistent_workers=persistent)
+    first = list(feed.open(0))
+    assert list(feed.open(0)) == first
+    assert list(feed.open(1)) != first
+
+
+def test_draws_of_a_stream_do_not_depend_on_workers() -> None:
+    """SPEC F2: one worker draws what the training process draws, in every epoch."""
+    for kind in (GoingBack, Afresh, Stream):
+        in_process, _ = train(make_stream_feed(kind([5]), batch_size=2))
+        with_worker, _ = train(make_stream_feed(kind([5]), batch_size=2, num_workers=1, persistent_workers=True))
+        assert in_process == with_worker
+
+
+def test_draws_of_a_stream_are_pinned() -> None:
+    """SPEC F2: draws in `__iter__` are a function of (seed, epoch, worker, batch): these, in every version."""
+    batches, _ = train(make_stream_feed(Stream([2]), batch_size=1))
+    drawn = [batch[0][2:] for epoch, batch in batches if epoch == 1]
+    assert drawn == [
+        [0.8497172555562157, 0.9530516210341768, 0.046602825237780254, 0.7156788464169317],
+        [0.1404646092277425, 0.7974318685842393, 0.4325378730016223, 0.4311162392189628],
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- what is announced
+
+
+def test_a_stream_without_state_warns_of_what_is_lost() -> None:
+    """A stream without state says, once and as a warning, what a resume does; one with state says so in the log."""
+
+    class Log(logging.Handler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.lines.append(record.getMessage())
+
+    log, logger = Log(), logging.Logger("test")
+    logger.addHandler(log)
+    with pytest.warns(UserWarning, match=r"Stream has no state_dict.*reads and drops") as caught:
+        make_stream_feed(Stream([3])).announce(logger)
+    assert len(caught) == 1
+    assert log.lines == []
+    make_stream_feed(GoingBack([3])).announce(logger)
+    assert log.lines == ["GoingBack has state_dict and load_state_dict: its state rides in checkpoints, and a resume is exact"]
+
+
+class StreamModule(DataModule):
+    def __init__(self, dataset: Any) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def setup(self) -> None:
+        self._train_dataset = self._create_dataset(self.dataset, {"batch_size": 2, "collate_fn": list})
+
+
+class Idle(Model):
+    def setup(self, fast_init: bool = False) -> None:
+        pass
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        pass
+
+
+def test_a_trainer_announces_once_a_run() -> None:
+    """A run of several epochs over a stream without state warns once."""
+    with pytest.warns(UserWarning, match="has no state_dict") as caught:
+        Trainer(total_steps=3, use_cpu=True, print_banner=False).fit(Idle("stream"), StreamModule(Stream([3])))
+    assert len(caught) == 1
+
+
+def test_a_stream_that_has_ended_for_ever_is_an_error() -> None:
+    """A stream that yields nothing in its second epoch ends training with an error that says why, not in a hang."""
+
+    class Once(GoingBack):
+        def __iter__(self) -> Any:
+            while self.position < self.size:
+                self.position += 1
+                yield self.item(self.position - 1)
+
+    trainer = Trainer(total_steps=3, use_cpu=True, print_banner=False)
+    with pytest.raises(TrainingError, match="epoch 2 has no batch.*must go back to its start"):
+        trainer.fit(Idle("stream"), StreamModule(Once([3])))
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_another_number_of_workers_is_refused() -> None:
+    """The states of two workers' parts cannot be given to one, nor to three."""
+    _, ways_back = train(make_stream_feed(GoingBack([3, 3]), batch_size=2, num_workers=2))
+    for workers in (0, 3):
+        feed = make_stream_feed(GoingBack([3, 3, 3]), batch_size=2, num_workers=workers)
+        with pytest.raises(CheckpointMismatchError, match=f"of 2 workers.*num_workers asks for {max(workers, 1)} now"):
+            feed.open(*ways_back[0])
+
+
+def test_a_state_that_is_no_dictionary_is_refused() -> None:
+    """A data set whose state_dict returns something else is named."""
+
+    class Bad(GoingBack):
+        def state_dict(self) -> Any:
+            return [1]
+
+    with pytest.raises(ArgumentTypeError, match=r"Bad.state_dict\(\) returned a list"):
+        list(make_stream_feed(Bad([3])).open(0))
+
+
+@pytest.mark.parametrize("option", [{"shuffle": True}])
+def test_a_stream_has_its_own_order(option: dict[str, Any]) -> None:
+    """Shuffling a stream from outside is refused."""
+    with pytest.raises(ConfigurationError, match="does not go with an IterableDataset"):
+        create_dataloader(Stream([3]), **option)

@@ -1,0 +1,112 @@
+"""Known ways to break exactness, each of which the kill campaign must notice.
+
+A mutation is applied in the process that trains, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from helios.core.state import TrainingState
+from helios.data.feed import SamplerFeed
+from helios.model import gradients
+from helios.model.model import Model
+from helios.trainer import _jobs, _loop
+from helios.trainer._loop import TrainingLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _epoch_from_a_moved_counter() -> None:
+    """The epoch's order is indexed by a counter that has moved on by the time of a resume."""
+    TrainingState.completed_epochs = property(lambda state: state.global_epoch)  # type: ignore[assignment,method-assign]  # the point
+
+
+def _saved_before_epoch_end() -> None:
+    """The checkpoint at the end of an epoch is written before the hooks of the epoch's end."""
+    original = TrainingLoop._end_epoch
+
+    def save_first(self: Any) -> None:
+        dataset_iter, self._state.dataset_iter = self._state.dataset_iter, 0
+        self._save()
+        self._state.dataset_iter = dataset_iter
+        save, self._save = self._save, lambda: None
+        original(self)
+        self._pending = save
+
+    after = TrainingLoop._after_epoch
+
+    def after_epoch(self: Any) -> Any:
+        outcome = after(self)
+        self._save = self._pending
+        return outcome
+
+    TrainingLoop._end_epoch = save_first  # type: ignore[method-assign]  # the point
+    TrainingLoop._after_epoch = after_epoch  # type: ignore[method-assign]  # the point
+
+
+def _position_kept() -> None:
+    """The position of a resumed epoch is kept for the epochs after it."""
+    original = SamplerFeed.open
+    kept: dict[str, Any] = {}
+
+    def remember(self: Any, epoch: int, done: int = 0, account: Any = None) -> Any:
+        if account:
+            kept.update(account)
+        return original(self, epoch, done, kept or None)
+
+    SamplerFeed.open = remember  # type: ignore[method-assign]  # the point
+
+
+def _steps_not_keyed() -> None:
+    """Draws in a training step come from wherever the generators happen to be."""
+    original = TrainingLoop.__init__
+
+    def without_keys(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **{**kwargs, "key": lambda _seed: None})
+
+    TrainingLoop.__init__ = without_keys  # type: ignore[method-assign]  # the point
+
+
+def _gradients_lost() -> None:
+    """A checkpoint in the middle of an accumulation leaves the gradients out."""
+    _jobs.collect_gradients = lambda model: {}  # type: ignore[attr-defined]  # noqa: ARG005 - the point
+    assert gradients
+
+
+def _running_losses_lost() -> None:
+    """The model's running losses start at nothing after a resume."""
+    original = Model._load_book_state
+
+    def forget(self: Any, book: dict[str, Any]) -> None:
+        original(self, {**book, "running_losses": {}})
+
+    Model._load_book_state = forget  # type: ignore[method-assign]  # the point
+
+
+def _one_step_more() -> None:
+    """A run that is complete trains one step more when it is resumed."""
+    original = TrainingLoop._outcome
+
+    def late(self: Any, *, ask: bool = False) -> Any:
+        outcome = original(self, ask=ask)
+        return _loop.Outcome.GOING if not ask and outcome is _loop.Outcome.COMPLETE else outcome
+
+    TrainingLoop._outcome = late  # type: ignore[method-assign]  # the point
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    "epoch from a moved counter": _epoch_from_a_moved_counter,
+    "saved before epoch end": _saved_before_epoch_end,
+    "position kept": _position_kept,
+    "steps not keyed": _steps_not_keyed,
+    "gradients lost": _gradients_lost,
+    "running losses lost": _running_losses_lost,
+    "one step more": _one_step_more,
+}
+
+
+def apply_mutation(name: str) -> None:
+    """Break the library in this process."""
+    MUTATIONS[name]()

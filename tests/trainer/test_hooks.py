@@ -1,0 +1,168 @@
+"""SPEC A2: the order of all hooks, written out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from helios import Model, Plugin
+from tests.trainer.parts import ListData, make_trainer
+from tests.trainer.trace import ProcessingPlugin, TracingModel, TracingPlugin
+
+SETUP = ["a.setup", "b.setup", "model.setup False"]
+
+
+def hook(name: str, *arguments: object) -> list[str]:
+    """The plug-ins' hooks in the order of registration, and then the model's of the same name."""
+    text = " ".join([name, *map(str, arguments)])
+    return [f"a.{text}", f"b.{text}", f"model.{text}"]
+
+
+def step(number: int, in_epoch: int) -> list[str]:
+    """A training step: `b` processes the batch first."""
+    return [
+        f"b.process_training_batch {number}",
+        *hook("on_training_batch_start", number),
+        f"model.train_step {100.0 + in_epoch} {number}",
+        *hook("on_training_batch_end", number + 1),
+    ]
+
+
+def evaluation_step(phase: str, step_name: str, first: float, number: int) -> list[str]:
+    return [
+        f"b.process_{phase}_batch {number}",
+        f"model.on_{phase}_batch_start {number}",
+        f"model.{step_name} {first + number} {number}",
+        f"model.on_{phase}_batch_end {number}",
+    ]
+
+
+def validation(cycle: int) -> list[str]:
+    return [
+        *hook("on_validation_start", cycle),
+        "model.eval",
+        *evaluation_step("validation", "valid_step", 200.0, 0),
+        *evaluation_step("validation", "valid_step", 200.0, 1),
+        *hook("on_validation_end", cycle),
+        "model.train",
+    ]
+
+
+def run(**options: Any) -> list[str]:
+    """Train with two plug-ins and return everything that was called."""
+    trace: list[str] = []
+    trainer = make_trainer(**options)
+    trainer.register_plugin(TracingPlugin("a", trace))
+    trainer.register_plugin(ProcessingPlugin("b", trace))
+    trainer.fit(TracingModel(trace), ListData())
+    return trace
+
+
+def test_the_tracers_override_every_hook() -> None:
+    """SPEC A2: nothing can be missing from the trace: the two plug-ins and the model override all public hooks."""
+    for base, tracer in ((Plugin, ProcessingPlugin), (Model, TracingModel)):
+        hooks = [
+            name for name, _ in inspect.getmembers(base, inspect.isfunction) if name.startswith(("on_", "process_"))
+        ]
+        assert len(hooks) >= 13
+        assert [name for name in hooks if getattr(tracer, name) is getattr(base, name)] == []
+
+
+def test_the_order_in_epochs() -> None:
+    """SPEC A2: two epochs of three batches with a validation at the end of each, and two batches per optimizer step."""
+    for accumulation_steps in (1, 2):
+        trace = run(total_steps=2, valid_frequency=1, accumulation_steps=accumulation_steps)
+        assert trace == [
+            *SETUP,
+            *hook("on_training_start"),
+            "model.train",
+            *hook("on_training_epoch_start", 1),
+            *[line for i in range(3) for line in step(i, i)],
+            *validation(1),
+            *hook("on_training_epoch_end", 1),
+            *hook("on_training_epoch_start", 2),
+            *[line for i in range(3) for line in step(i + 3, i)],
+            *validation(2),
+            *hook("on_training_epoch_end", 2),
+            *hook("on_training_end"),
+        ]
+
+
+def test_the_order_in_iterations() -> None:
+    """SPEC A2: five iterations over epochs of three batches, a validation after every second, the last epoch cut."""
+    assert run(train_unit="iteration", total_steps=5, valid_frequency=2) == [
+        *SETUP,
+        *hook("on_training_start"),
+        "model.train",
+        *hook("on_training_epoch_start", 1),
+        *step(0, 0),
+        *step(1, 1),
+        *validation(1),
+        *step(2, 2),
+        *hook("on_training_epoch_end", 1),
+        *hook("on_training_epoch_start", 2),
+        *step(3, 0),
+        *validation(2),
+        *step(4, 1),
+        *hook("on_training_epoch_end", 2),
+        *hook("on_training_end"),
+    ]
+
+
+def test_the_order_in_iterations_of_several_batches() -> None:
+    """SPEC A2: with accumulation an iteration is two batches, across the end of an epoch; validations count those."""
+    assert run(train_unit="iteration", total_steps=3, valid_frequency=2, accumulation_steps=2) == [
+        *SETUP,
+        *hook("on_training_start"),
+        "model.train",
+        *hook("on_training_epoch_start", 1),
+        *step(0, 0),
+        *step(1, 1),
+        *step(2, 2),
+        *hook("on_training_epoch_end", 1),
+        *hook("on_training_epoch_start", 2),
+        *step(3, 0),
+        *validation(1),
+        *step(4, 1),
+        *step(5, 2),
+        *hook("on_training_epoch_end", 2),
+        *hook("on_training_end"),
+    ]
+
+
+def test_the_order_of_testing() -> None:
+    """SPEC A2: testing calls its own hooks alike, after a setup of the networks alone."""
+    trace: list[str] = []
+    trainer = make_trainer()
+    trainer.register_plugin(TracingPlugin("a", trace))
+    trainer.register_plugin(ProcessingPlugin("b", trace))
+    assert trainer.test(TracingModel(trace), ListData())
+    assert trace == [
+        "a.setup",
+        "b.setup",
+        "model.setup True",
+        "model.load_for_testing",
+        *hook("on_testing_start"),
+        "model.eval",
+        *evaluation_step("testing", "test_step", 300.0, 0),
+        *evaluation_step("testing", "test_step", 300.0, 1),
+        *hook("on_testing_end"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "logged"),
+    [
+        ({"total_steps": 3, "print_frequency": 1}, [3, 6, 9]),
+        ({"total_steps": 4, "print_frequency": 2}, [6, 12]),
+        ({"total_steps": 2}, []),
+        ({"train_unit": "iteration", "total_steps": 7, "print_frequency": 3}, [3, 6]),
+        ({"train_unit": "iteration", "total_steps": 4, "print_frequency": 2, "accumulation_steps": 2}, [4, 8]),
+    ],
+)
+def test_logging_is_asked_for_in_the_unit_of_training(options: dict[str, Any], logged: list[int]) -> None:
+    """SPEC E1: `should_log` is true at every so many epochs, at their last batch, or at every so many iterations."""
+    lines = [line.split() for line in run(**options) if line.startswith("model.on_training_batch_end")]
+    assert [int(words[1]) for words in lines if words[-1] == "log"] == logged
