@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 _DRAWN: Final = 1_000_000
 
 
-def run() -> Table:
+def run() -> list[Table]:
+    """Measure what shuffling costs, and how good it is."""
+    return [run_cost(), run_quality()]
+
+
+def run_cost() -> Table:
     """Measure time to the first index, seek, peak memory and time per index, beside torch's `RandomSampler`."""
     rows = [_measure_helios(n) for n in (10**6, 10**8, 10**9)]
     rows.append(_measure("torch RandomSampler", 10**6, lambda: RandomSampler(range(10**6)), None))
@@ -117,4 +122,4 @@ def _peak_memory(make: Callable[[], Iterable[int]]) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(run().render(), run_quality().render(), sep="\n\n")
+    print(*(table.render() for table in run()), sep="\n\n")

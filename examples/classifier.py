@@ -8,6 +8,7 @@ of the run that was left alone. Started once more after its end, it has nothing 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,13 @@ class Digits(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return self._images[index, :, top : top + 28, left : left + 28], self._labels[index]
 
 
+@functools.cache  # Reading the package's text file takes seconds.
+def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 5,000 images of shape (1, 28, 28) with values in [0, 1], and their labels."""
+    pixels, digits = mnist_data()
+    return (torch.from_numpy(pixels).float() / 255).reshape(-1, 1, 28, 28), torch.from_numpy(digits).long()
+
+
 class DigitsData(hld.DataModule):
     """Training, validation and test data.
 
@@ -71,10 +79,9 @@ class DigitsData(hld.DataModule):
 
     def setup(self) -> None:
         """Split the digits, which come sorted by label, into three sets at random."""
-        pixels, digits = mnist_data()
-        order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
-        images = (torch.from_numpy(pixels).float() / 255).reshape(-1, 1, 28, 28)[order]
-        labels = torch.from_numpy(digits).long()[order]
+        images, labels = load_digits()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        images, labels = images[order], labels[order]
         training, validation, testing = (
             slice(TRAINING),
             slice(TRAINING, TRAINING + VALIDATION),
@@ -123,7 +130,7 @@ class Curve(hlp.Plugin):
 
 
 def make_network() -> nn.Module:
-    """Return three convolutions and a linear layer: 37,000 weights, from (n, 1, 28, 28) to (n, 10)."""
+    """Return three convolutions and a linear layer: 22,000 weights, from (n, 1, 28, 28) to (n, 10)."""
     return nn.Sequential(
         *(nn.Conv2d(1, 16, kernel_size=5, stride=2, padding=2), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 32, kernel_size=3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
@@ -149,7 +156,12 @@ class Classifier(hlm.Model):
         if fast_init:
             return
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-2)
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=1e-2, total_steps=self._iterations)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._scale_learning_rate)
+
+    def _scale_learning_rate(self, iteration: int) -> float:
+        """Rise until the lines meet, after less than a third of the time, and fall to nothing."""
+        done = iteration / self._iterations
+        return max(0.0, min((iteration + 1) / (0.4 * self._iterations), 1 - done))
 
     @property
     def loss(self) -> torch.Tensor:

@@ -6,6 +6,7 @@ program can catch, and then started again. Both must end with the same weights, 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import multiprocessing
@@ -28,10 +29,9 @@ import helios.trainer as hlt
 from helios.core import safe_torch_load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 OUTPUT = Path("demo-output")
-KILL_AT = 5 * classifier.EPOCH + classifier.EPOCH // 2  # In the middle of the sixth epoch.
 REQUIRED_ACCURACY = 0.97
 
 
@@ -81,20 +81,21 @@ class Kill:
     resumed_from: int
 
 
-def train(root: Path, iteration: Any) -> None:
+def train(root: Path, iterations: int, iteration: Any) -> None:
     """Train, from the newest checkpoint below `root` if there is one: what each process does."""
     torch.set_num_threads(1)  # A network this small gains nothing by more.
     tqdm.set_lock(threading.RLock())  # Its own lock outlives a process that is killed, and Python complains of that.
-    trainer = classifier.make_trainer(root, enable_progress_bar=True)
+    trainer = classifier.make_trainer(root, iterations, enable_progress_bar=True)
     trainer.register_plugin(Pulse(iteration))
-    trainer.fit(classifier.Classifier(), classifier.DigitsData())
+    trainer.fit(classifier.Classifier(iterations), classifier.DigitsData())
 
 
-def run(root: Path, kill_at: int | None = None) -> int:
+def run(root: Path, iterations: int, kill_at: int | None = None) -> int:
     """Train in a process of its own.
 
     Args:
         root: the folder of checkpoints.
+        iterations: how long to train.
         kill_at: the iteration after which the process is killed; `None` to let it end.
 
     Returns:
@@ -105,7 +106,7 @@ def run(root: Path, kill_at: int | None = None) -> int:
     """
     # Shared without a lock: a process that is killed could not give it back.
     iteration = RawValue("q", 0)
-    process = multiprocessing.get_context("spawn").Process(target=train, args=(root, iteration))
+    process = multiprocessing.get_context("spawn").Process(target=train, args=(root, iterations, iteration))
     process.start()
     while kill_at is not None and iteration.value < kill_at and process.is_alive():
         time.sleep(0.001)
@@ -204,29 +205,33 @@ def say(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo.
 
     Returns:
         The exit code: 0 if both runs are equal and accurate enough.
     """
+    parser = argparse.ArgumentParser(description="Kill a training run, resume it, and compare it with one left alone.")
+    parser.add_argument("--iterations", type=int, default=classifier.ITERATIONS, help="how long to train (%(default)s)")
+    iterations: int = parser.parse_args(arguments).iterations
     began = time.monotonic()
     roots = {name: OUTPUT / "checkpoints" / name for name in ("uninterrupted", "interrupted")}
     for root in roots.values():
         shutil.rmtree(root, ignore_errors=True)  # Those of the last demo: this one shall not resume them.
     picture = OUTPUT / "curves.png"
+    kill_at = iterations * 11 // 20  # Half-way, and then on to the middle of the sixth of ten epochs.
 
     print(f"Helios {helios.__version__}: the same training twice, and one of the two is killed on the way.")
     say("1 of 3: left alone")
-    run(roots["uninterrupted"])
-    say(f"2 of 3: from the start again, to be killed after iteration {KILL_AT}, in the middle of an epoch")
-    killed_at = run(roots["interrupted"], KILL_AT)
+    run(roots["uninterrupted"], iterations)
+    say(f"2 of 3: from the start again, to be killed after iteration {kill_at}, in the middle of an epoch")
+    killed_at = run(roots["interrupted"], iterations, kill_at)
     if sys.stderr.isatty():
         print("\x1b[?25h", file=sys.stderr)  # A bar that was killed had no time to bring the cursor back.
     kill = Kill(killed_at, load_checkpoint(roots["interrupted"])["training"]["state"]["current_iteration"])
     print(f"\nSIGKILL: the process is gone. It had trained {kill.at} iterations; {kill.resumed_from} are on disk.")
     say("3 of 3: started once more")
-    run(roots["interrupted"])
+    run(roots["interrupted"], iterations)
 
     left_alone, resumed = (examine(root) for root in roots.values())
     is_good = report(left_alone, resumed)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Before torch is imported, and inherited by every process that a test starts: tests run side by side on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+# Files in memory where there is room: a killed process loses nothing there either, and thousands of fsyncs cost nothing.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it.
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 import hypothesis
 import pytest

@@ -7,9 +7,11 @@ Every one of them is also the builtin error that callers already catch::
     ├── ArgumentTypeError         TypeError     an argument or a return value has the wrong type
     ├── UnknownNameError          KeyError      a table has no such name; the message lists the names it has
     ├── DuplicateNameError        KeyError      the name is taken
+    ├── MissingArgumentError      KeyError      a mapping of arguments lacks one that is needed
     ├── PluginConflictError       ValueError    two plug-ins claim one unique override
     ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
     ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
+    ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
     ├── TrainingError             RuntimeError  training cannot go on and nobody's code raised
     └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
         ├── CorruptCheckpointError  ValueError  the bytes are not what was written, or would run code
@@ -46,6 +48,10 @@ class DuplicateNameError(_NameError):
     """A table already has an entry of this name."""
 
 
+class MissingArgumentError(_NameError):
+    """A mapping of arguments lacks one that is needed, or has a value there that comes to the same."""
+
+
 class PluginConflictError(HeliosError, ValueError):
     """Two plug-ins claim one unique override."""
 
@@ -56,6 +62,10 @@ class DeviceUnavailableError(HeliosError, RuntimeError):
 
 class NotRunningError(HeliosError, RuntimeError):
     """Something that only a run provides was asked for outside of one."""
+
+
+class StudyInUseError(HeliosError, RuntimeError):
+    """Another process runs trials of the study that shall be changed."""
 
 
 class TrainingError(HeliosError, RuntimeError):

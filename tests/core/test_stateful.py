@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Make every object's state, drawn at random, differ from the next one's in every run of the tests."""
+    torch.manual_seed(3)
+
+
 class Wrapped(nn.Module):
     """As torch.compile wraps a network, without compiling it."""
 

@@ -55,10 +55,8 @@ def take(feed: BatchFeed, epoch: int, count: int, done: int = 0, account: Any = 
     epoch=st.integers(0, 3),
 )
 @settings(max_examples=40)
-def test_opening_gives_exactly_the_rest(
-    size: int, batch_size: int, drop_last: bool, shuffle: bool, epoch: int
-) -> None:
-    """SPEC F2, F3: after every number of batches, the very end of the epoch included, the rest is what would have come."""
+def test_opening_gives_exactly_the_rest(size: int, batch_size: int, drop_last: bool, shuffle: bool, epoch: int) -> None:
+    """SPEC F2, F3: after every number of batches, also all of an epoch, the rest is what would have come."""
     options: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "shuffle": shuffle}
     if drop_last and size < batch_size:
         return
@@ -107,9 +105,7 @@ def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: t
         """Return the global batches: ranks take samples in turn."""
         count = max(map(len, shares))
         by_rank = [[share[i] if i < len(share) else [] for share in shares] for i in range(count)]
-        return [
-            [part[j] for j in range(max(map(len, parts))) for part in parts if j < len(part)] for parts in by_rank
-        ]
+        return [[part[j] for j in range(max(map(len, parts))) for part in parts if j < len(part)] for parts in by_rank]
 
     before, after = worlds
     feeds = ranks(before, 4 // before)

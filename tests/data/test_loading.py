@@ -44,7 +44,7 @@ def test_parameters_go_to_a_dictionary_and_back() -> None:
 
 def test_unknown_parameters_are_refused() -> None:
     """A parameter that there is not is named beside those that there are."""
-    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: there are \['random_seed', 'batch_size'"):
+    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: there are \['random_seed',"):
         DataLoaderParams.from_dict({"batchsize": 3, "shuffle": True})
 
 
@@ -64,7 +64,7 @@ def test_unknown_parameters_are_refused() -> None:
         ({"debug_mode": "yes"}, ArgumentTypeError, "debug_mode is 'yes'"),
         ({"pin_memory": 1}, ArgumentTypeError, "pin_memory is 1"),
         ({"is_distributed": 0}, ArgumentTypeError, "is_distributed is 0"),
-        ({"sampler": RandomSampler(DATA)}, ArgumentTypeError, "sampler RandomSampler cannot be resumed: derive it from"),
+        ({"sampler": RandomSampler(DATA)}, ArgumentTypeError, "sampler RandomSampler cannot be resumed: derive it"),
         ({"sampler": [1, 2]}, ArgumentTypeError, "sampler list cannot be resumed"),
         ({"collate_fn": 3}, ArgumentTypeError, "collate_fn 3 cannot be called"),
         ({"persistent_workers": True}, ConfigurationError, "persistent_workers=True needs workers"),
@@ -136,9 +136,10 @@ def test_a_stream_has_no_sampler() -> None:
     loader, sampler = create_dataloader(Stream([3]), batch_size=2)
     assert sampler is None
     assert len(list(loader)) == 3  # Two batches, and the word that it has ended.
-    for option, name in (({"shuffle": True}, "shuffle=True"), ({"sampler": ResumableSequentialSampler(DATA)}, "a sampler")):
-        with pytest.raises(ConfigurationError, match=f"{name} does not go with an IterableDataset"):
-            create_dataloader(GoingBack([3]), **option)  # type: ignore[arg-type]  # one of several
+    with pytest.raises(ConfigurationError, match="shuffle=True does not go with an IterableDataset"):
+        create_dataloader(GoingBack([3]), shuffle=True)
+    with pytest.raises(ConfigurationError, match="a sampler does not go with an IterableDataset"):
+        create_dataloader(GoingBack([3]), sampler=ResumableSequentialSampler(DATA))
 
 
 def test_bad_data_sets_are_refused() -> None:
@@ -148,7 +149,7 @@ def test_bad_data_sets_are_refused() -> None:
     for nothing in ((i for i in range(3)), {1, 2}, 5):
         with pytest.raises(ArgumentTypeError, match=f"{type(nothing).__name__} cannot be loaded"):
             create_dataloader(nothing)  # type: ignore[arg-type]  # the point of the test
-    with pytest.raises(ConfigurationError, match="drop_last=True leaves no batch: batch_size is 11 and an epoch has 10"):
+    with pytest.raises(ConfigurationError, match="leaves no batch: batch_size is 11 and an epoch has 10"):
         create_dataloader(DATA, batch_size=11, drop_last=True)
 
 
@@ -156,10 +157,10 @@ def test_collate_functions_have_a_registry() -> None:
     """A registered collate function is made by name; an unknown name is an error that lists those there are."""
 
     @COLLATE_FN_REGISTRY.register
-    def test_loading_collate(scale: int) -> Any:
+    def counting_collate(scale: int) -> Any:
         return lambda samples: len(samples) * scale
 
-    loader, _ = create_dataloader(DATA, batch_size=4, collate_fn=create_collate_fn("test_loading_collate", scale=3))
+    loader, _ = create_dataloader(DATA, batch_size=4, collate_fn=create_collate_fn("counting_collate", scale=3))
     assert list(loader) == [12, 12, 6]
-    with pytest.raises(UnknownNameError, match="test_loading_collate"):
+    with pytest.raises(UnknownNameError, match="counting_collate"):
         create_collate_fn("no_such_collate")

@@ -14,7 +14,7 @@ from helios.core.rng import key_generators
 from helios.data.datamodule import DataModule
 from helios.data.feed import StreamFeed, make_feed
 from helios.data.loading import create_dataloader
-from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, TrainingError
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, TrainingError
 from helios.model import Model
 from helios.trainer import Trainer
 from tests.data.drawing import Afresh, AfreshWithoutState, GoingBack, Reshuffling, StayingAtEnd, Stream
@@ -52,7 +52,7 @@ def disturb() -> None:
 def train(
     feed: StreamFeed, epoch: int = 0, done: int = 0, account: dict[str, Any] | None = None
 ) -> tuple[list[tuple[int, Any]], list[tuple[int, int, dict[str, Any]]]]:
-    """Return the batches to the last epoch's end with their epochs, and after each of them, and each epoch, the way back."""
+    """Return the batches up to the last epoch's end, and the way back to after each of them and each epoch."""
     batches, ways_back = [], []
     for current in range(epoch, EPOCHS):
         disturb()
@@ -118,7 +118,7 @@ def test_resuming_a_resumed_stream() -> None:
 
 
 def test_a_resumed_stream_fetches_less_than_a_batch_again() -> None:
-    """SPEC F3: a stream with state goes on from it; only the rest of a stream's end, short of a batch, is read twice."""
+    """SPEC F3: a stream with state goes on from it; at its end, less than a batch is read again."""
 
     class Counting(GoingBack):
         read = 0
@@ -179,7 +179,7 @@ def test_the_state_of_a_checkpoint_does_not_move() -> None:
 def test_a_stream_with_workers_resumes_after_every_batch(
     kind: type[Stream], sizes: tuple[int, ...], persistent: bool
 ) -> None:
-    """SPEC F1: the same with workers whose parts differ in length, in the same order of workers, in all later epochs."""
+    """SPEC F1: the same with workers whose parts differ in length, in the same order and in all later epochs."""
     ensure_every_resume_is_exact(
         lambda: kind(sizes), batch_size=2, num_workers=len(sizes), persistent_workers=persistent
     )
@@ -233,14 +233,18 @@ def test_a_stream_without_state_warns_of_what_is_lost() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             self.lines.append(record.getMessage())
 
-    log, logger = Log(), logging.Logger("test")
+    log, logger = Log(), logging.getLogger("tests.data.streaming")
     logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     with pytest.warns(UserWarning, match=r"Stream has no state_dict.*reads and drops") as caught:
         make_stream_feed(Stream([3])).announce(logger)
     assert len(caught) == 1
     assert log.lines == []
     make_stream_feed(GoingBack([3])).announce(logger)
-    assert log.lines == ["GoingBack has state_dict and load_state_dict: its state rides in checkpoints, and a resume is exact"]
+    assert log.lines == [
+        "GoingBack has state_dict and load_state_dict: its state rides in checkpoints, and a resume is exact"
+    ]
 
 
 class StreamModule(DataModule):
@@ -302,10 +306,3 @@ def test_a_state_that_is_no_dictionary_is_refused() -> None:
 
     with pytest.raises(ArgumentTypeError, match=r"Bad.state_dict\(\) returned a list"):
         list(make_stream_feed(Bad([3])).open(0))
-
-
-@pytest.mark.parametrize("option", [{"shuffle": True}])
-def test_a_stream_has_its_own_order(option: dict[str, Any]) -> None:
-    """Shuffling a stream from outside is refused."""
-    with pytest.raises(ConfigurationError, match="does not go with an IterableDataset"):
-        create_dataloader(Stream([3]), **option)

@@ -202,6 +202,13 @@ def test_two_plugins_with_one_claim_are_refused(
     assert dict(trainer.plugins.items()) == before
 
 
+class Preparing(ListData):
+    is_prepared = False
+
+    def prepare_data(self) -> None:
+        self.is_prepared = True
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 @pytest.mark.parametrize("when", ["before fit", "in setup", "before test"])
 def test_a_late_flag_is_caught_before_training(claim: str, when: str) -> None:
@@ -217,7 +224,8 @@ def test_a_late_flag_is_caught_before_training(claim: str, when: str) -> None:
     trainer.register_plugin(by_override(claim, "second"))
     if when != "in setup":
         late.unique_overrides = UniquePluginOverrides(**{claim: True})
-    model = CountingModel()
+    model, data = CountingModel(), Preparing()
     with pytest.raises(PluginConflictError, match=f"'second' claims {claim}, already held by 'late'"):
-        (trainer.test if when == "before test" else trainer.fit)(model, ListData())
+        (trainer.test if when == "before test" else trainer.fit)(model, data)
     assert model.seen == []
+    assert data.is_prepared == (when == "in setup"), "what can be known before anything is made is told before"

@@ -5,6 +5,7 @@ A mutation is applied in the process that trains, and nowhere else.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from helios.core.state import TrainingState
@@ -88,10 +89,11 @@ def _running_losses_lost() -> None:
 def _one_step_more() -> None:
     """A run that is complete trains one step more when it is resumed."""
     original = TrainingLoop._outcome
+    calls = itertools.count()
 
     def late(self: Any, *, ask: bool = False) -> Any:
-        outcome = original(self, ask=ask)
-        return _loop.Outcome.GOING if not ask and outcome is _loop.Outcome.COMPLETE else outcome
+        is_first, outcome = next(calls) == 0, original(self, ask=ask)
+        return _loop.Outcome.GOING if is_first and outcome is _loop.Outcome.COMPLETE else outcome
 
     TrainingLoop._outcome = late  # type: ignore[method-assign]  # the point
 

@@ -74,7 +74,42 @@ class CountingModel(Model):
 
     @property
     def weight(self) -> float:
-        return float(self.net.weight)
+        return float(self.net.weight.detach())
+
+
+class Pruned(Exception):  # noqa: N818 - control flow, and no error.
+    """As a plug-in would raise it."""
+
+
+class Failing(CountingModel):
+    """Raises where it is told to."""
+
+    def __init__(self, where: str, error: BaseException) -> None:
+        super().__init__()
+        self.where, self.error = where, error
+
+    def _maybe(self, where: str) -> None:
+        if where == self.where:
+            raise self.error
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self._maybe("setup")
+
+    def train_step(self, batch: torch.Tensor, state: TrainingState) -> None:
+        super().train_step(batch, state)
+        self._maybe("step")
+
+    def valid_step(self, batch: torch.Tensor, step: int) -> None:
+        del batch, step
+        self._maybe("valid")
+
+    def test_step(self, batch: torch.Tensor, step: int) -> None:
+        del batch, step
+        self._maybe("step")
+
+    def on_training_end(self) -> None:
+        self._maybe("end")
 
 
 def make_trainer(root: Path | None = None, **options: Any) -> Trainer:

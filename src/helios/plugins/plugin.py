@@ -62,6 +62,10 @@ class Plugin(RunMember, abc.ABC):
         plug_id: the key of the plug-in in `Trainer.plugins`.
     """
 
+    # Whether a stop that this plug-in asks for is the end of the run, whoever resumes it. One that must be asked again
+    # each time sets it to False, and answers from what it restores.
+    _stops_for_good: ClassVar[bool] = True
+
     def __init__(self, plug_id: str) -> None:
         """Name the plug-in.
 
@@ -163,6 +167,13 @@ class Plugin(RunMember, abc.ABC):
     def should_training_stop(self) -> bool:
         """Whether training shall end after the batch in hand."""
         return False
+
+    def _after_training(self, *, interrupted: bool) -> None:
+        """Have the last word before `fit` returns: what this raises leaves it.
+
+        Args:
+            interrupted: whether a signal has stopped training, which will go on later.
+        """
 
     def _register_in_trainer(self, trainer: Any) -> None:
         """Put this plug-in into the trainer's table, under its id."""

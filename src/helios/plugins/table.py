@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
@@ -135,7 +136,18 @@ class PluginTable(MutableMapping[str, Plugin]):
 
     def bind(self, method: str) -> list[Callable[..., Any]]:
         """Return the bound methods of this name, of those plug-ins that override it, in order."""
-        return [getattr(plugin, method) for plugin in self._plugins.values() if overrides(plugin, method, Plugin)]
+        bound = [getattr(plugin, method) for plugin in self._plugins.values() if overrides(plugin, method, Plugin)]
+        return [_take_batch_alone(call) for call in bound] if method.startswith("process_") else bound
+
+
+def _take_batch_alone(process: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that processes batches, callable with a second argument even if it was written without one.
+
+    The guide of Helios 1.x prints `process_training_batch(self, batch)`.
+    """
+    kinds = [parameter.kind for parameter in inspect.signature(process).parameters.values()]
+    takes_batch_alone = len(kinds) == 1 and kinds[0] is not inspect.Parameter.VAR_POSITIONAL
+    return (lambda batch, _: process(batch)) if takes_batch_alone else process
 
 
 def _describe(key: object) -> str:

@@ -64,7 +64,10 @@ class TrainingJob:
                 outcome = self._loop.run(bar)
         self._signals.report(is_leaving=outcome is Outcome.INTERRUPTED)
         session.log.info("%d iterations trained: %s", self._state.current_iteration, outcome.value)
-        return outcome is not Outcome.INTERRUPTED
+        interrupted = outcome is Outcome.INTERRUPTED
+        for plugin in session.plugins.values():
+            plugin._after_training(interrupted=interrupted)  # noqa: SLF001 - the run's side of Plugin.
+        return not interrupted
 
     def _done(self) -> int:
         is_epochs = self._session.options.train_unit is TrainingUnit.EPOCH

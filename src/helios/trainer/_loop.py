@@ -15,6 +15,7 @@ from helios.core.rng import SeedSequence, derive_seed
 from helios.core.state import TrainingUnit
 from helios.errors import TrainingError
 from helios.model.model import Model
+from helios.plugins.plugin import Plugin
 from helios.plugins.table import overrides
 from helios.trainer._checks import OptimizerWatch
 
@@ -35,6 +36,7 @@ class Outcome(enum.Enum):
     GOING = "there is more to train"
     COMPLETE = "all the steps asked for are done"
     STOPPED = "the model, a plug-in or early stopping has ended training"
+    GIVEN_UP = "a plug-in has given this training up, for now"
     INTERRUPTED = "a signal asked the process to leave; there is more to train"
 
 
@@ -90,9 +92,10 @@ class TrainingLoop:
         self._account: Mapping[str, Any] | None = None
         self._steps, self._seconds, self._iterations = 0, 0.0, 0
         self._watch: OptimizerWatch
-        self._stop_questions = plugins.bind("should_training_stop")
+        asked = [plugin for plugin in plugins.values() if overrides(plugin, "should_training_stop", Plugin)]
+        self._stop_questions = [(plugin.should_training_stop, plugin._stops_for_good) for plugin in asked]  # noqa: SLF001 - the run's side of Plugin.
         if overrides(model, "should_training_stop", Model):
-            self._stop_questions.append(model.should_training_stop)
+            self._stop_questions.append((model.should_training_stop, True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain data, where training is."""
@@ -128,7 +131,7 @@ class TrainingLoop:
         self._call("start", self._plugins.bind("on_training_start"), self._model.on_training_start)
         self._model.train()
         # A run that was complete when it was saved has nothing left but its end.
-        outcome = self._outcome()
+        outcome = self._outcome(ask=self._state.global_iteration > 0)
         if outcome is Outcome.INTERRUPTED and self._save is not None:
             self._save()  # Whoever is told that training was interrupted finds a checkpoint.
         while outcome is Outcome.GOING:
@@ -263,7 +266,7 @@ class TrainingLoop:
         outcome = self._outcome(ask=True)
         # Asked before saving, so that the last checkpoint says whether training was stopped.
         is_save_due = count is not None and is_due(count, self._options.chkpt_frequency)
-        if self._save is not None and (is_save_due or outcome is not Outcome.GOING):
+        if self._save is not None and (is_save_due or outcome not in (Outcome.GOING, Outcome.GIVEN_UP)):
             self._save()
         return outcome
 
@@ -272,10 +275,13 @@ class TrainingLoop:
         done = state.current_iteration if self._unit is TrainingUnit.ITERATION else state.completed_epochs
         if done >= options.total_steps:
             return Outcome.COMPLETE
-        if ask and any(question() for question in self._stop_questions):
+        answers = [for_good for question, for_good in self._stop_questions if question()] if ask else []
+        if any(answers):
             self.is_stopped = True
         if self.is_stopped:
             return Outcome.STOPPED
+        if answers:
+            return Outcome.GIVEN_UP
         if options.early_stop_cycles is not None and state.early_stop_count >= options.early_stop_cycles:
             return Outcome.STOPPED
         return Outcome.INTERRUPTED if self._interrupted() else Outcome.GOING

@@ -11,6 +11,7 @@ import torch
 
 from helios.core import rng
 from helios.core.files import as_path
+from helios.core.logging import check_tensorboard
 from helios.core.state import TrainingUnit
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
 
@@ -111,6 +112,8 @@ class TrainerOptions:
         ):
             if getattr(self, wish) and getattr(self, place) is None:
                 raise ConfigurationError(f"{wish}={getattr(self, wish)} needs a place to write to: set {place}")
+        if self.enable_tensorboard:
+            check_tensorboard()
         if self.import_prefix and self.src_root is None:
             raise ConfigurationError(
                 f"import_prefix={self.import_prefix!r} says how src_root is imported: set src_root, too"

@@ -1,0 +1,200 @@
+"""The plug-in that joins a run to an Optuna trial."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import optuna
+
+from helios.core.logging import get_root_logger
+from helios.errors import ArgumentTypeError, UnknownNameError
+from helios.plugins.optuna._owners import mark_owner
+from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
+
+if TYPE_CHECKING:
+    from helios.plugins.optuna.space import SearchSpace
+
+_SUGGESTIONS: Final = {
+    "categorical": "suggest_categorical",
+    "int": "suggest_int",
+    "float": "suggest_float",
+}
+
+
+class TrialInterrupted(SystemExit):
+    """A signal has asked the process to leave in the middle of a trial.
+
+    Optuna passes it on and leaves the trial as it is, running, for the next process to take up. Unless it is caught,
+    the process exits.
+    """
+
+
+@PLUGIN_REGISTRY.register
+class OptunaPlugin(Plugin):
+    """Reports a run's metric to a trial, and ends the run when the trial is pruned.
+
+    The model calls `report_metrics` when its metrics are ready; the pruner is asked once after each report, so the cost
+    of a training step does not depend on the study.
+
+    Args:
+        trial: the trial; anything with Optuna's `suggest_*`, `report`, `should_prune` and `number`.
+        metric_name: the key in `Model.metrics` of the value that the study optimizes.
+
+    Raises:
+        ArgumentTypeError: if the name is no string.
+    """
+
+    plugin_id: ClassVar[str] = "optuna"
+    _stops_for_good: ClassVar[bool] = False
+
+    def __init__(self, trial: Any, metric_name: str) -> None:
+        """Join a trial."""
+        super().__init__(self.plugin_id)
+        if not isinstance(metric_name, str):
+            raise ArgumentTypeError(f"metric_name is {metric_name!r}: pass the key of the metric in Model.metrics")
+        self.unique_overrides.should_training_stop = True
+        self._trial = trial
+        self._metric_name = metric_name
+        self._reports: dict[int, float] = {}
+        self._known_steps: set[int] = set()
+        self._is_pruned = False
+        self._is_interrupted = False
+
+    @property
+    def trial(self) -> Any:
+        """The trial."""
+        return self._trial
+
+    def configure_trainer(self, trainer: Any) -> None:
+        """Register this plug-in, and pruning as control flow of training."""
+        self._register_in_trainer(trainer)
+        self._append_train_exceptions(optuna.TrialPruned, trainer)
+        mark_owner(self._trial)
+
+    def configure_model(self, model: Any) -> None:
+        """Give the model a folder of checkpoints for this trial: `_trial-<number>` is added to its save name.
+
+        A retried trial has the number of the trial that it retries, and so goes on from its last checkpoint.
+        """
+        suffix = f"_trial-{original_number(self._trial)}"
+        if not model.save_name.endswith(suffix):
+            model.save_name += suffix
+
+    def setup(self) -> None:
+        """Find out what the trial knows already."""
+        self._known_steps = set(_intermediate_values(self._trial))
+        self._reports = {}
+        self._is_pruned = self._is_interrupted = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was reported, by step, and whether that has pruned the trial."""
+        return {"reports": dict(self._reports), "is_pruned": self._is_pruned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Report what the trial does not know, and ask again whether it is pruned if it was.
+
+        A retry has a trial of its own, which may lack the reports, and other neighbours, which may spare it.
+        """
+        self._reports = {int(step): float(value) for step, value in state_dict["reports"].items()}
+        for step, value in self._reports.items():
+            self._report(value, step)
+        self._is_pruned = bool(state_dict["is_pruned"]) and bool(self._trial.should_prune())
+
+    def suggest(self, kind: str, name: str, **kwargs: Any) -> Any:
+        """Suggest a parameter.
+
+        Args:
+            kind: "categorical", "int" or "float".
+            name: the parameter.
+            **kwargs: passed on to the trial's `suggest_<kind>`.
+
+        Raises:
+            UnknownNameError: if the kind is another; the message lists the kinds.
+        """
+        if kind not in _SUGGESTIONS:
+            raise UnknownNameError(f"{kind!r} is no kind of suggestion: there are {list(_SUGGESTIONS)}")
+        return getattr(self._trial, _SUGGESTIONS[kind])(name, **kwargs)
+
+    def suggest_all(self, space: SearchSpace) -> dict[str, Any]:
+        """Suggest every parameter of a search space that exists in this trial.
+
+        Raises:
+            ConfigurationError: if the study was begun with another space.
+        """
+        return space.suggest(self._trial)
+
+    def report_metrics(self, validation_cycle: int) -> None:
+        """Report the metric to the trial, and ask the pruner; nothing happens if the model has no such metric yet.
+
+        Args:
+            validation_cycle: the step to report at.
+        """
+        metrics = self.trainer.model.metrics
+        if self.rank != 0 or self._metric_name not in metrics:
+            return
+        value = float(metrics[self._metric_name])
+        if math.isnan(value):
+            get_root_logger().warning(
+                "metric %r is nan at validation %d of trial %d: it is reported as it is, and most pruners prune on it",
+                self._metric_name,
+                validation_cycle,
+                self._trial.number,
+            )
+        # A run that was killed after a report, and resumed from before it, comes by here again. Where it went on that
+        # time it goes on now; only after the last report may it have been pruned.
+        went_on_before = any(step > validation_cycle for step in self._known_steps)
+        self._report(value, validation_cycle)
+        self._reports[validation_cycle] = value
+        if not went_on_before:
+            self._is_pruned = bool(self._trial.should_prune())
+
+    register_metrics = report_metrics
+
+    def _report(self, value: float, step: int) -> None:
+        if step not in self._known_steps:
+            self._trial.report(value, step)
+            self._known_steps.add(step)
+
+    def should_training_stop(self) -> bool:
+        """Whether the trial is pruned."""
+        return self._is_pruned
+
+    def _after_training(self, *, interrupted: bool) -> None:
+        self._is_interrupted = interrupted
+        if self._is_pruned and not interrupted and not self.is_distributed:
+            raise optuna.TrialPruned(self._describe_pruning())
+
+    def _describe_pruning(self) -> str:
+        return f"trial {self._trial.number} was pruned at validation {max(self._reports)}"
+
+    def check_pruned(self) -> None:
+        """Pass on to Optuna how training ended; to be called after `fit`.
+
+        Raises:
+            optuna.TrialPruned: if the trial was pruned.
+            TrialInterrupted: if a signal has stopped `fit`. The trial is not over, and its metric not final.
+        """
+        if self._is_interrupted:
+            raise TrialInterrupted(f"trial {self._trial.number} was interrupted: run the study again to go on")
+        if self._is_pruned:
+            raise optuna.TrialPruned(self._describe_pruning())
+
+
+def _frozen(trial: Any) -> optuna.trial.FrozenTrial | None:
+    """Return the trial as the storage has it; `None` if it has no storage."""
+    if not isinstance(trial, optuna.Trial):
+        return None
+    return trial.storage.get_trial(trial._trial_id)  # noqa: SLF001 - optuna has no public way to a single trial.
+
+
+def _intermediate_values(trial: Any) -> dict[int, float]:
+    frozen = _frozen(trial)
+    return {} if frozen is None else frozen.intermediate_values
+
+
+def original_number(trial: Any) -> int:
+    """Return a trial's number; for a retried trial, that of the trial which was run first."""
+    frozen = _frozen(trial)
+    number: int = trial.number if frozen is None else frozen.system_attrs.get("failed_trial", trial.number)
+    return number

@@ -1,0 +1,112 @@
+"""A study that runs to its number of trials, however many processes run it and however often they are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from optuna.trial import TrialState
+
+from helios.core.logging import get_root_logger
+from helios.errors import ArgumentTypeError, ConfigurationError
+from helios.plugins.optuna._locks import study_lock
+from helios.plugins.optuna._owners import is_alive, mark_owner, owner_of
+from helios.plugins.optuna.plugin import TrialInterrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import optuna
+
+_FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+_POLL: Final = 0.5  # Seconds between looks at the trials that other processes run.
+
+
+def run_study(
+    make_study: Callable[[], optuna.Study], objective: Callable[[optuna.Trial], Any], n_trials: int
+) -> optuna.Study:
+    """Run a study until it has finished a number of trials: those complete and those pruned, in all of its processes.
+
+    Run it again after a kill, and it takes up the trials that the killed process left, in their own slots, and goes on.
+    Any number of processes may run it side by side on one storage. A study that is finished runs nothing.
+
+    Args:
+        make_study: makes or loads the study, with `load_if_exists=True` for one that shall survive.
+        objective: as for `optuna.Study.optimize`.
+        n_trials: how many trials the study shall have finished in the end, not how many this call adds.
+
+    Returns:
+        The study. If a signal has stopped a trial in this process, it is returned as it is, unfinished.
+
+    Raises:
+        ConfigurationError: if `n_trials` is below 1.
+        ArgumentTypeError: if `n_trials` is no integer.
+        Exception: whatever the objective raises; Optuna has marked the trial as failed then.
+    """
+    if isinstance(n_trials, bool) or not isinstance(n_trials, int):
+        raise ArgumentTypeError(f"n_trials is {n_trials!r}: pass how many trials the study shall have finished")
+    if n_trials < 1:
+        raise ConfigurationError(f"n_trials is {n_trials}: pass at least 1")
+    study = make_study()
+    is_waiting = False
+    while True:
+        # Whether there is a slot is looked up and taken by one process at a time: two that see the last one free would
+        # both take it.
+        turn = contextlib.ExitStack()
+        with turn:
+            turn.enter_context(study_lock(study))
+            _take_back_orphans(study)
+            if not _has_slot(study, n_trials):
+                turn.close()
+                if _count(study, *_FINISHED) >= n_trials:
+                    return study
+                if not is_waiting:
+                    get_root_logger().info("every trial that is left is being run by another process: waiting for them")
+                is_waiting = True
+                time.sleep(_POLL)
+                continue
+            try:
+                study.optimize(_once_taken(study, objective, turn), n_trials=1)
+            except TrialInterrupted:
+                return study
+
+
+def _once_taken(
+    study: optuna.Study, objective: Callable[[optuna.Trial], Any], turn: contextlib.ExitStack
+) -> Callable[[optuna.Trial], Any]:
+    """Return the objective, which lets the next process have its turn as soon as it has its trial."""
+
+    def run(trial: optuna.Trial) -> Any:
+        mark_owner(trial)
+        turn.close()
+        try:
+            return objective(trial)
+        except TrialInterrupted:
+            _let_wait(study, trial)
+            raise
+
+    return run
+
+
+def _has_slot(study: optuna.Study, n_trials: int) -> bool:
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return bool(waiting) or _count(study, *_FINISHED, TrialState.RUNNING) < n_trials
+
+
+def _count(study: optuna.Study, *states: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=states))
+
+
+def _take_back_orphans(study: optuna.Study) -> None:
+    """Let the trials wait again whose processes are gone: in their slots, with their parameters and reports."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        owner = owner_of(trial)
+        # A trial without an owner was taken, and its process killed before it could sign: signing needs the lock.
+        if owner is None or is_alive(owner) is False:
+            get_root_logger().info("trial %d was left by a process that is gone: it waits for its next", trial.number)
+            _let_wait(study, trial)
+
+
+def _let_wait(study: optuna.Study, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)  # noqa: SLF001 - Optuna's own step for it.

@@ -1,0 +1,56 @@
+"""Databases for studies."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.postgres import Server, find_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """Run a PostgreSQL server for this process's tests; each worker of pytest-xdist has its own."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("needs a PostgreSQL server, and there is none: initdb is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="helios-pg-"))
+    server = Server(binaries, folder)
+    try:
+        server.create()
+        server.start()
+        yield server
+        gc.collect()
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> str:
+    """Return the URL of an empty PostgreSQL database."""
+    return postgres_server.create_database(f"study{next(_numbers)}")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Return the URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of an empty database, of each kind in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

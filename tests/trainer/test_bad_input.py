@@ -1,0 +1,146 @@
+"""Models and data that cannot be trained: known before the first batch wherever that is possible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from helios import Model
+from helios.errors import ArgumentTypeError, ConfigurationError, TrainingError
+from helios.testing import TinyDataModule, TinyModel
+from tests.trainer.parts import CountingModel, ListData, make_trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from helios import TrainingState
+
+
+def without(method: str) -> CountingModel:
+    """Return a model that has no step of this name, as if it had never been written."""
+    kind = type("Lacking", (CountingModel,), {method: getattr(Model, method)})
+    model: CountingModel = kind()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "phase"),
+    [("train_step", {}, "training"), ("valid_step", {"valid_frequency": 1}, "validation")],
+)
+def test_a_missing_step_is_known_before_training(method: str, options: dict[str, Any], phase: str) -> None:
+    """SPEC E1: a model without the step that the trainer will call is refused before anything is set up."""
+    model = without(method)
+    with pytest.raises(ConfigurationError, match=f"Lacking has no {method}: override it, {phase} calls it"):
+        make_trainer(**options).fit(model, ListData())
+    assert "net" not in vars(model)
+
+
+def test_steps_that_are_not_asked_for_may_be_missing() -> None:
+    """SPEC E1: without validation no `valid_step` is needed; testing needs `test_step` and says so."""
+    assert make_trainer().fit(without("valid_step"), ListData())
+    with pytest.raises(ConfigurationError, match="Lacking has no test_step: override it, testing calls it"):
+        make_trainer().test(without("test_step"), ListData())
+    with pytest.raises(NotImplementedError, match="cannot train: override train_step"):
+        without("train_step").train_step(torch.ones(1), None)  # type: ignore[arg-type]  # never looked at
+
+
+class Idle(TinyModel):
+    """Never steps its optimizer."""
+
+    def is_optimizer_step(self, state: TrainingState) -> bool:
+        del state
+        return False
+
+
+def test_a_model_that_never_steps_is_told_so() -> None:
+    """SPEC E1: a model whose optimizer never steps is stopped at the end of the first epoch, not of the last."""
+    model = Idle()
+    with pytest.raises(TrainingError, match=r"Idle has trained 3 iterations without a step .* call optimizer.step\(\)"):
+        make_trainer(total_steps=100).fit(model, TinyDataModule())
+    assert model.batches_seen == 3
+
+
+def test_hooks_on_the_optimizer_are_left_alone() -> None:
+    """The watch for a first step does not disturb step hooks that are registered after it."""
+    calls: list[str] = []
+
+    class Hooked(TinyModel):
+        def on_training_start(self) -> None:
+            self.optimizer.register_step_post_hook(lambda *_: calls.append("step"))
+
+    assert make_trainer(total_steps=2).fit(Hooked(), TinyDataModule())
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("metrics", [None, [1], 0.5])
+def test_metrics_must_be_a_dict(tmp_path: Path, metrics: Any) -> None:
+    """SPEC E1: `metrics` that is no dictionary is refused when assigned, or before training if overridden."""
+
+    class Assigning(CountingModel):
+        def on_training_start(self) -> None:
+            self.metrics = metrics
+
+    class Overriding(CountingModel):
+        @property
+        def metrics(self) -> dict[str, Any]:
+            result: dict[str, Any] = metrics
+            return result
+
+        @metrics.setter
+        def metrics(self, value: dict[str, Any]) -> None:
+            """Take nothing."""
+
+    for model in (Assigning(), Overriding()):
+        with pytest.raises(ArgumentTypeError, match=r"\.metrics is .*: it must be a dict of scores by name"):
+            make_trainer(tmp_path).fit(model, ListData())
+        assert getattr(model, "seen", []) == []
+
+
+class Empty(ListData):
+    def __init__(self, what: str) -> None:
+        super().__init__(*(0 if what == phase else 2 for phase in ("train", "valid", "test")))
+
+
+class Missing(ListData):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def _batches(self, which: int, first: int) -> Any:
+        return None if ("train", "valid", "test")[which] == self.what else super()._batches(which, first)
+
+
+@pytest.mark.parametrize("what", ["train", "valid"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Empty, "0 batches"),
+        (Missing, "Missing has (nothing to train on: set _train_dataset|no data for validation: set)"),
+    ],
+)
+def test_missing_data_is_known_before_training(what: str, data: Callable[[str], ListData], message: str) -> None:
+    """SPEC E1: without training data, or validation data that is going to be needed, nothing is trained."""
+    model = CountingModel()
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(valid_frequency=1).fit(model, data(what))
+    assert model.seen == []
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    """SPEC E1: a data set of length 0 is an error that names it, before training."""
+    model = TinyModel()
+    with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a data set must have at least one"):
+        make_trainer().fit(model, TinyDataModule(samples=0))
+    assert model.batches_seen == 0
+
+
+@pytest.mark.parametrize("save_name", ["", " ", ".", "..", "a/b", "a\\b", "a\0b", None, 3])
+def test_a_save_name_is_a_folder_name(save_name: Any) -> None:
+    """SPEC E1: a save name that cannot name a folder is refused, also when it is assigned."""
+    with pytest.raises(ConfigurationError, match="cannot be a folder's name: use letters, digits"):
+        CountingModel(save_name)
+    with pytest.raises(ConfigurationError, match="cannot be a folder's name"):
+        CountingModel().save_name = save_name
