@@ -13,11 +13,6 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-# Files in memory where there is room: a killed process loses nothing there either, and thousands of fsyncs cost nothing.
-_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it.
-if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 << 30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
-
 import hypothesis
 import pytest
 import torch
@@ -28,6 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 torch.set_num_threads(1)
+
+# Files in memory where there is room: a killed process loses nothing there either, and an fsync costs nothing.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it.
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 # Machines that run the tests are shared: how long one example takes says nothing.
 hypothesis.settings.register_profile("helios", deadline=None)

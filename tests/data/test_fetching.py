@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
 
 from helios.core.rng import derive_seed, get_rng_state_dict, key_generators
 from helios.data.fetching import TensorFetcher, draws_nothing, fetches_batches
@@ -237,3 +237,21 @@ def test_samples_of_a_plain_subset_are_collated() -> None:
     loader, _ = create_dataloader(subset, batch_size=2)
     theirs = torch.utils.data.DataLoader(subset, batch_size=2)
     assert are_equal(list(loader), list(theirs))
+
+
+def test_a_data_set_may_say_that_it_draws_nothing() -> None:
+    """SPEC F2: a data set with `draws_nothing = True` is fetched without keying; the generators are left alone."""
+
+    class Plain(Dataset[torch.Tensor]):
+        draws_nothing = True
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.tensor(index)
+
+    loader, _ = create_dataloader(Plain(), batch_size=2)
+    before = torch.get_rng_state()
+    assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3]]
+    assert torch.equal(torch.get_rng_state(), before)

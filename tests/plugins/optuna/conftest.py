@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy
 
 from tests.postgres import Server, find_binaries
 
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def closed_connections() -> Iterator[None]:
+    """Close all connections to databases that the test has opened: studies never do, and drivers warn of that."""
+    opened = []
+
+    def keep(connection: Any, _record: object) -> None:
+        opened.append(connection)
+
+    sqlalchemy.event.listen(sqlalchemy.Pool, "connect", keep)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.Pool, "connect", keep)
+    for connection in opened:
+        connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +46,6 @@ def postgres_server() -> Iterator[Server]:
         server.create()
         server.start()
         yield server
-        gc.collect()
         server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

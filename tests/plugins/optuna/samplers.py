@@ -115,9 +115,7 @@ def run_study(  # noqa: PLR0913 - what a study is like.
     storage = InMemoryStorage() if storage is None else storage
     objective = make_objective(name, stop)
     while True:
-        study = optuna.create_study(
-            storage=storage, study_name=study_name, load_if_exists=True, sampler=make_sampler()
-        )
+        study = optuna.create_study(storage=storage, study_name=study_name, load_if_exists=True, sampler=make_sampler())
         try:
             while len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))) < trials:
                 study.optimize(objective, n_trials=1)

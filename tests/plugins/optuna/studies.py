@@ -8,12 +8,11 @@ import logging
 import math
 import multiprocessing
 import os
-import random
 import signal
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import alembic.command  # As torch._dynamo below: what Optuna imports when it is first needed.
 import cmaes  # As alembic.
@@ -27,6 +26,9 @@ from torch import nn
 from helios import DataModule, Model, Trainer, TrainingState
 from helios.plugins.optuna import OptunaPlugin, ReproducibleSampler, run_study
 from tests.resume.runs import KILLER
+
+if TYPE_CHECKING:
+    import random
 
 _PRELOADED = (alembic.command, cmaes, scipy.stats, sqlalchemy.orm)
 

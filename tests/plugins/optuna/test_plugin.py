@@ -230,7 +230,7 @@ def test_a_resumed_trial_reports_nothing_twice(tmp_path: Path) -> None:
     pruner = PruneAt()
     trial = make_trial(pruner)
     fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=3)
-    newest = sorted((tmp_path / "scripted_trial-0").iterdir())[-1]
+    newest = max((tmp_path / "scripted_trial-0").iterdir())
     assert "epoch_3" in newest.name
     newest.unlink()  # As if killed after the third report, before its checkpoint.
     pruner.asked.clear()

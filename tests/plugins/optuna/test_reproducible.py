@@ -196,8 +196,9 @@ def test_exhaustive_search_visits_each_point_once(name: str) -> None:
     assert len({tuple(sorted(trial.params.items())) for trial in study.trials}) == points == len(study.trials)
 
 
+@pytest.mark.parametrize("scramble", [False, True])
 @pytest.mark.parametrize("kills", [False, True])
-def test_low_discrepancy_sequence_is_kept(kills: bool) -> None:
+def test_low_discrepancy_sequence_is_kept(kills: bool, scramble: bool) -> None:
     """SPEC D5: the points of a QMC study are those of Optuna's own sampler, in order, killed or not."""
 
     def objective(trial: optuna.Trial) -> float:
@@ -217,10 +218,18 @@ def test_low_discrepancy_sequence_is_kept(kills: bool) -> None:
         return [trial.params for trial in study.trials[1:]]  # Trial 0 is drawn at random.
 
     killed: set[int] = set()
-    found = run(ReproducibleSampler(lambda seed: QMCSampler(seed=seed, warn_independent_sampling=False), 0))
-    kills = False
+    seeds: list[int] = []
 
-    assert found == run(QMCSampler(warn_independent_sampling=False))
+    def make_qmc(seed: int) -> BaseSampler:
+        seeds.append(seed)
+        return QMCSampler(seed=seed, scramble=scramble, warn_independent_sampling=False)
+
+    sampler = ReproducibleSampler(make_qmc, 0)
+    found = run(sampler)
+    kills = False
+    sampler._make("study")
+
+    assert found == run(make_qmc(seeds[-1]))
 
 
 def test_class_or_partial_is_seeded_by_name() -> None:
@@ -247,6 +256,19 @@ def test_trial_that_is_never_told_is_not_kept() -> None:
         study.ask({"x": FloatDistribution(0, 1)})
 
     assert sampler._halfway == {}
+
+
+def test_questions_are_not_mixed_up() -> None:
+    """Drawing for a trial right after asking for another's search space gives what the trial itself would draw."""
+    study = optuna.create_study(sampler=make("tpe-multivariate"))
+    study.optimize(make_objective("tpe-multivariate", lambda _: None), n_trials=8)
+    one, other = (study._storage.get_trial(study._storage.create_new_trial(study._study_id)) for _ in range(2))
+    space = study.sampler.infer_relative_search_space(study, one)
+    drawn = study.sampler.sample_relative(study, one, space)
+
+    study.sampler.infer_relative_search_space(study, other)
+
+    assert study.sampler.sample_relative(study, one, space) == drawn
 
 
 def test_unusable_factories() -> None:

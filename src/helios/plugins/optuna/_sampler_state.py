@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from optuna.samplers import BaseSampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 
 from helios.errors import ArgumentTypeError, CorruptCheckpointError
 
@@ -162,6 +163,8 @@ class _Encoder:
         if id(value) in self._numbers:
             return {"kind": "same", "as": self._numbers[id(value)]}
         self._numbers[id(value)] = len(self._numbers)
+        if isinstance(value, LazyRandomState):
+            value.rng  # noqa: B018 - a generator without a seed gets one when asked for: the one that is saved.
         attributes = {key: self.encode(part, f"{path}.{key}") for key, part in vars(value).items()}
         return {"kind": "object", "class": name, "attributes": attributes}
 
