@@ -27,7 +27,7 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 test: $(VENV)/.installed-dev ## Run the tests (all but the soak).
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-demo: $(VENV)/.installed-demo ## Train, kill, resume and compare, on real handwritten digits.
+demo: $(VENV)/.installed-demo,tune,postgresql,rich ## Train and tune, kill, resume and compare, on real handwritten digits.
 	$(BIN)/python examples/demo.py
 
 check: lint test ## Run every gate, as CI does.

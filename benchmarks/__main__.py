@@ -17,7 +17,16 @@ import torch
 
 from benchmarks._table import Table
 
-NAMES: Final = ("step_overhead", "resume", "ordering", "checkpoint", "importing")
+NAMES: Final = (
+    "step_overhead",
+    "resume",
+    "checkpoint",
+    "ordering",
+    "importing",
+    "tuning",
+    "resume_study",
+    "sampler_quality",
+)
 
 
 def main() -> None:

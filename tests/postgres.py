@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
-import psycopg.sql
 
 # What a test need not wait for. The server survives being killed all the same: only a loss of power would harm it.
 _SETTINGS: Final = (
@@ -72,9 +71,17 @@ class Server:
         Returns:
             Its URL.
         """
-        with psycopg.connect(host=str(self.folder), user="helios", dbname="postgres", autocommit=True) as connection:
-            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+        self.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        """Delete a database, whoever uses it."""
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def execute(self, statement: str) -> None:
+        """Run one statement that concerns the whole server."""
+        with psycopg.connect(host=str(self.folder), user="helios", dbname="postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.binaries / program), f"--pgdata={self.folder / 'data'}", *arguments]

@@ -54,6 +54,10 @@ NAMES = {
     "helios.scheduler": ["SCHEDULER_REGISTRY", "create_scheduler"],
     "helios.losses": ["LOSS_REGISTRY", "create_loss_function"],
     "helios.nn": ["NETWORK_REGISTRY", "create_network"],
+    "helios.plugins.optuna": [
+        *("OptunaPlugin", "checkpoint_sampler", "restore_sampler", "resume_study", "run_study"),
+        *("ReproducibleSampler", "SearchSpace", "write_report"),
+    ],
 }
 
 TRAINER = {

@@ -10,12 +10,8 @@ import pytest
 
 import helios
 
-# Private modules, too. What an extra makes optional is left to the tests of that extra.
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(helios.__path__, "helios.")
-    if not module.name.startswith("helios.plugins.optuna")
-)
+# Private modules, too.
+MODULES = sorted(module.name for module in pkgutil.walk_packages(helios.__path__, "helios."))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -48,9 +48,9 @@ EVERYTHING = [
 
 def test_a_kill_at_every_instant(tmp_path: Path) -> None:
     """SPEC F1: killed at each of its steps, hooks, validations and pieces of a checkpoint, a run ends the same."""
-    spec = RunSpec(unit="iteration", total=6, valid_every=3, accumulation=2, samples=7, save_every=2)
+    spec = RunSpec(unit="iteration", total=4, valid_every=2, accumulation=2, samples=7, save_every=2)
     whole = undisturbed(spec, tmp_path / "whole")
-    assert whole["ticks"] > 80
+    assert whole["ticks"] > 50
     for count in range(1, whole["ticks"] + 1):
         assert_same(killed_at(spec, tmp_path / str(count), [count]), whole)
 
@@ -60,7 +60,7 @@ def test_a_kill_in_every_kind_of_run(spec: RunSpec, tmp_path: Path) -> None:
     """SPEC F1: killed once, and three times in a row, every kind of run ends the same."""
     whole = undisturbed(spec, tmp_path / "whole")
     ticks = whole["ticks"]
-    for count in range(1 + len(str(spec)) % 5, ticks, max(1, ticks // 8)):
+    for count in range(1 + len(str(spec)) % 5, ticks, max(1, ticks // 5)):
         assert_same(killed_at(spec, tmp_path / str(count), [count]), whole)
     thirds = [ticks // 3, ticks // 3 + 1, ticks // 4]
     assert_same(killed_at(spec, tmp_path / "thirds", thirds), whole)
@@ -93,11 +93,11 @@ def test_a_signal_at_any_instant(spec: RunSpec, tmp_path: Path) -> None:
     """SPEC F1: asked to leave, also in the middle of an accumulation, `fit` returns false, and goes on later."""
     whole = undisturbed(spec, tmp_path / "whole")
     leavers = 0
-    for count in range(1, whole["ticks"] + 1, 3):
+    for count in range(1, whole["ticks"] + 1, 5):
         left, result = asked_to_leave_at(spec, tmp_path / str(count), count)
         leavers += left
         assert_same(result, whole)
-    assert leavers > 10
+    assert leavers > 5
 
 
 @pytest.mark.soak

@@ -52,9 +52,11 @@ def postgres_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: Server) -> str:
+def postgres_url(postgres_server: Server) -> Iterator[str]:
     """Return the URL of an empty PostgreSQL database."""
-    return postgres_server.create_database(f"study{next(_numbers)}")
+    name = f"study{next(_numbers)}"
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
 
 
 @pytest.fixture

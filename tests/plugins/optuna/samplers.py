@@ -24,11 +24,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from optuna.storages import BaseStorage
 
-GRID: Final = {"x": [-1.0, 0.0, 0.5, 1.0], "n": [1, 2, 3], "c": ["a", "b"]}
+GRID: Final[dict[str, Sequence[str | float]]] = {"x": [-1.0, 0.0, 0.5, 1.0], "n": [1, 2, 3], "c": ["a", "b"]}
 
 # Early starts and small populations, so that a short study sees all that a sampler does.
 MAKERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
@@ -102,7 +102,7 @@ def table(study: optuna.Study) -> list[tuple[Any, ...]]:
     return [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in study.trials]
 
 
-def run_study(  # noqa: PLR0913 - what a study is like.
+def run_study(
     name: str,
     make_sampler: Callable[[], BaseSampler],
     trials: int,

@@ -309,10 +309,14 @@ def _qmc(seed: int) -> BaseSampler:
     return QMCSampler(seed=seed, warn_independent_sampling=False)
 
 
+def _nsga2(seed: int) -> BaseSampler:
+    return NSGAIISampler(seed=seed, population_size=3)
+
+
 class TestBasicContract(BasicSamplerTestCase):
     """Optuna's contract for every sampler."""
 
-    sampler = _contract(RandomSampler, _univariate_tpe, _relative_tpe, _relative_cmaes, NSGAIISampler, _qmc)
+    sampler = _contract(RandomSampler, _univariate_tpe, _relative_tpe, _relative_cmaes, _nsga2, _qmc)
 
 
 class TestRelativeContract(RelativeSamplerTestCase):
@@ -324,7 +328,7 @@ class TestRelativeContract(RelativeSamplerTestCase):
 class TestMultiObjectiveContract(MultiObjectiveSamplerTestCase):
     """Optuna's contract for samplers that take several objectives."""
 
-    sampler = _contract(RandomSampler, _univariate_tpe, NSGAIISampler, _qmc)
+    sampler = _contract(RandomSampler, _univariate_tpe, _nsga2, _qmc)
 
 
 class TestSingleOnlyContract(SingleOnlySamplerTestCase):

@@ -371,6 +371,7 @@ def test_to_dict_is_the_inverse_of_from_dict(definitions: dict[str, Any]) -> Non
     space = SearchSpace.from_dict(definitions)
     again = SearchSpace.from_dict(json.loads(json.dumps(space.to_dict())))
     assert again == space
+    assert dict(again) == dict(space)
     assert repr(again.to_dict()) == repr(space.to_dict())
     assert set(space) == set(definitions)
     for name, definition in space.to_dict().items():

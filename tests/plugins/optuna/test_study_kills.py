@@ -93,9 +93,9 @@ def test_four_workers_finish_exactly_the_number_asked_for(tmp_path: Path) -> Non
     check_exactly(spec, tmp_path / "study")
 
 
-def test_four_workers_on_postgresql(tmp_path: Path, postgres: str) -> None:
+def test_four_workers_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
     """Four processes on one PostgreSQL database, some of them killed: every trial once, none too many."""
-    spec = StudySpec("random", "median", trials=10, epochs=3, url=postgres)
+    spec = StudySpec("random", "median", trials=10, epochs=3, url=postgres_url)
     folder = tmp_path / f"study-{random.randrange(10**9)}"
     run_workers(spec, folder, workers=4, kills=2, chance=random.Random(5))
     check_exactly(spec, folder)

@@ -12,6 +12,7 @@ except ImportError as error:
     ) from error
 
 from helios.plugins.optuna.plugin import OptunaPlugin, TrialInterrupted
+from helios.plugins.optuna.report import write_report
 from helios.plugins.optuna.reproducible import ReproducibleSampler
 from helios.plugins.optuna.runner import run_study
 from helios.plugins.optuna.sampler import checkpoint_sampler, restore_sampler
@@ -27,4 +28,5 @@ __all__ = [
     "restore_sampler",
     "resume_study",
     "run_study",
+    "write_report",
 ]

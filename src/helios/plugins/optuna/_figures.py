@@ -46,12 +46,14 @@ class Picture:
         height: in pixels.
         caption: a line above it.
         is_small: whether several of them stand side by side.
+        least_width: in pixels; where the page is narrower, the figure is moved sideways to be read.
     """
 
     figure: Any
     height: int = 380
     caption: str = ""
     is_small: bool = False
+    least_width: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,8 @@ def _draw_front(snapshot: Snapshot) -> Drawing | None:
         points.marker = {"size": 9 if count == _FLAT else 5, "color": colour, "opacity": 0.85}
     figure.data[-2].update(name="other trial", showlegend=True)
     figure.data[-1].update(name="on the front", showlegend=True)
-    figure.update_layout(legend=_LEGEND_ABOVE)
+    camera = {"eye": {"x": 1.7, "y": 1.7, "z": 1.1}}
+    figure.update_layout(legend=_LEGEND_ABOVE, **({"scene_camera": camera} if count == _SPATIAL else {}))
     return [Picture(_dress(figure), height=480)], ""
 
 
@@ -180,7 +183,8 @@ def _draw_parallel_coordinates(snapshot: Snapshot) -> Drawing:
     scale.colorscale = [(place, _darken(colour)) for place, colour in scale.colorscale]
     crowded = len(snapshot.judged) > MOST_LINES
     words = f"The {MOST_LINES} best of {len(snapshot.judged)} complete trials, by {name}, are drawn." if crowded else ""
-    return [Picture(_dress(figure, top=30), height=440)], words
+    axes = len(snapshot.objectives) + len(snapshot.parameters)
+    return [Picture(_dress(figure, top=30), height=440, least_width=180 + 110 * axes)], words
 
 
 def _draw_slices(snapshot: Snapshot) -> Drawing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,19 +11,26 @@ from typing import TYPE_CHECKING, Any, Final
 from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
+from helios.core.logging import get_root_logger
 from helios.core.rng import derive_seed
+from helios.plugins.optuna._patience import keep_trying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import optuna
+    import sqlalchemy as sql
 
-_threads: Final = threading.RLock()
+_SUFFIX: Final = ".helios-lock"  # Not ".lock": beside a journal, that is Optuna's own.
+
+_threads: Any = threading.Lock()
+# Forked while another thread holds it, it would stay locked in the child for ever.
+os.register_at_fork(after_in_child=_threads._at_fork_reinit)  # noqa: SLF001 - as concurrent.futures does it.
 
 
 @contextlib.contextmanager
 def study_lock(study: optuna.Study) -> Iterator[None]:
-    """Hold the lock of a study, which one process at a time can; the others wait.
+    """Hold the lock of a study, which one thread of one process at a time can; the others wait. It cannot be nested.
 
     For SQLite and journal files it is a lock on a file beside them, for PostgreSQL an advisory lock. Both are let go of
     by the system when the process is killed. On any other storage only the threads of this process are kept apart.
@@ -36,29 +44,56 @@ def _process_lock(backend: object, study_name: str) -> contextlib.AbstractContex
     if isinstance(backend, JournalFileBackend):
         return _file_lock(backend._file_path)  # noqa: SLF001 - where the journal is, only it knows.
     if isinstance(backend, RDBStorage):
-        dialect, database = backend.engine.dialect.name, backend.engine.url.database
-        if dialect == "sqlite" and database not in (None, "", ":memory:"):
-            return _file_lock(str(database))
+        dialect = backend.engine.dialect.name
+        if dialect == "sqlite" and (path := _sqlite_path(backend.engine)):
+            return _file_lock(path)
         if dialect == "postgresql":
-            return _advisory_lock(backend, study_name)
+            return _advisory_lock(backend.engine, study_name)
     return contextlib.nullcontext()
+
+
+def _sqlite_path(engine: sql.Engine) -> str:
+    """Return where the database is, as SQLite has opened it; empty for one in memory."""
+    # Not from the URL: its path may be relative to a directory that the process has left since.
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("PRAGMA database_list").all()
+    return next(str(path or "") for _, name, path in rows if name == "main")
 
 
 @contextlib.contextmanager
 def _file_lock(neighbour: str) -> Iterator[None]:
     import fcntl  # noqa: PLC0415 - POSIX only, and needed nowhere else.
 
-    with Path(f"{neighbour}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    # Not flock: a worker of a data loader that is forked meanwhile would inherit that lock, and keep it.
+    with Path(os.path.realpath(neighbour) + _SUFFIX).open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def _advisory_lock(backend: RDBStorage, name: str) -> Iterator[None]:
-    from sqlalchemy import text  # noqa: PLC0415 - comes with optuna's RDB storage alone.
+def _advisory_lock(engine: sql.Engine, name: str) -> Iterator[None]:
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - comes with optuna's RDB storage alone.
 
     key = derive_seed(0, "study lock", name) - 2**63  # PostgreSQL's locks are signed.
-    with backend.engine.connect() as connection, connection.begin():
+    connection = keep_trying(lambda: _connect_locked(engine, key))
+    try:
+        yield
+    finally:
+        try:
+            connection.close()
+        except DBAPIError:
+            # The server has let go of the lock when it lost the connection.
+            get_root_logger().warning("the connection that held the study's lock was lost")
+
+
+def _connect_locked(engine: sql.Engine, key: int) -> sql.Connection:
+    from sqlalchemy import text  # noqa: PLC0415 - comes with optuna's RDB storage alone.
+
+    connection = engine.connect()
+    try:
         # Held to the end of this transaction, or of this connection.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-        yield
+    except BaseException:
+        connection.close()
+        raise
+    return connection

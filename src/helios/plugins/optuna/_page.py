@@ -38,7 +38,8 @@ section { margin-top: 20px; padding: 22px 24px; background: #fff; border: 1px so
 dt { color: var(--faint); font-size: 0.85rem; }
 dd { margin: 0; color: var(--ink); font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
 .small { display: grid; gap: 8px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
-.figure { width: 100%; min-width: 0; }
+.figure { width: 100%; }
+.wide { min-width: 0; overflow-x: auto; overflow-y: hidden; }
 .scroll { overflow: auto; max-height: 34rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -134,7 +135,7 @@ def _write_best(snapshot: Snapshot) -> str:
         if not best:
             return _wrap("Best trials", "", f'<p class="words">{_escape(snapshot.say_why_nothing_is_judged())}</p>')
         numbers = ", ".join(str(trial.number) for trial in best)
-        return _wrap("Best trials", f"The Pareto front has {len(best)} trials: {numbers}.", "")
+        return _wrap("Best trials", f"On the Pareto front, no other trial being better in everything: {numbers}.", "")
     if not best:
         words = snapshot.say_why_nothing_is_judged() if not snapshot.judged else "No complete trial is feasible."
         return _wrap("Best trial", "", f'<p class="words">{_escape(words)}</p>')
@@ -175,11 +176,11 @@ def _write_section(section: Section) -> str:
 
 
 def _write_picture(picture: Picture) -> str:
-    # A "<" in JSON stands in a string: written as a number, it cannot end the script.
-    data = picture.figure.to_json().replace("<", "\\u003c")
+    data = picture.figure.to_json()  # It writes a "<" as a number, so no text ends the script.
     caption = f"<h3>{_escape(picture.caption)}</h3>" if picture.caption else ""
-    box = f'<div class="figure" style="height: {picture.height}px"></div>'
-    return f'<div>{caption}{box}<script type="application/json">{data}</script></div>'
+    size = f"height: {picture.height}px" + (f"; min-width: {picture.least_width}px" if picture.least_width else "")
+    box = f'<div class="figure" style="{size}"></div>'
+    return f'<div class="wide">{caption}{box}<script type="application/json">{data}</script></div>'
 
 
 # --------------------------------------------------------------------------------------------------------------- table

@@ -109,12 +109,15 @@ class Snapshot:
             best = sorted(self.judged, key=lambda trial: sign * trial.values[objective or 0])
             trials = sorted(best[:most], key=lambda trial: trial.number)
         storage = optuna.storages.InMemoryStorage()
-        # Not by Study.add_trial, which refuses what Optuna itself stores when a trial was enqueued with odd values.
         kept = directions if objective is None else [directions[objective]]
         key = storage.create_new_study(kept, self.name)
         for trial in trials:
+            # Study.add_trial refuses what Optuna itself stores when a trial was enqueued with odd values.
             storage.create_new_trial(key, _as_drawable(trial, objective, finite=finite))
-        return optuna.load_study(study_name=self.name, storage=storage)
+        study = optuna.load_study(study_name=self.name, storage=storage)
+        if len(kept) > 1:  # With one, figures are given its name; and this warns of being experimental.
+            study.set_metric_names([as_label(name) for name in self.objectives])
+        return study
 
 
 def is_finite(trial: FrozenTrial) -> bool:

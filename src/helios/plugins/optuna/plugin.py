@@ -10,6 +10,7 @@ import optuna
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, UnknownNameError
 from helios.plugins.optuna._owners import mark_owner
+from helios.plugins.optuna._patience import be_patient
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
 
 if TYPE_CHECKING:
@@ -67,9 +68,14 @@ class OptunaPlugin(Plugin):
         return self._trial
 
     def configure_trainer(self, trainer: Any) -> None:
-        """Register this plug-in, and pruning as control flow of training."""
+        """Register this plug-in, and pruning as control flow of training.
+
+        From here on a database that is locked, or a server that restarts, is waited for, up to two minutes each time.
+        """
         self._register_in_trainer(trainer)
         self._append_train_exceptions(optuna.TrialPruned, trainer)
+        if isinstance(self._trial, optuna.Trial):
+            be_patient(self._trial.study)
         mark_owner(self._trial)
 
     def configure_model(self, model: Any) -> None:

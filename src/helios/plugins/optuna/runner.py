@@ -6,12 +6,14 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna._locks import study_lock
-from helios.plugins.optuna._owners import is_alive, mark_owner, owner_of
+from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of
+from helios.plugins.optuna._patience import be_patient, is_beginning, keep_trying
 from helios.plugins.optuna.plugin import TrialInterrupted
 
 if TYPE_CHECKING:
@@ -31,24 +33,31 @@ def run_study(
     Run it again after a kill, and it takes up the trials that the killed process left, in their own slots, and goes on.
     Any number of processes may run it side by side on one storage. A study that is finished runs nothing.
 
+    A database that is locked, or a server that restarts, is waited for: up to two minutes for each thing to read or
+    write. SQLite itself waits for 5 s; `RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 100}})` makes that
+    100 s for every use of the study, also before and after this call.
+
     Args:
         make_study: makes or loads the study, with `load_if_exists=True` for one that shall survive.
         objective: as for `optuna.Study.optimize`.
         n_trials: how many trials the study shall have finished in the end, not how many this call adds.
 
     Returns:
-        The study. If a signal has stopped a trial in this process, it is returned as it is, unfinished.
+        The study. If a signal has stopped a trial in this process (`TrialInterrupted`), it is returned as it is,
+        unfinished, and the trial waits to be gone on with.
 
     Raises:
         ConfigurationError: if `n_trials` is below 1.
         ArgumentTypeError: if `n_trials` is no integer.
-        Exception: whatever the objective raises; Optuna has marked the trial as failed then.
+        Exception: whatever the objective raises; Optuna has marked the trial as failed then, and it does not count.
+        BaseException: whatever else ends the objective, as `KeyboardInterrupt`; the trial waits to be gone on with.
     """
     if isinstance(n_trials, bool) or not isinstance(n_trials, int):
         raise ArgumentTypeError(f"n_trials is {n_trials!r}: pass how many trials the study shall have finished")
     if n_trials < 1:
         raise ConfigurationError(f"n_trials is {n_trials}: pass at least 1")
-    study = make_study()
+    study = keep_trying(make_study, is_beginning)
+    be_patient(study)
     is_waiting = False
     while True:
         # Whether there is a slot is looked up and taken by one process at a time: two that see the last one free would
@@ -68,8 +77,18 @@ def run_study(
                 continue
             try:
                 study.optimize(_once_taken(study, objective, turn), n_trials=1)
-            except TrialInterrupted:
-                return study
+            except _LeftTrial as left:
+                if isinstance(left.reason, TrialInterrupted):
+                    return study
+                raise left.reason from None
+
+
+class _LeftTrial(BaseException):
+    """Passes through Optuna, and the trial stays as it is; a `KeyboardInterrupt` would have made a failed one of it."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _once_taken(
@@ -78,20 +97,23 @@ def _once_taken(
     """Return the objective, which lets the next process have its turn as soon as it has its trial."""
 
     def run(trial: optuna.Trial) -> Any:
-        mark_owner(trial)
-        turn.close()
         try:
+            mark_owner(trial)
+            turn.close()
             return objective(trial)
-        except TrialInterrupted:
-            _let_wait(study, trial)
+        except Exception:
             raise
+        except BaseException as reason:
+            turn.close()
+            with study_lock(study):
+                _let_wait(study, trial)
+            raise _LeftTrial(reason) from reason
 
     return run
 
 
 def _has_slot(study: optuna.Study, n_trials: int) -> bool:
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return bool(waiting) or _count(study, *_FINISHED, TrialState.RUNNING) < n_trials
+    return _count(study, *_FINISHED, TrialState.RUNNING) < n_trials
 
 
 def _count(study: optuna.Study, *states: TrialState) -> int:
@@ -109,4 +131,11 @@ def _take_back_orphans(study: optuna.Study) -> None:
 
 
 def _let_wait(study: optuna.Study, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)  # noqa: SLF001 - Optuna's own step for it.
+    """Put a trial back into its slot. Only with the study's lock: without an owner, it is there for anybody to take."""
+    storage, trial_id = study._storage, trial._trial_id  # noqa: SLF001 - Optuna has no public way to let a trial wait.
+    # The process may live on. Whoever takes the trial next, and is killed before it can sign, leaves no stale mark so.
+    storage.set_trial_system_attr(trial_id, OWNER_KEY, None)
+    storage.set_trial_state_values(trial_id, TrialState.WAITING)
+    if isinstance(storage, InMemoryStorage):
+        # It looks for waiting trials from where it last found one: it holds that none before can come to wait again.
+        storage._prev_waiting_trial_number[study._study_id] = 0  # noqa: SLF001 - as above.

@@ -1,0 +1,182 @@
+"""What tuning adds to training; run with `python -m benchmarks tuning`."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import optuna
+
+from benchmarks._table import Table
+from benchmarks._timing import interleave, verdict
+from helios import DataModule, Model, Trainer
+from helios.plugins.optuna import OptunaPlugin
+
+if TYPE_CHECKING:
+    from helios import TrainingState
+
+_SIZES: Final = (20, 1_000, 10_000)  # Finished trials.
+_REPORTS: Final = 4  # Of each finished trial.
+_STEPS: Final = 20_000
+_ROUNDS: Final = 9
+_ASKED: Final = 15
+
+
+class _Idle(Model):
+    """Does nothing in its step, so that nothing hides what a plug-in adds to it."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        """Have nothing to train."""
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        """Do nothing."""
+
+
+class _Ready(DataModule):
+    """Batches that are ready."""
+
+    def __init__(self, batches: list[int]) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def setup(self) -> None:
+        """Make nothing."""
+
+    def train_dataloader(self) -> Any:
+        """Return the list."""
+        return self._batches, None
+
+
+def _make_study(folder: Path, trials: int) -> optuna.Study:
+    """Return a study on a SQLite file of its own that has finished some trials, with reports."""
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / f'{trials}.db'}",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=optuna.pruners.MedianPruner(),
+    )
+    _fill(study, trials)
+    return study
+
+
+def _fill(study: optuna.Study, trials: int) -> None:
+    from optuna.storages._rdb import models  # noqa: PLC0415 - Optuna has no public way to write many trials at once.
+    from sqlalchemy import insert  # noqa: PLC0415 - as above.
+
+    engine, study_id = study._storage._backend.engine, study._study_id  # type: ignore[attr-defined]  # noqa: SLF001 - as above.
+    now = optuna.trial.create_trial(value=0.0).datetime_start
+    numbers = range(trials)
+    distribution = optuna.distributions.distribution_to_json(optuna.distributions.FloatDistribution(0.0, 1.0))
+    rows: dict[Any, list[dict[str, Any]]] = {
+        models.TrialModel: [
+            {
+                "trial_id": n + 1,
+                "number": n,
+                "study_id": study_id,
+                "state": optuna.trial.TrialState.COMPLETE,
+                "datetime_start": now,
+                "datetime_complete": now,
+            }
+            for n in numbers
+        ],
+        models.TrialParamModel: [
+            {"trial_id": n + 1, "param_name": "x", "param_value": n / trials, "distribution_json": distribution}
+            for n in numbers
+        ],
+        models.TrialValueModel: [
+            {
+                "trial_id": n + 1,
+                "objective": 0,
+                "value": n / trials,
+                "value_type": models.TrialValueModel.TrialValueType.FINITE,
+            }
+            for n in numbers
+        ],
+        models.TrialIntermediateValueModel: [
+            {
+                "trial_id": n + 1,
+                "step": step,
+                "intermediate_value": n / trials,
+                "intermediate_value_type": models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE,
+            }
+            for n in numbers
+            for step in range(_REPORTS)
+        ],
+    }
+    with engine.begin() as connection:
+        for model, values in rows.items():
+            connection.execute(insert(model), values)
+
+
+def _fit(trial: optuna.Trial | None, batches: list[int]) -> None:
+    trainer, model = Trainer(total_steps=1, use_cpu=True, print_banner=False), _Idle("idle")
+    if trial is not None:
+        OptunaPlugin(trial, "score").configure_trainer(trainer)
+    trainer.fit(model, _Ready(batches))
+
+
+def _ask(study: optuna.Study) -> list[float]:
+    """Return the milliseconds of a trial's reports, each with the question whether it is pruned."""
+    trial = study.ask()
+    trial.suggest_float("x", 0.0, 1.0)
+    milliseconds = []
+    for step in range(_ASKED):
+        begin = time.perf_counter()
+        trial.report(0.0, step)
+        trial.should_prune()
+        milliseconds.append((time.perf_counter() - begin) * 1e3)
+    study.tell(trial, 0.0)
+    return milliseconds
+
+
+def run() -> Table:
+    """Measure a training step beside a study of few and of many finished trials, and a report with its question."""
+    batches = [0] * _STEPS
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        studies = {trials: _make_study(Path(folder), trials) for trials in _SIZES}
+        trials = {size: study.ask() for size, study in studies.items()}
+        seconds = interleave(
+            {
+                "without start": lambda: _fit(None, [0]),
+                "without": lambda: _fit(None, batches),
+                **{f"{size} start": functools.partial(_fit, trials[size], [0]) for size in _SIZES},
+                **{f"{size}": functools.partial(_fit, trials[size], batches) for size in _SIZES},
+            },
+            _ROUNDS,
+            clock=time.process_time,
+        )
+        questions = {size: _ask(study) for size, study in studies.items()}
+    # Starting and ending a run, which the study's size touches, is no part of a step.
+    per_step = {
+        name: [
+            (whole - start) / _STEPS * 1e6 for whole, start in zip(seconds[name], seconds[f"{name} start"], strict=True)
+        ]
+        for name in ("without", *map(str, _SIZES))
+    }
+    without = statistics.median(per_step["without"])
+    rows = [("without the plug-in", f"{without:.2f} µs", "", "", "", "")]
+    for size in _SIZES:
+        added = statistics.median(a - b for a, b in zip(per_step[str(size)], per_step["without"], strict=True))
+        rows.append(
+            (
+                f"{size:,} finished trials",
+                f"{statistics.median(per_step[str(size)]):.2f} µs",
+                f"{added:+.2f} µs",
+                verdict(added, 5, "at most 5 µs"),
+                f"{statistics.median(questions[size]):.1f} ms",
+                f"{questions[size][0]:.1f} ms",
+            )
+        )
+    return Table(
+        "A step that does nothing, with OptunaPlugin, and a report",
+        ("study on SQLite", "per step", "added", "target", "a report", "the first one"),
+        tuple(rows),
+        (
+            f"{_STEPS:,} steps, less starting and ending a run; medians of {_ROUNDS} rounds, in processor time.",
+            f"A report asks the median pruner once: medians of {_ASKED}; Optuna reads the study at the first one.",
+        ),
+    )

@@ -1,0 +1,158 @@
+"""Tuning a classifier of handwritten digits with Optuna: `python examples/tuning.py`.
+
+What is searched stands in `space.toml`. The study lives in a SQLite file, or in the database that DATABASE_URL names.
+Stop the script whenever you like, with Ctrl-C or with `kill -9`, and start it again: the trial in hand goes on from its
+last checkpoint, and the study ends with the trials of one that was left alone. Start it in several terminals, and they
+share the work. Once the study has as many trials as asked for, there is nothing left to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+import torch
+from optuna.trial import TrialState
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import helios.data as hld
+import helios.plugins as hlp
+import helios.plugins.optuna as hlpo
+import helios.trainer as hlt
+from classifier import Classifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SPACE = hlpo.SearchSpace.from_toml(Path(__file__).with_name("space.toml"))
+TRIALS = 24
+TRAINING = 1_297  # Samples; the other 500 are for validation.
+EPOCHS = 8
+WARMUP = 2  # Epochs before a trial may be pruned.
+
+
+class SmallDigits(hld.DataModule):
+    """1,797 digits of 8x8 pixels, which come with scikit-learn."""
+
+    def setup(self) -> None:
+        """Split the digits in two at random."""
+        pixels, digits = load_digits(return_X_y=True)
+        images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
+        labels = torch.from_numpy(digits).long()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        training, validation = order[:TRAINING], order[TRAINING:]
+        self._train_dataset = self._create_dataset(
+            TensorDataset(images[training], labels[training]), {"batch_size": 32, "shuffle": True, "drop_last": True}
+        )
+        self._valid_dataset = self._create_dataset(
+            TensorDataset(images[validation], labels[validation]), {"batch_size": 500}
+        )
+
+
+class TunedClassifier(Classifier):
+    """The classifier of the other example, with a network, optimizer and learning rate that its trial suggests."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        """Make what the trial suggests."""
+        del fast_init
+        chosen = self.trainer.plugins[hlpo.OptunaPlugin].suggest_all(SPACE)
+        width, rate = chosen["width"], chosen["learning_rate"]
+        self.network = nn.Sequential(
+            *(nn.Conv2d(1, width, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(width, 2 * width, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Dropout(chosen["dropout"]), nn.Linear(8 * width, 10)),
+        ).to(self.device)
+        if chosen["optimizer"] == "sgd":
+            self.optimizer = torch.optim.SGD(self.network.parameters(), lr=rate, momentum=chosen["momentum"])
+        else:
+            self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._scale_learning_rate)
+
+    def on_validation_end(self, validation_cycle: int) -> None:
+        """Work out the accuracy and report it; the pruner may end the trial for it."""
+        super().on_validation_end(validation_cycle)
+        self.trainer.plugins[hlpo.OptunaPlugin].report_metrics(validation_cycle)
+
+
+def find_storage(folder: Path) -> str:
+    """Return the URL of the database: that of DATABASE_URL, or a SQLite file in the folder."""
+    url = os.environ.get("DATABASE_URL", "")
+    scheme, _, rest = url.partition("://")
+    if scheme in ("postgres", "postgresql"):
+        return f"postgresql+psycopg://{rest}"  # SQLAlchemy would look for the driver before the last.
+    return url or f"sqlite:///{folder.absolute() / 'study.db'}"
+
+
+def load_study(storage: str, name: str) -> optuna.Study:
+    """Return the study, which is made if it does not exist."""
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        load_if_exists=True,
+        direction="maximize",
+        sampler=hlpo.ReproducibleSampler(functools.partial(optuna.samplers.TPESampler, n_startup_trials=6), seed=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=WARMUP),
+    )
+
+
+def make_objective(root: Path, *plugins: hlp.Plugin) -> Callable[[optuna.Trial], float]:
+    """Return what trains a trial's classifier and gives its accuracy.
+
+    Args:
+        root: the folder of checkpoints, a folder in it for each trial.
+        *plugins: more plug-ins for the trainer.
+    """
+
+    def objective(trial: optuna.Trial) -> float:
+        model, data = TunedClassifier(EPOCHS * (TRAINING // 32)), SmallDigits()
+        trainer = hlt.Trainer(
+            total_steps=EPOCHS,
+            valid_frequency=1,
+            chkpt_frequency=1,
+            chkpt_root=root,
+            enable_deterministic=True,
+            print_banner=False,
+        )
+        for plugin in (hlp.DevicePlugin(), *plugins):
+            trainer.register_plugin(plugin)
+        plugin = hlpo.OptunaPlugin(trial, "accuracy")
+        plugin.configure_trainer(trainer)
+        plugin.configure_model(model)
+        trainer.fit(model, data)
+        plugin.check_pruned()
+        return float(model.metrics["accuracy"])
+
+    return objective
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Tune, print the best trial, and write the report."""
+    parser = argparse.ArgumentParser(description="Tune a classifier of handwritten digits.")
+    parser.add_argument("--root", type=Path, default=Path("demo-output/tuning"), help="the folder of what is written")
+    parser.add_argument("--study", default="digits", help="the name of the study (%(default)s)")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="how many there shall be in all (%(default)s)")
+    options = parser.parse_args(arguments)
+
+    torch.set_num_threads(1)  # A network this small gains nothing by more.
+    options.root.mkdir(parents=True, exist_ok=True)
+    storage = find_storage(options.root)
+    objective = make_objective(options.root / options.study)
+    study = hlpo.run_study(lambda: load_study(storage, options.study), objective, options.trials)
+    if len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))) < options.trials:
+        print("stopped by a signal: start again to go on")
+        return
+    best = study.best_trial
+    print(f"best of {len(study.trials)} trials: number {best.number}, accuracy {100 * study.best_value:.2f} %")
+    for name, value in best.params.items():
+        print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+    print(f"report: {hlpo.write_report(study, options.root / 'report.html')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""Databases that are locked, or away, in the middle of a trial: nothing is lost."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pickle
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+import sqlalchemy as sql
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.trial import TrialState
+from torch import nn
+
+from helios import DataModule, Model, Trainer
+from helios.plugins.optuna import OptunaPlugin, _patience, run_study
+from helios.plugins.optuna._patience import PatientStorage, be_patient, is_beginning, is_locked, is_passing, keep_trying
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.postgres import Server
+
+_LOCK = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("ROLLBACK")
+"""
+
+
+def lock(path: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Let another process lock a database for a while; it is locked when this returns."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", _LOCK, str(path), str(seconds)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"locked\n"
+    return process
+
+
+class Data(DataModule):
+    def setup(self) -> None:
+        """The batches are ready."""
+
+    def train_dataloader(self) -> Any:
+        return [0], None
+
+    def valid_dataloader(self) -> Any:
+        return [0], None
+
+
+class Reporter(Model):
+    """Reports the number of each validation, and is disturbed before some."""
+
+    def __init__(self, disturb: Callable[[int], None]) -> None:
+        super().__init__("reporter")
+        self._disturb = disturb
+
+    def setup(self, fast_init: bool = False) -> None:
+        del fast_init
+        self._net = nn.Linear(1, 1)
+
+    def train_step(self, batch: Any, state: Any) -> None:
+        """Nothing is learnt."""
+
+    def valid_step(self, batch: Any, step: int) -> None:
+        """The metric is known."""
+
+    def on_validation_end(self, validation_cycle: int) -> None:
+        self.metrics["score"] = float(validation_cycle)
+        self._disturb(validation_cycle)
+        plugin = self.trainer.plugins[OptunaPlugin.plugin_id]
+        assert isinstance(plugin, OptunaPlugin)
+        plugin.report_metrics(validation_cycle)
+
+
+def train(trial: optuna.Trial, disturb: Callable[[int], None]) -> float:
+    """Report three times, be disturbed before the second and before the end, and return the last."""
+    trial.suggest_float("x", 0, 1)
+    trainer = Trainer(total_steps=3, valid_frequency=1, print_banner=False, use_cpu=True)
+    plugin, model = OptunaPlugin(trial, "score"), Reporter(lambda cycle: disturb(cycle) if cycle == 2 else None)
+    plugin.configure_trainer(trainer)
+    plugin.configure_model(model)
+    trainer.fit(model, Data())
+    plugin.check_pruned()
+    disturb(4)
+    return float(model.metrics["score"])
+
+
+def check(study: optuna.Study) -> None:
+    """Check that one trial has finished, with all of its reports."""
+    (trial,) = study.get_trials(deepcopy=False)
+    assert trial.state is TrialState.COMPLETE
+    assert trial.value == 3.0
+    assert trial.intermediate_values == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def make(url: str) -> optuna.Study:
+    return optuna.create_study(storage=url, study_name="s", load_if_exists=True, pruner=optuna.pruners.MedianPruner())
+
+
+def run_locked(path: Path, seconds: float, *, by_helios: bool) -> optuna.Study:
+    lockers = []
+
+    def disturb(_cycle: int) -> None:
+        lockers.append(lock(path, seconds))
+
+    url = f"sqlite:///{path}"
+    study = make(url)
+    if by_helios:
+        run_study(lambda: make(url), lambda trial: train(trial, disturb), 1)
+    else:
+        study.optimize(lambda trial: train(trial, disturb), n_trials=1)
+    for locker in lockers:
+        locker.communicate(timeout=60)
+        assert locker.returncode == 0
+    assert len(lockers) == 2
+    return study
+
+
+@pytest.mark.parametrize("by_helios", [True, False], ids=["run_study", "optimize"])
+def test_a_locked_database_is_waited_for(tmp_path: Path, by_helios: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Another process locks the file for longer than SQLite waits, during a report and the tell: neither is lost."""
+    with caplog.at_level(logging.WARNING):
+        check(run_locked(tmp_path / "study.db", 6, by_helios=by_helios))
+    assert caplog.text.count("database is locked") >= 2
+
+
+@pytest.mark.soak
+def test_a_database_is_locked_for_half_a_minute(tmp_path: Path) -> None:
+    """The same for 30 s each time."""
+    check(run_locked(tmp_path / "study.db", 30, by_helios=True))
+
+
+def test_a_study_begins_while_its_database_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making the study is tried again too."""
+    path = tmp_path / "study.db"
+    make(f"sqlite:///{path}")
+    locker = lock(path, 2.0)
+    tries: list[None] = []
+
+    def make_impatient() -> optuna.Study:
+        tries.append(None)
+        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0.2}})
+        return optuna.load_study(storage=storage, study_name="s")
+
+    monkeypatch.setattr(_patience, "_LONGEST_PAUSE", 0.3)
+    study = run_study(make_impatient, lambda _: 1.0, 1)
+    assert len(tries) > 1
+    assert len(study.trials) == 1
+    locker.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5], ids=["back at once", "away for a while"])
+def test_postgresql_restarts_in_the_middle_of_a_trial(
+    postgres_server: Server, postgres_url: str, seconds: float
+) -> None:
+    """The server is stopped at once between two reports, and again before the tell: the trial goes on, none is lost."""
+    timers = []
+
+    def disturb(_cycle: int) -> None:
+        postgres_server.stop()
+        timers.append(threading.Timer(seconds, postgres_server.start))
+        timers[-1].start()
+        if not seconds:
+            timers[-1].join()
+
+    try:
+        study = run_study(lambda: make(postgres_url), lambda trial: train(trial, disturb), 1)
+    finally:
+        for timer in timers:
+            timer.join()
+    assert len(timers) == 2
+    check(study)
+
+
+def test_what_may_pass_and_what_may_not() -> None:
+    """Only a locked SQLite file, and for servers what is operational or a lost connection, is tried again."""
+
+    def wrapped(error: Exception, kind: type[sql.exc.DBAPIError] = sql.exc.OperationalError) -> StorageInternalError:
+        outer = StorageInternalError("outer")
+        outer.__cause__ = kind("statement", {}, error)
+        return outer
+
+    locked = wrapped(sqlite3.OperationalError("database is locked"))
+    assert is_locked(locked)
+    assert is_passing(locked)
+    assert not is_passing(wrapped(sqlite3.OperationalError("no such table: trials")))
+    assert not is_passing(wrapped(sqlite3.OperationalError("database or disk is full")))
+    assert is_passing(wrapped(ConnectionError("gone")))
+    assert not is_locked(wrapped(ConnectionError("gone")))
+    assert not is_passing(wrapped(ValueError("too long"), sql.exc.DataError))
+    assert not is_passing(ValueError("is locked"))
+
+
+def test_what_may_pass_while_a_study_is_made() -> None:
+    """Others who make the tables, or the study, at the same time; nothing else."""
+    assert is_beginning(sql.exc.OperationalError("s", {}, sqlite3.OperationalError("table trials already exists")))
+    assert is_beginning(sql.exc.IntegrityError("s", {}, sqlite3.IntegrityError("UNIQUE constraint failed")))
+    assert is_beginning(sql.exc.OperationalError("s", {}, sqlite3.OperationalError("database is locked")))
+    assert not is_beginning(sql.exc.OperationalError("s", {}, ConnectionError("no such server")))
+    assert not is_beginning(optuna.exceptions.DuplicatedStudyError("already exists"))
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not pass is raised after a bounded time; what cannot pass, at once."""
+    monkeypatch.setattr(_patience, "PATIENCE", 0.5)
+    calls = []
+
+    def fail(error: Exception) -> None:
+        calls.append(error)
+        raise error
+
+    away = sql.exc.OperationalError("statement", {}, ConnectionError("away"))
+    with pytest.raises(sql.exc.OperationalError, match="away"):
+        keep_trying(lambda: fail(away))
+    assert len(calls) == 3  # At 0, 0.1 and 0.3 seconds.
+    calls.clear()
+    with pytest.raises(sql.exc.DataError):
+        keep_trying(lambda: fail(sql.exc.DataError("statement", {}, ValueError("too long"))))
+    assert len(calls) == 1
+
+
+def test_a_tell_whose_answer_was_lost_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transaction arrived and the connection broke: the second attempt finds it done. A real second tell raises."""
+    study = make(f"sqlite:///{tmp_path / 'study.db'}")
+    be_patient(study)
+    trial = study.ask()
+    original = RDBStorage.set_trial_state_values
+    broken: list[bool] = []
+
+    def break_once(self: RDBStorage, *args: Any, **kwargs: Any) -> bool:
+        done = original(self, *args, **kwargs)
+        if not broken:
+            broken.append(True)
+            raise sql.exc.OperationalError("commit", {}, ConnectionError("lost"))
+        return done
+
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", break_once)
+    study.tell(trial, 2.5)
+    assert broken
+    assert study.trials[0].value == 2.5
+    with pytest.raises(UpdateFinishedTrialError):
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0])
+
+
+def test_all_that_the_cache_asks_of_the_database_is_patient() -> None:
+    """Whatever Optuna's cache calls on the database waits, but for what makes and deletes studies and the pure ones."""
+    called = set(re.findall(r"self\._backend\.(\w+)\(", inspect.getsource(_CachedStorage)))
+    assert len(called) > 15
+    impatient = {name for name in called if name not in vars(PatientStorage)}
+    allowed = {"create_new_study", "delete_study", "get_heartbeat_interval", "remove_session"}
+    assert impatient - allowed <= {"get_failed_trial_callback", "get_heartbeat_stale_trial_callback"}
+
+
+def test_a_patient_storage_can_be_pickled(tmp_path: Path) -> None:
+    """A study that was made patient still travels to other processes, and stays patient."""
+    study = make(f"sqlite:///{tmp_path / 'study.db'}")
+    be_patient(study)
+    copy = pickle.loads(pickle.dumps(study))
+    assert type(copy._storage._backend) is PatientStorage
+    assert copy.trials == []
