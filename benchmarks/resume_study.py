@@ -47,8 +47,8 @@ def run() -> Table:
         ("study", "with a backup", "without one"),
         tuple(rows),
         (
-            f"Each trial has {_PARAMS} parameters and {_REPORTS} reports. Medians of {_REPEATS} calls; each opens the"
-            " database and lets every tenth trial wait.",
+            f"Each trial has {_PARAMS} parameters and {_REPORTS} reports. Medians of {_REPEATS} calls.",
+            "Each call opens the database and lets every tenth trial wait.",
         ),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import warnings
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 torch.set_num_threads(1)
+
+# A process of tests has one fork server, whoever starts it: it must have imported what any of them forks.
+multiprocessing.set_forkserver_preload(["tests.resume.runs", "tests.plugins.optuna.studies"])
 
 # Files in memory where there is room: a killed process loses nothing there either, and an fsync costs nothing.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it.

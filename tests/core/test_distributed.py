@@ -121,7 +121,6 @@ def work(rank: int, meeting: str, results: Any) -> None:
 def test_two_ranks_agree(tmp_path: Path) -> None:
     """SPEC E3: two gloo processes see the same sums and gathers, whatever the layout, and keep their own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch"])
     results = context.SimpleQueue()
     ranks = [context.Process(target=work, args=(rank, f"file://{tmp_path / 'meet'}", results)) for rank in range(2)]
     for process in ranks:

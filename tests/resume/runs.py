@@ -362,7 +362,6 @@ def child(spec: RunSpec, folder: str, kill_at: int | None, mutation: str | None,
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.resume.runs"])
 
 
 def start(

@@ -60,7 +60,6 @@ def train(root: Path, at: int, where: str, pipe: Connection) -> None:
 def interrupt(root: Path, number: int, at: int, where: str) -> Any:
     """Send a child process a real signal at a point of its training, and return what its `fit` returned."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     ours, theirs = context.Pipe()
     process = context.Process(target=train, args=(root, at, where, theirs))
     process.start()

@@ -39,15 +39,15 @@ def postgres_server() -> Iterator[Server]:
     """Run a PostgreSQL server for this process's tests; each worker of pytest-xdist has its own."""
     binaries = find_binaries()
     if binaries is None:
-        pytest.skip("needs a PostgreSQL server, and there is none: initdb is not installed")
+        pytest.skip("needs a PostgreSQL server, and there is none: initdb or setpriv is not installed")
     folder = Path(tempfile.mkdtemp(prefix="helios-pg-"))
     server = Server(binaries, folder)
     try:
         server.create()
         server.start()
         yield server
-        server.stop()
     finally:
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

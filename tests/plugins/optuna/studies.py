@@ -175,7 +175,6 @@ def child(spec: StudySpec, folder: str, kill_at: int | None) -> None:
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.plugins.optuna.studies"])
 
 
 def start(spec: StudySpec, folder: Path, *, kill_at: int | None = None) -> Any:

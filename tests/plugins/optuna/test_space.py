@@ -336,9 +336,9 @@ def domains(draw: st.DrawFn) -> dict[str, Any]:
         log = low > 0 and step == 1 and draw(st.booleans())
         return {"kind": kind, "low": low, "high": low + step * count, "step": step, "log": log}
     if draw(st.booleans()):
-        count, step = draw(st.integers(0, 20)), draw(st.sampled_from([0.1, 0.25, 0.3, 2.0]))
+        count, width = draw(st.integers(0, 20)), draw(st.sampled_from([0.1, 0.25, 0.3, 2.0]))
         low = draw(st.integers(-5, 5))
-        return {"kind": kind, "low": low, "high": round(low + count * step, 6), "step": step}
+        return {"kind": kind, "low": low, "high": round(low + count * width, 6), "step": width}
     least, most = sorted(draw(st.tuples(*[st.floats(-1e300, 1e300)] * 2)))
     return {"kind": kind, "low": least, "high": most, "log": least > 0 and draw(st.booleans())}
 
@@ -401,7 +401,7 @@ def as_list(wanted: Any) -> list[Any]:
 
 
 def repr_of(definition: dict[str, Any]) -> Any:
-    return (lambda value: f"{value:.6f}") if definition["kind"] == "float" else repr
+    return (lambda value: round(value, 6) + 0.0) if definition["kind"] == "float" else repr
 
 
 def ensure_admitted(definition: dict[str, Any], value: Any) -> None:
@@ -430,9 +430,7 @@ def test_the_first_trial_records_the_space_and_the_next_one_asks_nothing(monkeyp
         reads.append(study_id)
         return get(study_id)
 
-    monkeypatch.setattr(
-        study._storage, "get_study_user_attrs", lambda study_id: reads.append(study_id) or get(study_id)
-    )
+    monkeypatch.setattr(study._storage, "get_study_user_attrs", count_reads)
     space.suggest(study.ask())
     assert reads == []
     SearchSpace.from_dict(PARENTS).check(study)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -27,6 +26,7 @@ from tests.plugins.optuna.old_studies import FORMER_BOOT, NAME, NUMBERS_BY_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from pathlib import Path
 
     from tests.postgres import Server
 
@@ -39,6 +39,16 @@ trial = optuna.load_study(study_name="mine", storage=sys.argv[1]).ask()
 mark_owner(trial)
 print(trial.number, flush=True)
 time.sleep(100)
+"""
+
+
+_WRITER = """
+import sys, optuna
+study = optuna.load_study(study_name="other", storage=sys.argv[1])
+reports = {step: float(step) for step in range(9)}
+for number in range(3000):
+    study.add_trial(optuna.trial.create_trial(values=[1.0, 2.0], intermediate_values=reports))
+    print(number + 1, flush=True)
 """
 
 
@@ -410,15 +420,7 @@ def test_backup_of_a_file_in_use_is_whole(sqlite_url: str, tmp_path: Path) -> No
 def test_backup_while_others_write_is_consistent(sqlite_url: str, tmp_path: Path) -> None:
     """SPEC D2: a process that never stops writing trials leaves no half trial in a backup, and loses none."""
     study = make(sqlite_url)
-    code = (
-        "import sys, optuna\n"
-        "study = optuna.load_study(study_name='other', storage=sys.argv[1])\n"
-        "number = 0\n"
-        "while not sys.stdin.closed and number < 3000:\n"
-        "    trial = optuna.trial.create_trial(values=[1.0, 2.0], intermediate_values={i: float(i) for i in range(9)})\n"
-        "    study.add_trial(trial); number += 1; print(number, flush=True)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, sqlite_url], stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen([sys.executable, "-c", _WRITER, sqlite_url], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
         for _ in range(4):
@@ -524,3 +526,20 @@ def test_callers_side_by_side_wait_for_each_other(url: str, has_lock: bool, monk
         thread.join()
     study = optuna.load_study(study_name=NAME, storage=url)
     assert states(study)[TrialState.WAITING] == [2, 3, 5, 6, 7]
+
+
+def test_trial_that_is_being_begun_is_waited_for(postgres_url: str) -> None:
+    """SPEC D3: a trial that another process is about to add, under the study's lock as Optuna does, is not missed."""
+    study = make(postgres_url)
+    resumed: list[optuna.Study] = []
+    call = threading.Thread(target=lambda: resumed.append(resume_study(args(postgres_url), backup_study=False)))
+    studies, trials = _rdb._STUDIES, _rdb._TRIALS
+    with _rdb.open_storage(postgres_url).engine.begin() as other:
+        other.execute(sqlalchemy.select(studies).where(studies.c.study_name == NAME).with_for_update())
+        call.start()
+        call.join(1.0)
+        assert call.is_alive()
+        row = {"study_id": study._study_id, "number": 9, "state": TrialState.RUNNING}
+        other.execute(trials.insert().values(datetime_start=datetime.datetime(2031, 1, 1), **row))  # noqa: DTZ001 - UTC.
+    call.join(30)
+    assert states(resumed[0])[TrialState.FAIL] == [3, 6, 9]
