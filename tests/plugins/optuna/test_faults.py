@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -167,22 +168,33 @@ def test_postgresql_restarts_in_the_middle_of_a_trial(
     postgres_server: Server, postgres_url: str, seconds: float
 ) -> None:
     """The server is stopped at once between two reports, and again before the tell: the trial goes on, none is lost."""
-    timers = []
+    is_over = threading.Event()
+    starters: list[threading.Thread] = []
+
+    def start_later() -> None:
+        time.sleep(seconds)
+        postgres_server.start()
+        is_over.wait()  # The server goes down with the thread that has started it.
 
     def disturb(_cycle: int) -> None:
         postgres_server.stop()
-        timers.append(threading.Timer(seconds, postgres_server.start))
-        timers[-1].start()
-        if not seconds:
-            timers[-1].join()
+        if seconds:
+            starters.append(threading.Thread(target=start_later))
+            starters[-1].start()
+        else:
+            postgres_server.start()
 
     try:
         study = run_study(lambda: make(postgres_url), lambda trial: train(trial, disturb), 1)
+        check(study)
     finally:
-        for timer in timers:
-            timer.join()
-    assert len(timers) == 2
-    check(study)
+        if seconds:
+            postgres_server.stop()
+            is_over.set()
+            for starter in starters:
+                starter.join()
+            postgres_server.start()
+    assert len(starters) == (2 if seconds else 0)
 
 
 def test_what_may_pass_and_what_may_not() -> None:

@@ -283,6 +283,28 @@ def test_a_retry_asks_the_pruner_again(tmp_path: Path) -> None:
     assert reports(trial) == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
 
 
+@pytest.mark.parametrize("kind", [optuna.pruners.SuccessiveHalvingPruner, optuna.pruners.HyperbandPruner])
+def test_a_pruner_that_notes_its_answer_gives_it_again(kind: Any, tmp_path: Path) -> None:
+    """SPEC F6: successive halving marks a trial when it is asked; a run that was killed after that is pruned again."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    pruner = kind(min_resource=1, reduction_factor=2)
+    study = optuna.create_study(study_name="study", storage=url, pruner=pruner)
+    for value in (1.0, 2.0):
+        good = study.ask()
+        for step in range(1, 5):
+            good.report(value, step)
+            good.should_prune()
+        study.tell(good, value)
+    trial = study.ask()
+    pruned_at = []
+    for attempt in range(3):
+        model = Scripted([9.0, 9.0, 9.0, 9.0])
+        with pytest.raises(optuna.TrialPruned):
+            fit(optuna.Trial(study, trial._trial_id), model, tmp_path / str(attempt))  # Each from the start.
+        pruned_at.append(model.validated)
+    assert pruned_at[0] == pruned_at[1] == pruned_at[2]
+
+
 def test_suggest_wraps_the_three_kinds() -> None:
     """SPEC C9: each kind reaches the trial; another is a KeyError that lists the kinds."""
     plugin = hlpo.OptunaPlugin(optuna.trial.FixedTrial({"c": "a", "i": 3, "f": 0.5}), "score")

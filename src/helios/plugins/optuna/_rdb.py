@@ -158,6 +158,14 @@ def let_fail(connection: sql.Connection, trial_ids: Sequence[int]) -> None:
         connection.execute(sql.update(_TRIALS).where(_TRIALS.c.trial_id.in_(ids)).values(failed))
 
 
+def forget_notes(storage: object, trial_id: int, names: Sequence[str]) -> None:
+    """Take system attributes off a trial that has not finished; does nothing where there is no relational database."""
+    backend = getattr(storage, "_backend", storage)
+    if isinstance(backend, RDBStorage) and names:
+        with backend.engine.begin() as connection:
+            connection.execute(sql.delete(_NOTES).where(_NOTES.c.trial_id == trial_id, _NOTES.c.key.in_(names)))
+
+
 def _chunks(trial_ids: Sequence[int]) -> Iterator[Sequence[int]]:
     for first in range(0, len(trial_ids), _CHUNK):
         yield trial_ids[first : first + _CHUNK]

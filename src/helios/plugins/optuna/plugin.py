@@ -11,6 +11,7 @@ from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, UnknownNameError
 from helios.plugins.optuna._owners import mark_owner
 from helios.plugins.optuna._patience import be_patient
+from helios.plugins.optuna._questions import ask_pruner
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class OptunaPlugin(Plugin):
         self._reports = {int(step): float(value) for step, value in state_dict["reports"].items()}
         for step, value in self._reports.items():
             self._report(value, step)
-        self._is_pruned = bool(state_dict["is_pruned"]) and bool(self._trial.should_prune())
+        self._is_pruned = bool(state_dict["is_pruned"]) and ask_pruner(self._trial, max(self._reports))
 
     def suggest(self, kind: str, name: str, **kwargs: Any) -> Any:
         """Suggest a parameter.
@@ -153,7 +154,7 @@ class OptunaPlugin(Plugin):
         self._report(value, validation_cycle)
         self._reports[validation_cycle] = value
         if not went_on_before:
-            self._is_pruned = bool(self._trial.should_prune())
+            self._is_pruned = ask_pruner(self._trial, validation_cycle)
 
     register_metrics = report_metrics
 
