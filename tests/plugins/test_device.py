@@ -12,7 +12,7 @@ from helios import DataModule, Model, TrainingState
 from helios.data import DataLoaderParams
 from helios.errors import DeviceUnavailableError
 from helios.plugins import CUDAPlugin, DevicePlugin
-from helios.plugins.plugin import move_to_device
+from helios.plugins.moving import move_to_device
 from tests.plugins.batches import CONTAINERS, META, tensor, tensors_in
 from tests.trainer.parts import ListData, make_trainer
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_sequence
 
-from helios.plugins.plugin import move_to_device
+from helios.plugins.moving import move_to_device
 from tests.plugins.batches import CONTAINERS, META, Frozen, Pair, Sample, TaggedList, Tokens, tensor, tensors_in
 
 
