@@ -27,8 +27,8 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 test: $(VENV)/.installed-dev ## Run the tests (all but the soak).
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-demo: $(VENV)/.installed-demo,tune,postgresql,rich ## Train and tune, kill, resume and compare, on real handwritten digits.
-	$(BIN)/python examples/demo.py
+demo: $(VENV)/.installed-demo,tune,postgresql,rich ## Train and tune, kill, resume, compare; RANKS=2 does it on two ranks.
+	$(BIN)/python examples/demo.py --ranks $(or $(RANKS),1)
 
 check: lint test ## Run every gate, as CI does.
 

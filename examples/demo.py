@@ -34,10 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Kill training runs and studies, resume them, and compare.")
     parser.add_argument("--iterations", type=int, default=classifier.ITERATIONS, help="how long to train (%(default)s)")
     parser.add_argument("--trials", type=int, default=tuning.TRIALS, help="trials of the study (%(default)s)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that train together (%(default)s)")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     print(f"Helios {helios.__version__}: everything is done twice, and one of the two is killed on the way.")
-    verdicts = [compare_trainings(OUTPUT, options.iterations), compare_studies(OUTPUT, options.trials)]
+    verdicts = [
+        compare_trainings(OUTPUT, options.iterations, options.ranks),
+        compare_studies(OUTPUT, options.trials, options.ranks),
+    ]
     print(f"\n{time.monotonic() - began:.0f} seconds")
     return 0 if all(verdicts) else 1
 

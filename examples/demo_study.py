@@ -18,21 +18,22 @@ from sqlalchemy import make_url
 
 import helios.plugins.optuna as hlpo
 import tuning
-from demo_processes import Pulse, run_process, say
+from demo_processes import Pulse, fork_ranks, run_process, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 # The middle of a trial's second epoch: there is a checkpoint to go on from, and nothing was pruned yet.
-KILL_AT = 3 * (tuning.TRAINING // 32) // 2
+KILL_AT = 3 * (tuning.TRAINING // tuning.BATCH_SIZE) // 2
 
 
-def tune(position: Any, storage: str, name: str, root: Path, trials: int) -> None:
+def tune(position: Path, storage: str, name: str, root: Path, trials: int, ranks: int) -> None:
     """Run the study to its end, from wherever it is: what each process does."""
+    fork_ranks()
     torch.set_num_threads(1)  # A network this small gains nothing by more.
     quieten()
-    objective = tuning.make_objective(root, Pulse(position))
+    objective = tuning.make_objective(root, Pulse(position), ranks=ranks)
 
     def announced(trial: optuna.Trial) -> float:
         print(f" {trial.number}", end="", flush=True)
@@ -81,15 +82,15 @@ def fresh_storage(folder: Path, names: list[str]) -> Iterator[str]:
                     optuna.delete_study(study_name=name, storage=storage)
 
 
-def run_with_kills(storage: str, name: str, root: Path, trials: int) -> None:
+def run_with_kills(storage: str, name: str, root: Path, trials: int, ranks: int) -> None:
     """Run a study that is killed in two of its trials, and started again each time."""
     print("trials:", end="", flush=True)
     for trial in (trials // 3, 2 * trials // 3):
-        number, iteration = run_process(tune, storage, name, root, trials, kill_at=(trial, KILL_AT))
+        number, iteration = run_process(tune, storage, name, root, trials, ranks, kill_at=(trial, KILL_AT))
         finished = len(tuning.load_study(storage, name).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
         print(f"\nSIGKILL in trial {number}, after iteration {iteration}; {finished} trials are finished")
         print("started again:", end="", flush=True)
-    run_process(tune, storage, name, root, trials)
+    run_process(tune, storage, name, root, trials, ranks)
     print()
 
 
@@ -108,8 +109,13 @@ def report(left_alone: list[dict[str, Any]], resumed: list[dict[str, Any]], tria
     return is_equal and is_whole
 
 
-def compare_studies(output: Path, trials: int) -> bool:
+def compare_studies(output: Path, trials: int, ranks: int) -> bool:
     """Run a study twice, with two kills, and print and draw what came of it.
+
+    Args:
+        output: the folder for all that is written.
+        trials: how many trials the study shall have.
+        ranks: in how many processes each of them is trained.
 
     Returns:
         Whether both tables of trials are equal, and as long as they should be.
@@ -122,10 +128,10 @@ def compare_studies(output: Path, trials: int) -> bool:
         kind = "a SQLite file" if make_url(storage).get_backend_name() == "sqlite" else "the database in DATABASE_URL"
         say(f"4 of 5: a study of {trials} trials in {kind}, left alone")
         print("trials:", end="", flush=True)
-        run_process(tune, storage, names[0], folder / "left-alone", trials)
+        run_process(tune, storage, names[0], folder / "left-alone", trials, ranks)
         print()
         say("5 of 5: the same study from its start, to be killed in the middle of two trials")
-        run_with_kills(storage, names[1], folder / "killed", trials)
+        run_with_kills(storage, names[1], folder / "killed", trials, ranks)
 
         studies = [tuning.load_study(storage, name) for name in names]
         is_good = report(read_table(studies[0]), read_table(studies[1]), trials)

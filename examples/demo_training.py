@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import classifier
 import helios.trainer as hlt
-from demo_processes import Pulse, run_process, say
+from demo_processes import Pulse, fork_ranks, run_process, say
 from helios.core import safe_torch_load
 
 if TYPE_CHECKING:
@@ -49,11 +49,12 @@ class Kill:
     resumed_from: int
 
 
-def train(position: Any, root: Path, iterations: int) -> None:
+def train(position: Path, root: Path, iterations: int, ranks: int) -> None:
     """Train, from the newest checkpoint below `root` if there is one: what each process does."""
+    fork_ranks()
     torch.set_num_threads(1)  # A network this small gains nothing by more.
     tqdm.set_lock(threading.RLock())  # Its own lock outlives a process that is killed, and Python complains of that.
-    trainer = classifier.make_trainer(root, iterations, enable_progress_bar=True)
+    trainer = classifier.make_trainer(root, iterations, enable_progress_bar=True, num_processes=ranks)
     trainer.register_plugin(Pulse(position))
     trainer.fit(classifier.Classifier(iterations), classifier.DigitsData())
 
@@ -139,8 +140,13 @@ def report(left_alone: Result, resumed: Result) -> bool:
     return is_equal and is_accurate
 
 
-def compare_trainings(output: Path, iterations: int) -> bool:
+def compare_trainings(output: Path, iterations: int, ranks: int) -> bool:
     """Train twice, with one kill, and print and draw what came of it.
+
+    Args:
+        output: the folder for all that is written.
+        iterations: how long to train.
+        ranks: in how many processes.
 
     Returns:
         Whether both runs are equal and accurate enough.
@@ -150,16 +156,16 @@ def compare_trainings(output: Path, iterations: int) -> bool:
         shutil.rmtree(root, ignore_errors=True)  # Those of the last demo: this one shall not resume them.
     kill_at = iterations * 11 // 20  # Half-way, and then on to the middle of the sixth of ten epochs.
 
-    say("1 of 5: a training run, left alone")
-    run_process(train, roots["uninterrupted"], iterations)
+    say(f"1 of 5: a training run{f' on {ranks} ranks' if ranks > 1 else ''}, left alone")
+    run_process(train, roots["uninterrupted"], iterations, ranks)
     say(f"2 of 5: from the start again, to be killed after iteration {kill_at}, in the middle of an epoch")
-    _, killed_at = run_process(train, roots["interrupted"], iterations, kill_at=(0, kill_at))
+    _, killed_at = run_process(train, roots["interrupted"], iterations, ranks, kill_at=(0, kill_at))
     if sys.stderr.isatty():
         print("\x1b[?25h", file=sys.stderr)  # A bar that was killed had no time to bring the cursor back.
     kill = Kill(killed_at, load_checkpoint(roots["interrupted"])["training"]["state"]["current_iteration"])
     print(f"\nSIGKILL: the process is gone. It had trained {kill.at} iterations; {kill.resumed_from} are on disk.")
     say("3 of 5: started once more")
-    run_process(train, roots["interrupted"], iterations)
+    run_process(train, roots["interrupted"], iterations, ranks)
 
     left_alone, resumed = (examine(root) for root in roots.values())
     is_good = report(left_alone, resumed)

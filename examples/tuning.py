@@ -26,6 +26,7 @@ import helios.plugins as hlp
 import helios.plugins.optuna as hlpo
 import helios.trainer as hlt
 from classifier import Classifier
+from helios.core.distributed import get_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 SPACE = hlpo.SearchSpace.from_toml(Path(__file__).with_name("space.toml"))
 TRIALS = 24
 TRAINING = 1_297  # Samples; the other 500 are for validation.
+BATCH_SIZE = 32  # Of all ranks together.
 EPOCHS = 8
 WARMUP = 2  # Epochs before a trial may be pruned.
 
@@ -48,7 +50,8 @@ class SmallDigits(hld.DataModule):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         training, validation = order[:TRAINING], order[TRAINING:]
         self._train_dataset = self._create_dataset(
-            TensorDataset(images[training], labels[training]), {"batch_size": 32, "shuffle": True, "drop_last": True}
+            TensorDataset(images[training], labels[training]),
+            {"batch_size": BATCH_SIZE // get_world_size(), "shuffle": True, "drop_last": True},
         )
         self._valid_dataset = self._create_dataset(
             TensorDataset(images[validation], labels[validation]), {"batch_size": 500}
@@ -63,11 +66,12 @@ class TunedClassifier(Classifier):
         del fast_init
         chosen = self.trainer.plugins[hlpo.OptunaPlugin].suggest_all(SPACE)
         width, rate = chosen["width"], chosen["learning_rate"]
-        self.network = nn.Sequential(
+        network = nn.Sequential(
             *(nn.Conv2d(1, width, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(width, 2 * width, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Dropout(chosen["dropout"]), nn.Linear(8 * width, 10)),
-        ).to(self.device)
+        )
+        self.network = self.wrap(network)
         if chosen["optimizer"] == "sgd":
             self.optimizer = torch.optim.SGD(self.network.parameters(), lr=rate, momentum=chosen["momentum"])
         else:
@@ -101,16 +105,17 @@ def load_study(storage: str, name: str) -> optuna.Study:
     )
 
 
-def make_objective(root: Path, *plugins: hlp.Plugin) -> Callable[[optuna.Trial], float]:
+def make_objective(root: Path, *plugins: hlp.Plugin, ranks: int = 1) -> Callable[[optuna.Trial], float]:
     """Return what trains a trial's classifier and gives its accuracy.
 
     Args:
         root: the folder of checkpoints, a folder in it for each trial.
         *plugins: more plug-ins for the trainer.
+        ranks: processes that train a trial together.
     """
 
     def objective(trial: optuna.Trial) -> float:
-        model, data = TunedClassifier(EPOCHS * (TRAINING // 32)), SmallDigits()
+        model, data = TunedClassifier(EPOCHS * (TRAINING // BATCH_SIZE)), SmallDigits()
         trainer = hlt.Trainer(
             total_steps=EPOCHS,
             valid_frequency=1,
@@ -118,6 +123,7 @@ def make_objective(root: Path, *plugins: hlp.Plugin) -> Callable[[optuna.Trial],
             chkpt_root=root,
             enable_deterministic=True,
             print_banner=False,
+            num_processes=ranks,
         )
         for plugin in (hlp.DevicePlugin(), *plugins):
             trainer.register_plugin(plugin)
@@ -126,7 +132,7 @@ def make_objective(root: Path, *plugins: hlp.Plugin) -> Callable[[optuna.Trial],
         plugin.configure_model(model)
         trainer.fit(model, data)
         plugin.check_pruned()
-        return float(model.metrics["accuracy"])
+        return float(model.metrics["accuracy"])  # Those of rank 0, which are those of all.
 
     return objective
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 # Before torch is imported, and inherited by every process that a test starts: tests run side by side on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# torch asks for the names of those who connect to a store: a name server that is out of reach shall not take 5 seconds.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 import hypothesis
 import pytest
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 
 # A process of tests has one fork server, whoever starts it: it must have imported what any of them forks.
-multiprocessing.set_forkserver_preload(["tests.resume.runs", "tests.plugins.optuna.studies"])
+multiprocessing.set_forkserver_preload(
+    ["tests.resume.runs", "tests.plugins.optuna.studies", "tests.distributed.parts", "tests.distributed.runs"]
+)
 
 # Files in memory where there is room: a killed process loses nothing there either, and an fsync costs nothing.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own in it.

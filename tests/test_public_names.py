@@ -85,6 +85,7 @@ TRAINER = {
     "import_prefix": "",
     "print_banner": True,
     "num_processes": None,
+    "strategy": "ddp",
 }
 
 # Beside the arguments: the default of each, `...` for none.

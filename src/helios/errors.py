@@ -12,7 +12,9 @@ Every one of them is also the builtin error that callers already catch::
     ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
     ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
     ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
+    ├── StudyViewError            RuntimeError  a study is to be changed through a view of it
     ├── TrainingError             RuntimeError  training cannot go on and nobody's code raised
+    ├── RankFailedError           RuntimeError  another process of the run has failed; the message has its traceback
     └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
         ├── CorruptCheckpointError  ValueError  the bytes are not what was written, or would run code
         └── CheckpointMismatchError ValueError  the bytes are fine but belong to something else
@@ -68,8 +70,28 @@ class StudyInUseError(HeliosError, RuntimeError):
     """Another process runs trials of the study that shall be changed."""
 
 
+class StudyViewError(HeliosError, RuntimeError):
+    """A study is to be changed on a rank that has a view of it alone."""
+
+
 class TrainingError(HeliosError, RuntimeError):
     """Training cannot go on, and it was not the user's code that raised."""
+
+
+class RankFailedError(HeliosError, RuntimeError):
+    """Another process of the run has failed, been killed or lost. What it raised, if it could travel, is the cause.
+
+    Attributes:
+        rank: the global rank that failed first.
+    """
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+    def __reduce__(self) -> tuple[type[RankFailedError], tuple[str, int]]:
+        """Pickle both arguments: an exception by itself keeps only what it was printed with."""
+        return type(self), (str(self), self.rank)
 
 
 class CheckpointError(HeliosError, RuntimeError):

@@ -39,12 +39,12 @@ class Everything(Model):
     def __init__(self, *, wrap: bool = False) -> None:
         self.made_before = [1, 2]
         super().__init__("everything")
-        self.wrap = wrap
+        self.wraps = wrap
         self.path = "where it was made"
 
     def setup(self, fast_init: bool = False) -> None:
         network: nn.Module = nn.Linear(1, 1)
-        self.net = Wrapped(nn.DataParallel(network)) if self.wrap else network
+        self.net = Wrapped(nn.DataParallel(network)) if self.wraps else network
         self.heads = [nn.Linear(1, 1), nn.Linear(1, 1)]
         if fast_init:
             return
@@ -69,7 +69,7 @@ class Everything(Model):
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.average.update_parameters(self.net._orig_mod.module if self.wrap else self.net)  # type: ignore[arg-type,union-attr]
+        self.average.update_parameters(self.net._orig_mod.module if self.wraps else self.net)  # type: ignore[arg-type,union-attr]
         self.counter += 1
         self.history.append(float(loss.detach()))
         self.best = min(self.history)

@@ -30,11 +30,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from helios import DataModule, Model, Plugin, Trainer, TrainingState
 from helios.core import archive, files
 from helios.core.archive import load_archive, save_archive
+from helios.core.distributed import get_dist_info
 from helios.core.rng import get_default_numpy_rng
+from helios.core.stateful import unwrap_module
 from tests.resume.mutations import apply_mutation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 torch.set_num_threads(1)
 
@@ -57,6 +59,8 @@ class RunSpec:
     sleep: float = 0.0
     stream: bool = False
     persistent: bool = False
+    ranks: int = 1
+    no_sync: bool = False  # Whether gradients are exchanged at optimizer steps only.
     root: str = "checkpoints"
 
     def __str__(self) -> str:
@@ -70,17 +74,20 @@ class RunSpec:
 
 
 class Killer:
-    """Counts what happens in a process, and sends it a signal at the count it was given."""
+    """Counts what happens in a process, and sends it, or others, a signal at the count it was given."""
 
     def __init__(self, at: int | None, number: int = signal.SIGKILL) -> None:
         self.at = at
         self.number = number
+        self.victims: Callable[[], list[int]] = lambda: [os.getpid()]
         self.count = 0
 
     def tick(self) -> None:
         self.count += 1
         if self.count == self.at:
-            os.kill(os.getpid(), self.number)
+            for victim in self.victims():
+                with contextlib.suppress(ProcessLookupError):  # One may be gone already, and drag others along.
+                    os.kill(victim, self.number)
 
 
 KILLER = Killer(None)
@@ -111,30 +118,36 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
 
 
 class Stream(IterableDataset[Any]):
-    """An endless supply, cut into epochs of uneven length by its own count, that goes on where it was."""
+    """An endless supply, cut into epochs of uneven length by its own count, that goes on where it was.
+
+    Every rank, and every worker of it, has a part of its own; some of them are longer than others.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._position = 0
         self._rounds = 0
+        self._total = 0
 
     def __iter__(self) -> Iterator[Any]:
-        info = get_worker_info()
+        info, ranks = get_worker_info(), get_dist_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        mine = list(range(worker, self._size + self._rounds, workers))
+        part, parts = worker * ranks.world_size + ranks.rank, workers * ranks.world_size
+        mine = list(range(part, self._size + self._rounds, parts))
         while self._position < len(mine):
             index = mine[self._position]
             self._position += 1
+            self._total += index  # Something that no other part of the stream has.
             noise = torch.tensor(draw(), dtype=torch.float32)
-            yield noise + index / self._size, torch.tensor([math.sin(index + self._rounds)]), torch.tensor(index)
+            yield noise + self._total / 100, torch.tensor([math.sin(index + self._rounds)]), torch.tensor(index)
         self._position = 0
         self._rounds += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self._position, "rounds": self._rounds}
+        return {"position": self._position, "rounds": self._rounds, "total": self._total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._position, self._rounds = state_dict["position"], state_dict["rounds"]
+        self._position, self._rounds, self._total = (state_dict[key] for key in ("position", "rounds", "total"))
 
 
 class Data(DataModule):
@@ -166,11 +179,15 @@ class Subject(Model):
 
     def setup(self, fast_init: bool = False) -> None:
         del fast_init
-        self._net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.4), nn.ReLU(), nn.Linear(6, 1))
-        self._ema = AveragedModel(self._net)
+        net = self._make_network()
+        self._net = self.wrap(net)
+        self._ema = AveragedModel(net)
         self._optimizer = torch.optim.Adam(self._net.parameters(), lr=1e-2)
         self._scheduler = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, 0.8)
-        self._generator = torch.Generator().manual_seed(1)
+        self._generator = torch.Generator().manual_seed(1 + self.rank)
+
+    def _make_network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.4), nn.ReLU(), nn.Linear(6, 1))
 
     def _note(self, *entry: Any) -> None:
         self.trace.append(entry)
@@ -189,15 +206,23 @@ class Subject(Model):
         inputs, targets, indices = batch
         self.trace.append(("batch", indices.tolist(), float(inputs.double().sum())))
         inputs = inputs + 0.1 * torch.randn(inputs.shape, generator=self._generator) + sum(draw())
-        # Two samples at least, or batch normalization has nothing to normalize by.
-        loss = nn.functional.mse_loss(self._net(torch.cat([inputs, inputs + 1])), torch.cat([targets, targets]))
-        self._loss_items["loss"] = loss
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
+        with self._exchange(state):
+            # Two samples at least, or batch normalization has nothing to normalize by.
+            loss = nn.functional.mse_loss(self._net(torch.cat([inputs, inputs + 1])), torch.cat([targets, targets]))
+            self._loss_items["loss"] = loss
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
         KILLER.tick()
         if self.is_optimizer_step(state):
             self._optimizer.step()
             self._optimizer.zero_grad()
-            self._ema.update_parameters(self._net)
+            self._ema.update_parameters(unwrap_module(self._net))
+
+    def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""
+        if not self._spec.no_sync or self.is_optimizer_step(state):
+            return contextlib.nullcontext()
+        kept_back: contextlib.AbstractContextManager[None] = self._net.no_sync()  # type: ignore[operator]  # of a wrapped network
+        return kept_back
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         counts = dataclasses.asdict(state)
@@ -289,6 +314,7 @@ def make_trainer(spec: RunSpec, folder: Path) -> Trainer:
         accumulation_steps=spec.accumulation,
         early_stop_cycles=spec.early_stop,
         use_cpu=True,
+        num_processes=None if spec.ranks == 1 else spec.ranks,
         chkpt_root=folder / spec.root,
         print_banner=False,
     )
@@ -299,18 +325,21 @@ def make_trainer(spec: RunSpec, folder: Path) -> Trainer:
 
 
 def run(spec: RunSpec, folder: Path) -> dict[str, Any]:
-    """Train, and return all there is to compare.
+    """Train in this process, and return all there is to compare."""
+    trainer, model = make_trainer(spec, folder), Subject(spec)
+    finished = trainer.fit(model, Data(spec))
+    return {"finished": finished, **outcome(model)}
+
+
+def outcome(model: Subject) -> dict[str, Any]:
+    """Return all there is to compare of a model that was trained in this process.
 
     `on_training_start` runs once in every process, by design, and is left out.
     """
-    trainer, model = make_trainer(spec, folder), Subject(spec)
-    finished = trainer.fit(model, Data(spec))
-    recorder = trainer.plugins[Recorder]
-    state = model.state_dict()
-    gradients = {name: parameter.grad for name, parameter in model._net.named_parameters()}
+    recorder = model.trainer.plugins[Recorder]
+    gradients = {name: parameter.grad for name, parameter in unwrap_module(model._net).named_parameters()}
     return {
-        "finished": finished,
-        "state": state,
+        "state": model.state_dict(),
         "gradients": {name: gradient for name, gradient in gradients.items() if gradient is not None},
         "trace": model.trace,
         "metrics": dict(model.metrics),
@@ -319,7 +348,7 @@ def run(spec: RunSpec, folder: Path) -> dict[str, Any]:
     }
 
 
-def _count_writing() -> None:
+def count_writing() -> None:
     """Tick while a checkpoint is written, too: at every piece of it, and around making it durable and naming it."""
     write, fsync, replace = archive._Sealer.write, os.fsync, Path.replace
 
@@ -345,15 +374,20 @@ def _count_writing() -> None:
     Path.replace = ticking_replace  # type: ignore[method-assign,assignment]  # counted in this process only
 
 
-def child(spec: RunSpec, folder: str, kill_at: int | None, mutation: str | None, number: int) -> None:
-    """Train in this process, and leave the result in a file."""
+def prepare_process() -> None:
+    """Get a process ready that was forked from the server, and will fork the workers of a data loader."""
     logging.getLogger("helios").setLevel(logging.ERROR)
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # More workers than cores, on purpose.
-    multiprocessing.set_start_method("fork", force=True)  # For the workers of the data loader: it is the quickest.
+    multiprocessing.set_start_method("fork", force=True)  # It is the quickest.
     multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]  # not the parent's
+
+
+def child(spec: RunSpec, folder: str, kill_at: int | None, mutation: str | None, number: int) -> None:
+    """Train in this process, and leave the result in a file."""
+    prepare_process()
     KILLER.at, KILLER.number = kill_at, number
-    _count_writing()
+    count_writing()
     if mutation is not None:
         apply_mutation(mutation)
     result = run(spec, Path(folder))

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from helios import Trainer, TrainingUnit
+from helios.core.distributed import DistributedInfo
 from helios.data import DataLoaderParams
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError, HeliosError
 from helios.trainer._options import TrainerOptions
 from tests.trainer.parts import CountingModel, ListData
 
+ALONE = DistributedInfo()
 COUNTS = ["valid_frequency", "chkpt_frequency", "print_frequency", "accumulation_steps", "early_stop_cycles"]
 FLAGS = [
     "enable_cudnn_benchmark",
@@ -135,18 +137,38 @@ def test_without_cuda_a_gpu_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "use_cpu=False needs CUDA, which is not available here" in str(refusal(use_cpu=False))
     assert "gpus is [0], but this machine has 0 CUDA GPUs" in str(refusal(gpus=[0]))
     options = TrainerOptions()
-    assert (options.use_cpu, options.gpus, options.device) == (True, [], torch.device("cpu"))
+    assert (options.use_cpu, options.gpu_ids, options.device_of(ALONE)) == (True, [], torch.device("cpu"))
 
 
 def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC E1: with CUDA the first GPU is the default, `gpus` chooses another, and `use_cpu=True` none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert TrainerOptions().device == TrainerOptions(use_cpu=False).device == torch.device("cuda", 0)
-    assert TrainerOptions(gpus=[2]).device == torch.device("cuda", 2)
-    assert TrainerOptions(use_cpu=True).device == TrainerOptions(num_processes=2).device == torch.device("cpu")
+    for choice, device in (
+        (TrainerOptions(), torch.device("cuda", 0)),
+        (TrainerOptions(use_cpu=False), torch.device("cuda", 0)),
+        (TrainerOptions(gpus=[2]), torch.device("cuda", 2)),
+        (TrainerOptions(use_cpu=True), torch.device("cpu")),
+        (TrainerOptions(num_processes=2), torch.device("cpu")),
+    ):
+        assert choice.device_of(ALONE) == device
     assert Trainer(gpus=[1]).gpu_ids == [1]
     assert (TrainerOptions(gpus=[0, 2]).world_size, TrainerOptions(num_processes=3).world_size) == (2, 3)
+
+
+def test_ranks_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC B1, E3: a rank has the GPU of its local rank among those named, or all; one too many is told the remedy."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    second = DistributedInfo(local_rank=1, local_world_size=4, rank=5, world_size=8)
+    assert TrainerOptions().device_of(second) == torch.device("cuda", 1)
+    assert TrainerOptions(gpus=[2, 0]).device_of(second) == torch.device("cuda", 0)
+    assert TrainerOptions(use_cpu=True).device_of(second) == torch.device("cpu")
+    fourth = DistributedInfo(local_rank=3, local_world_size=4, rank=7, world_size=8)
+    with pytest.raises(
+        DeviceUnavailableError, match=r"this machine has 4 ranks, and GPUs \[0, 1, 2\] for them: start one"
+    ):
+        TrainerOptions().device_of(fourth)
 
 
 def test_everything_has_a_default() -> None:

@@ -251,7 +251,7 @@ def test_an_unwritable_root_is_known_before_training(tmp_path: Path) -> None:
 def test_a_disk_that_refuses_is_a_checkpoint_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC E1: a save that fails in the middle of a run is an error that names the file; earlier ones are intact."""
 
-    def refuse(path: Path, write: object) -> None:
+    def refuse(path: Path, write: object, **_: object) -> None:
         del path, write
         raise OSError(28, "No space left on device")
 

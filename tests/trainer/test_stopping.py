@@ -9,14 +9,19 @@ import pytest
 import torch
 
 from helios.core.archive import load_archive
+from helios.core.control import Control
+from helios.core.state import TrainingState
+from helios.errors import TrainingError
+from helios.plugins.table import PluginTable
 from helios.trainer import find_last_checkpoint
-from tests.trainer.parts import CountingModel, ListData, make_trainer
+from helios.trainer._stopping import StopVote
+from tests.core.controls import join_control
+from tests.core.ranks import run_ranks
+from tests.trainer.parts import CountingModel, ListData, SimplePlugin, make_trainer
 from tests.trainer.trace import TracingModel, TracingPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from helios import TrainingState
 
 
 class StopPlugin(TracingPlugin):
@@ -143,3 +148,100 @@ def test_an_infinite_run_ends_when_it_is_stopped(unit: str) -> None:
     trainer = make_trainer(total_steps=math.inf, train_unit=unit, enable_progress_bar=True)
     assert trainer.fit(model, ListData())
     assert len(model.seen) == 50
+
+
+class Asked(SimplePlugin):
+    """Wants to stop or not, as it is told; an event later it may want otherwise."""
+
+    def __init__(self, wants: bool) -> None:
+        super().__init__("asked")
+        self.wants, self.calls, self.has_news = wants, 0, True
+
+    def should_training_stop(self) -> bool:
+        self.calls += 1
+        return self.wants
+
+    def _has_stop_news(self) -> bool:
+        return self.has_news
+
+
+class AskedAgain(Asked):
+    """Gives training up for now: who resumes it asks anew."""
+
+    _stops_for_good = False
+
+
+class StopModelWhen(CountingModel):
+    """Wants to stop or not, as it is told."""
+
+    def __init__(self, wants: bool) -> None:
+        super().__init__()
+        self.wants = wants
+
+    def should_training_stop(self) -> bool:
+        return self.wants
+
+
+def vote(rank: int, wants: list[tuple[bool, bool]], is_for_good: bool) -> tuple[bool, bool]:
+    """Return what two ranks agree on, of which each knows what its model and its plug-in want."""
+    by_model, by_plugin = wants[rank]
+    plugins = PluginTable()
+    plugins["asked"] = Asked(by_plugin) if is_for_good else AskedAgain(by_plugin)
+    return StopVote(StopModelWhen(by_model), plugins, join_control()).ask(TrainingState(global_iteration=7))
+
+
+NOBODY, MODEL, PLUGIN = (False, False), (True, False), (False, True)
+
+
+@pytest.mark.parametrize(
+    ("wants", "is_for_good", "outcome"),
+    [
+        ([NOBODY, NOBODY], True, (False, False)),
+        ([MODEL, NOBODY], False, (True, False)),
+        ([NOBODY, MODEL], False, (True, False)),
+        ([NOBODY, PLUGIN], True, (True, False)),
+        ([PLUGIN, NOBODY], False, (False, True)),
+        ([NOBODY, PLUGIN], False, (False, True)),
+        ([MODEL, PLUGIN], False, (True, True)),
+        ([(True, True), NOBODY], False, (True, True)),
+    ],
+)
+def test_what_one_rank_wants_all_do(
+    tmp_path: Path, wants: list[tuple[bool, bool]], outcome: tuple[bool, bool], *, is_for_good: bool
+) -> None:
+    """SPEC A10, C7: whoever asks for a stop on any rank, all ranks have the same answer, and how final it is."""
+    assert run_ranks(tmp_path, 2, vote, wants, is_for_good) == [outcome, outcome]
+
+
+def meet(rank: int, places: list[dict[str, int]]) -> str:
+    """Return what is said about the places at which two ranks vote."""
+    try:
+        StopVote(CountingModel(), PluginTable(), join_control()).ask(TrainingState(**places[rank]))
+    except TrainingError as error:
+        return str(error)
+    return ""
+
+
+def test_a_vote_at_different_places_is_an_error(tmp_path: Path) -> None:
+    """SPEC E3: ranks that ask after different batches, or one before and one after an epoch's end, are told so."""
+    middle, end = {"global_iteration": 4, "dataset_iter": 4}, {"global_iteration": 4, "dataset_iter": 0}
+    later = {"global_iteration": 6, "dataset_iter": 6}
+    assert run_ranks(tmp_path, 2, meet, [middle, middle]) == ["", ""]
+    text = "one rank has trained 4 batches and another 6: all must be given equally many"
+    assert all(told.startswith(text) for told in run_ranks(tmp_path, 2, meet, [middle, later]))
+    assert all(told.startswith("one rank has trained 4") for told in run_ranks(tmp_path, 2, meet, [middle, end]))
+
+
+def test_only_where_somebody_may_have_changed_his_mind_there_is_a_vote() -> None:
+    """SPEC C6: who cannot stop is not asked; a plug-in that knows when its answer changes is asked only then."""
+    silent = StopVote(CountingModel(), PluginTable(), Control())
+    assert not silent.may_stop
+    assert not silent.has_news()
+    plugins, plugin = PluginTable(), Asked(wants=False)
+    plugins["asked"] = plugin
+    for has_news in (True, False):
+        plugin.has_news = has_news
+        assert StopVote(CountingModel(), plugins, Control()).may_stop
+        assert StopVote(CountingModel(), plugins, Control()).has_news() is has_news
+        assert StopVote(StopModelWhen(wants=False), plugins, Control()).has_news(), "a model may change it any time"
+    assert plugin.calls == 0

@@ -82,7 +82,7 @@ def save_archive(path: Path, data: dict[str, Any]) -> None:
             raise
         sealer.seal()
 
-    atomic_write(path, write)
+    atomic_write(path, write, over_folder=True)
 
 
 def verify_archive(path: Path) -> None:

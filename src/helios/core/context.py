@@ -78,6 +78,11 @@ class RunContext(Protocol):
         ...
 
     @property
+    def strategy(self) -> str:
+        """How networks are trained by several ranks: "ddp" or "fsdp"."""
+        ...
+
+    @property
     def accumulation_steps(self) -> int:
         """Batches per optimizer step."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 def read_environment() -> Mapping[str, str]:
     """Return the environment of this process, live."""
     return os.environ
+
+
+def prefer_loopback() -> None:
+    """Have gloo connect processes of this machine over its loopback interface, unless something else was chosen.
+
+    Left alone, gloo goes by the machine's name, which need not lead anywhere.
+    """
+    if "lo" in [name for _, name in socket.if_nameindex()]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 @contextlib.contextmanager
@@ -29,10 +39,19 @@ def kernel_choice(*, deterministic: bool, benchmark: bool) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Read when cuBLAS makes its first handle.
-    torch.use_deterministic_algorithms(deterministic or before[0], warn_only=warn_only and not deterministic)
+    _set_determinism(deterministic or before[0], warn_only=warn_only and not deterministic)
     torch.backends.cudnn.benchmark = benchmark
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=warn_only)
+        _set_determinism(before[0], warn_only=warn_only)
         torch.backends.cudnn.benchmark = before[1]
+
+
+def _set_determinism(mode: bool, *, warn_only: bool) -> None:
+    # Setting it imports torch's compiler, for a second: not where nothing changes.
+    if (mode, warn_only) != (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    ):
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)

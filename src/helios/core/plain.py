@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from helios.core.shard_tree import is_sharded, set_shards_aside
 from helios.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def encode(value: Any, path: str = "state") -> Any:  # noqa: PLR0911 - one retur
         return value.item()
     if isinstance(value, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
         raise ArgumentTypeError(f"{path} has no shape yet: run a batch through the lazy module when it is made")
+    if is_sharded(value):
+        raise ArgumentTypeError(
+            f"{path} is a sharded tensor (DTensor), of which this process has a part alone: save it with "
+            "helios.core.shard_files.save_sharded on all ranks, or its full_tensor()",
+        )
     raise ArgumentTypeError(
         f"{path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold: a checkpoint is plain "
         "data (None, numbers, strings, bytes, tensors, NumPy arrays, and lists, tuples, sets and dicts of them). "
@@ -131,7 +137,8 @@ class Fingerprint:
         Raises:
             ArgumentTypeError: if `value` is not plain data.
         """
-        self._parts = _fingerprint(encode(value))
+        rest, shards = set_shards_aside(value)
+        self._parts = _fingerprint(encode(rest)), [_TensorMark(tensor) for tensor in shards]
 
     def __eq__(self, other: object) -> bool:
         """Whether both were taken of equal numbers and strings and of the same, untouched tensors."""
@@ -171,11 +178,11 @@ def _fingerprint(value: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether `value` is plain data, and no enumeration or class of its own."""
+    """Whether `value` is plain data, of which tensors may be sharded, and no enumeration or class of its own."""
     if isinstance(value, enum.Enum):
         return False
     try:
-        encode(value)
+        encode(set_shards_aside(value)[0])
     except ArgumentTypeError:
         return False
     return True

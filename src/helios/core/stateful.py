@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from helios.core.plain import Fingerprint, is_plain
+from helios.core.shards import fit_network, fit_optimizer
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _set_state(value: Any, state: Any, path: str) -> None:
     if isinstance(value, nn.Module):
         module = unwrap_module(value)
         _persist_torchmetrics(module)
-        module.load_state_dict(state)
+        module.load_state_dict(fit_network(state, module))
     elif isinstance(value, torch.Generator):
         value.set_state(state["generator"])
     elif isinstance(value, np.random.Generator):
@@ -107,7 +108,7 @@ def _set_state(value: Any, state: Any, path: str) -> None:
         for key, item in state.items():
             set_state(parts[key], item, f"{path}[{key!r}]")
     else:
-        value.load_state_dict(state)
+        value.load_state_dict(fit_optimizer(state, value) if isinstance(value, torch.optim.Optimizer) else state)
         if isinstance(value, torch.optim.Optimizer) and state["state"]:
             # It has stepped, in an earlier process: a scheduler that steps first in this one has nothing to warn of.
             value._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own mark, set in `step`.

@@ -199,9 +199,8 @@ def make_loader(
     }
     if isinstance(dataset, IterableDataset):
         _ensure_streamable(params)
-        stream = StreamedBatches(
-            dataset, params.batch_size, params.collate_fn or default_collate, seed, params.drop_last
-        )
+        collate_fn, rank = params.collate_fn or default_collate, get_dist_info().rank if is_dist_active() else 0
+        stream = StreamedBatches(dataset, params.batch_size, collate_fn, seed, params.drop_last, rank)
         return DataLoader(stream, batch_size=None, collate_fn=pass_on, **common), None
     size = _size_of(dataset)
     sampler = params.sampler or _choose_sampler(dataset, params, seed, training=training)

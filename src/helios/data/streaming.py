@@ -94,14 +94,17 @@ class StreamedBatches(IterableDataset[Stamped]):
         collate_fn: Callable[[list[Any]], Any],
         seed: int,
         drop_last: bool,
+        rank: int = 0,
     ) -> None:
-        """Make batches of what `dataset` yields."""
+        """Make batches of what `dataset` yields, on one of the ranks that share it."""
         self.dataset = dataset
         self.batch_size = batch_size
         self.is_resumable = isinstance(dataset, ResumableIterable)
         self._collate = collate_fn
         self._seed = seed
         self._drop_last = drop_last
+        # Ranks have parts of their own, and draw apart from each other.
+        self._place = (rank,) if rank > 0 else ()
         # Shared, because persistent workers are not made anew for an epoch, and would not hear of it otherwise.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch's
         self._progress: dict[int, WorkerProgress] = {}
@@ -149,7 +152,7 @@ class StreamedBatches(IterableDataset[Stamped]):
         yield Stamped(None, worker, progress, is_batch=False)
 
     def _batches(self, worker: int, epoch: int, progress: WorkerProgress) -> Generator[Stamped, None, WorkerProgress]:
-        seeds, count = rng.SeedSequence(self._seed, "stream", epoch, worker), progress.sent
+        seeds, count = rng.SeedSequence(self._seed, "stream", epoch, worker, *self._place), progress.sent
         items = self._start(epoch, worker)
         for skipped in range(0 if self.is_resumable else count):  # What the warning at the start is about.
             self._read(items, seeds[skipped])
@@ -178,7 +181,7 @@ class StreamedBatches(IterableDataset[Stamped]):
 
     def _finish(self, worker: int, epoch: int, done: int) -> None:
         """Have the data set come to its end: fewer samples than a batch are left."""
-        seeds, items = rng.SeedSequence(self._seed, "stream", epoch, worker), self._start(epoch, worker)
+        seeds, items = rng.SeedSequence(self._seed, "stream", epoch, worker, *self._place), self._start(epoch, worker)
         while len(self._read(items, seeds[done])) == self.batch_size:
             done += 1
 
@@ -187,7 +190,7 @@ class StreamedBatches(IterableDataset[Stamped]):
         return iter(self.dataset)
 
     def _seed_of_start(self, epoch: int, worker: int) -> int:
-        return rng.derive_seed(self._seed, "stream start", epoch, worker)
+        return rng.derive_seed(self._seed, "stream start", epoch, worker, *self._place)
 
     def _read(self, items: Iterator[Any], seed: int) -> list[Any]:
         rng.key_generators(seed)

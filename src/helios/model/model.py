@@ -11,8 +11,13 @@ from helios.core.context import RunMember
 from helios.core.registry import Registry
 from helios.core.stateful import AttributeStates, networks_of, unwrap_module
 from helios.errors import ArgumentTypeError, ConfigurationError
+from helios.model.wrapping import get_dues, restore_dues, wrap_network
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
     from helios.core.state import TrainingState
 
 MODEL_REGISTRY: Final[Registry[Model]] = Registry("model")
@@ -103,6 +108,26 @@ class Model(RunMember, abc.ABC):
     def test_step(self, batch: Any, step: int) -> None:
         """Test on one batch, the `step`-th from 0; gradients are off."""
         raise NotImplementedError(f"{type(self).__name__} cannot test: override test_step")
+
+    def wrap(self, network: nn.Module, units: Iterable[nn.Module] = (), **options: Any) -> nn.Module:
+        """Return a network on this process's device, ready to be trained by all ranks together.
+
+        To be called in `setup`, before the optimizer is made. In one process, it only moves the network. With several
+        ranks, gradients are averaged over them: every rank has a copy (DDP), or, if the trainer was given
+        `strategy="fsdp"`, a part of it (FSDP2). Checkpoints do not show it.
+
+        Args:
+            network: the network.
+            units: with "fsdp", the parts of it that are gathered one at a time, such as the blocks of a transformer.
+            **options: passed on to `torch.nn.parallel.DistributedDataParallel` or
+                `torch.distributed.fsdp.fully_shard`.
+
+        Raises:
+            ConfigurationError: if a unit is no part of the network.
+        """
+        if not self.is_distributed:
+            return network.to(self.device)
+        return wrap_network(network, self.device, self.trainer.strategy, units, options)
 
     def is_optimizer_step(self, state: TrainingState) -> bool:
         """Whether the batch in hand completes an accumulation: the time for `optimizer.step()` and `zero_grad()`.
@@ -225,12 +250,14 @@ class Model(RunMember, abc.ABC):
         return {
             "metrics": check_metrics(self.metrics, type(self).__name__),
             "running_losses": dict(self._running_losses),
+            "dues": get_dues(networks_of(self)),
         }
 
     def _load_book_state(self, book: dict[str, Any]) -> None:
         self.metrics.clear()
         self.metrics.update(book["metrics"])
         self._running_losses = {name: loss.to(self.device) for name, loss in book["running_losses"].items()}
+        restore_dues(networks_of(self), book.get("dues", {}))
 
 
 def check_metrics(metrics: object, owner: str) -> dict[str, Any]:

@@ -167,6 +167,21 @@ class Plugin(RunMember, abc.ABC):
         """Whether training shall end after the batch in hand."""
         return False
 
+    def _has_stop_news(self) -> bool:
+        """Whether `should_training_stop` may answer otherwise than when it was last asked.
+
+        It is asked only then; in a run of several ranks, that takes a message around all of them. A plug-in whose
+        answer changes at certain events alone overrides this, so that it answers alike on every rank.
+        """
+        return True
+
+    def _parting_words(self) -> Any:
+        """Return what rank 0's plug-in has to tell the others, and the one in the process that called `fit`."""
+        return None
+
+    def _take_parting_words(self, words: Any) -> None:
+        """Take over what rank 0's plug-in has told; called when a run of several ranks is over, on all of them."""
+
     def _after_training(self, *, interrupted: bool) -> None:
         """Have the last word before `fit` returns: what this raises leaves it.
 

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from helios.core.archive import load_archive, save_archive
+from helios.core.control import Control
 from helios.core.files import ensure_writable, remove_temporaries
 from helios.core.logging import get_root_logger
+from helios.core.plain import encode
+from helios.core.shard_files import fill_shards, load_sharded_plain, save_sharded
+from helios.core.shard_tree import take_shards_out
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
+from helios.trainer._overlays import collect_overlays, take_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from helios.core.shards import Mesh
 
 SUFFIX: Final = ".pth"
 _COUNTS: Final = re.compile(
@@ -74,6 +81,15 @@ class CheckpointName:
         return dataclasses.replace(self, metadata=added)
 
 
+def check_can_be_saved(data: dict[str, Any]) -> None:
+    """Check that everything in a checkpoint-to-be is plain data.
+
+    Raises:
+        ArgumentTypeError: if a part is not; the message has its path.
+    """
+    encode(take_shards_out(data)[0], "checkpoint")
+
+
 class CheckpointStore:
     """The folder of one model's checkpoints."""
 
@@ -97,35 +113,64 @@ class CheckpointStore:
                 "writable",
             ) from error
 
-    def save(self, name: CheckpointName, data: dict[str, Any]) -> Path:
-        """Write a checkpoint, whole or not at all.
+    def save(self, name: CheckpointName, data: dict[str, Any], control: Control | None = None) -> Path:
+        """Write a checkpoint, whole or not at all: a file, or a folder if ranks have parts of its tensors.
+
+        Args:
+            name: its name.
+            data: what this rank has to keep; what it has apart from rank 0 is added to what rank 0 writes.
+            control: what the ranks agree through, all of which must call this; `None` for a process alone.
 
         Raises:
             CheckpointError: if the disk refuses; what is there already is not touched.
         """
         path = self.folder / str(name)
+        control = Control() if control is None else control
+        plain, shards, _ = take_shards_out(data)
+        if control.world_size > 1:
+            data = {**data, "ranks": collect_overlays(plain, control)}
         try:
-            save_archive(path, data)
+            if shards and control.group is not None:
+                save_sharded(path, data, group=control.group)
+            elif control.rank == 0:
+                save_archive(path, data)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint {path} could not be written ({error}): earlier ones are intact"
             ) from error
         return path
 
-    def load_newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest valid checkpoint and what it holds; `None` if there is none at all.
+    def load_newest(
+        self, control: Control | None = None, mesh: Mesh | None = None
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest valid checkpoint and what it holds for this rank; `None` if there is none at all.
 
-        Damaged ones are skipped, and the log says which and why.
+        Damaged ones are skipped, and the log says which and why. Rank 0 reads, and gives it to the others: they need
+        not have the same disk, and shall not choose another one.
+
+        Args:
+            control: what the ranks agree through, all of which must call this; `None` for a process alone.
+            mesh: the ranks over which tensors that were spread over ranks are spread now; `None` to have them whole.
 
         Raises:
             CheckpointError: if there are checkpoints but not one is valid: a run that would begin anew must not do so
                 unasked.
+            CheckpointMismatchError: if the checkpoint cannot be gone on from with this number of ranks.
         """
+        control = Control() if control is None else control
+        newest = control.share(self._load_newest_here() if control.rank == 0 else None)
+        if newest is None:
+            return None
+        path, data, is_folder = newest
+        data = take_share(data, control)
+        return path, fill_shards(data, path, mesh) if is_folder else data
+
+    def _load_newest_here(self) -> tuple[Path, dict[str, Any], bool] | None:
         reasons: list[str] = []
         for rivals in self._newest_first():
             newest = self._load_newest_of(rivals, reasons)
             if newest is not None:
-                return newest
+                return (*newest, newest[0].is_dir())
         if reasons:
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be used: {'; '.join(reasons)}. Bring back an intact "
@@ -139,7 +184,7 @@ class CheckpointStore:
 
     def _try_load(self, path: Path, reasons: list[str]) -> dict[str, Any] | None:
         try:
-            return load_archive(path)
+            return load_sharded_plain(path) if path.is_dir() else load_archive(path)
         except (CorruptCheckpointError, OSError) as error:
             get_root_logger().warning("skipped the checkpoint %s: %s", path, error)
             reasons.append(str(error))

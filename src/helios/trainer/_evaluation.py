@@ -10,12 +10,15 @@ import torch
 
 from helios.core.rng import SeedSequence
 from helios.core.state import Phase
+from helios.core.stateful import networks_of
 from helios.model.model import Model
+from helios.model.wrapping import quiet
 from helios.plugins.table import overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from helios.core.control import Control
     from helios.data.feed import BatchFeed
     from helios.plugins.table import PluginTable
     from helios.trainer._progress import ProgressBar, ProgressDisplay
@@ -80,7 +83,7 @@ class EvaluationLoop:
         feed: BatchFeed,
         key: Callable[[int], None],
         seed: int,
-        rank: int,
+        control: Control,
         display: ProgressDisplay | None,
     ) -> None:
         """Bind what is called.
@@ -92,7 +95,7 @@ class EvaluationLoop:
             feed: the batches.
             key: sets the generators to the stream of a seed.
             seed: the seed of the run.
-            rank: the global rank.
+            control: what the ranks agree through.
             display: where to show a bar, if anywhere.
         """
         self._phase = phase
@@ -101,7 +104,8 @@ class EvaluationLoop:
         self._feed = feed
         self._key = key
         self._seed = seed
-        self._rank = rank
+        self._rank = control.rank
+        self._is_uneven = len(set(control.gather(feed.batches_per_epoch()))) > 1
         self._display = display
 
     @torch.no_grad()
@@ -121,7 +125,8 @@ class EvaluationLoop:
         for hook in (*calls.plugin_starts, calls.model_start):
             hook(*arguments)
         self._model.eval()
-        steps = self._run_batches(seeds)
+        with quiet(networks_of(self._model).values(), is_uneven=self._is_uneven):
+            steps = self._run_batches(seeds)
         self._key(seeds[steps])
         for hook in (*calls.plugin_ends, calls.model_end):
             hook(*arguments)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Final
+
+import torch
 
 from helios._version import __version__
 from helios.core.distributed import global_print
-from helios.core.plain import encode
+from helios.core.shard_tree import is_sharded
 from helios.core.state import Phase, TrainingState, TrainingUnit
 from helios.core.stateful import ensure_state_dict
 from helios.errors import CheckpointMismatchError
 from helios.model.gradients import collect_gradients, restore_gradients
-from helios.trainer._checkpoints import CheckpointName, CheckpointStore
+from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_can_be_saved
 from helios.trainer._loop import Outcome, TrainingLoop
+from helios.trainer._ranks import check_lengths
+from helios.trainer._session import Session
 from helios.trainer._signals import SignalWatch
+from helios.trainer._task import Result
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from helios.core.control import Control
     from helios.model.model import Model
-    from helios.trainer._session import Session
+    from helios.trainer._task import Task
 
 FORMAT: Final = 1  # Of what a checkpoint holds; one of a newer format is refused.
 
@@ -29,23 +36,26 @@ class TrainingJob:
 
     def __init__(self, session: Session) -> None:
         """Get the data, the checkpoints and the loop ready, and check that all of it can work."""
-        options = session.options
+        options, control = session.options, session.control
         self._session = session
+        self._control = control
         self._state = TrainingState()
         root = options.chkpt_root
         self._store = None if root is None else CheckpointStore(root, session.model.save_name)
         self._signals = SignalWatch(enabled=self._store is not None)
+        feed = session.open_training_feed()
+        check_lengths(feed, control)
         self._loop = TrainingLoop(
             options,
             model=session.model,
             plugins=session.plugins,
             state=self._state,
-            feed=session.open_training_feed(),
+            feed=feed,
             validation=None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION),
             save=None if self._store is None else self._save,
-            interrupted=self._signals.was_asked,
+            interrupted=control.agree_on_leaving(self._signals.was_asked, lambda: self._state.global_iteration),
             key=session.key,
-            rank=session.rank,
+            control=control,
         )
 
     def run(self) -> bool:
@@ -74,12 +84,16 @@ class TrainingJob:
         return self._state.completed_epochs if is_epochs else self._state.current_iteration
 
     def _save(self) -> None:
+        assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
+        name = self._control.share(self._name_checkpoint() if self._control.rank == 0 else None)
+        assert name is not None  # noqa: S101 - for the type checker: it is rank 0's.
+        path = self._store.save(name, self._collect(), self._control)
+        self._session.log.debug("saved %s", path)
+
+    def _name_checkpoint(self) -> CheckpointName:
         model, state = self._session.model, self._state
         name = CheckpointName(model.save_name, state.global_epoch, state.current_iteration)
-        name = name.with_stem(model.append_metadata_to_chkpt_name(name.stem), type(model).__name__)
-        assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
-        path = self._store.save(name, self._collect())
-        self._session.log.debug("saved %s", path)
+        return name.with_stem(model.append_metadata_to_chkpt_name(name.stem), type(model).__name__)
 
     def _collect(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data."""
@@ -103,9 +117,10 @@ class TrainingJob:
 
     def _resume(self, store: CheckpointStore) -> None:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
-        store.prepare()
-        encode(self._collect(), "checkpoint")  # What cannot be saved is to be known before the first batch.
-        newest = store.load_newest()
+        if self._control.rank == 0:
+            store.prepare()
+        check_can_be_saved(self._collect())  # What cannot be is to be known before the first batch.
+        newest = store.load_newest(self._control, self._session.mesh)
         if newest is None:
             return
         path, data = newest
@@ -130,11 +145,12 @@ class TrainingJob:
 
     def _print_banner(self) -> None:
         options, state = self._session.options, self._state
-        unit = options.train_unit.value
+        unit, ranks = options.train_unit.value, self._control.world_size
+        where = f"{self._session.device}" if ranks == 1 else f"{ranks} ranks, {self._session.device.type}"
         start = "from the start" if state.global_iteration == 0 else f"from {unit} {self._done()}"
         lines = [
             f"Helios {__version__}{f': {options.run_name}' if options.run_name else ''}",
-            f"  model    {type(self._session.model).__name__} ({self._session.model.save_name}) on {options.device}",
+            f"  model    {type(self._session.model).__name__} ({self._session.model.save_name}) on {where}",
             f"  training {options.total_steps} {unit}s {start}, seed {options.seed}",
             f"  plug-ins {', '.join(self._session.plugins) or 'none'}",
         ]
@@ -178,7 +194,7 @@ def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
         trained_state: the state of the model if it has been trained in this process; used if there is no checkpoint.
     """
     model, root = session.model, session.options.chkpt_root
-    newest = None if root is None else CheckpointStore(root, model.save_name).load_newest()
+    newest = None if root is None else CheckpointStore(root, model.save_name).load_newest(session.control, session.mesh)
     if newest is not None:
         restore_model(model, *newest, fast_init=True)
     elif trained_state is not None:
@@ -188,10 +204,40 @@ def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
     session.open_evaluation(Phase.TESTING).run()
 
 
-def run_training(session: Session) -> bool:
-    """Train the model from wherever it was left.
+def run_task(task: Task, control: Control) -> Result:
+    """Run this process's part of a task.
 
-    Returns:
-        False if a signal has stopped it.
+    Args:
+        task: a call of `fit` or `test`.
+        control: what the ranks agree through.
     """
-    return TrainingJob(session).run()
+    with Session(task, control) as session:
+        session.set_up()
+        if task.phase is Phase.TESTING:
+            run_test(session, task.trained_state)
+            is_finished = True
+        else:
+            is_finished = TrainingJob(session).run()
+        return _conclude(task, control, is_finished=is_finished)
+
+
+def _conclude(task: Task, control: Control, *, is_finished: bool) -> Result:
+    if control.world_size == 1:
+        return Result(is_finished)
+    words = control.share({plug_id: plugin._parting_words() for plug_id, plugin in task.plugins.items()})  # noqa: SLF001 - the run's side of Plugin.
+    task.hear(words)
+    is_kept = task.phase is Phase.TESTING or task.options.chkpt_root is not None
+    return Result(is_finished, task.model.metrics, words, None if is_kept else _on_cpu(task.model.state_dict()))
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return a state with its tensors on the CPU, put together where each rank has a part of them."""
+    if isinstance(value, dict):
+        state = copy.copy(value)  # A network's has the versions of its modules beside its items.
+        state.update({key: _on_cpu(item) for key, item in value.items()})
+        return state
+    if isinstance(value, list | tuple):
+        return type(value)([_on_cpu(item) for item in value])
+    if is_sharded(value):
+        value = value.full_tensor()
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value

@@ -4,48 +4,62 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from helios.core.control import Control
 from helios.core.distributed import is_using_torchrun
 from helios.errors import ConfigurationError
+from helios.trainer._jobs import run_task
+from helios.trainer._session import open_log, report_errors
+from helios.trainer._spawn import Spawn
+from helios.trainer._torchrun import Torchrun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from helios.trainer._options import TrainerOptions
+    from helios.trainer._task import Result, Task
 
 
 class Launcher(Protocol):
-    """Runs a job in as many processes as it needs."""
+    """Runs a task in as many processes as it needs."""
 
     @property
     def queue(self) -> Any:
-        """The way home for what ranks put into it; `None` if the job runs in this process."""
+        """The way home for what ranks put into it; `None` if the task runs in this process alone."""
         ...
 
-    def launch(self, job: Callable[[], bool]) -> bool:
-        """Run the job, and return what it returns on rank 0."""
+    def launch(self, task: Task) -> Result:
+        """Run the task, and return what it returns on rank 0."""
         ...
 
 
 class Inline:
-    """Runs the job in this process."""
+    """Runs the task in this process."""
 
     queue = None
 
-    def launch(self, job: Callable[[], bool]) -> bool:
-        """Run the job."""
-        return job()
+    def launch(self, task: Task) -> Result:
+        """Run the task."""
+        with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow):
+            task.prepare()
+            return run_task(task, Control())
 
 
 def select_launcher(environment: Mapping[str, str], options: TrainerOptions) -> Launcher:
     """Return the launcher that an environment and the trainer's arguments ask for.
 
+    Args:
+        environment: the variables of this process; those of `torchrun` decide before the arguments do.
+        options: the arguments of the trainer.
+
     Raises:
-        ConfigurationError: if they ask for more than one process, which this version does not run.
+        ConfigurationError: if the two contradict each other.
     """
-    world_size = int(environment["WORLD_SIZE"]) if is_using_torchrun(environment) else options.world_size
-    if world_size > 1:
+    if not is_using_torchrun(environment):
+        return Spawn(options.world_size) if options.world_size > 1 else Inline()
+    world_size = int(environment["WORLD_SIZE"])
+    if options.num_processes not in (None, world_size):
         raise ConfigurationError(
-            f"{world_size} processes were asked for, and this version of Helios trains in one: leave num_processes "
-            "out, name one GPU in gpus, and start without torchrun or with --nproc-per-node 1",
+            f"num_processes={options.num_processes}, but torchrun has started {world_size} processes: leave "
+            "num_processes out, torchrun's --nproc-per-node decides"
         )
-    return Inline()
+    return Torchrun() if world_size > 1 else Inline()

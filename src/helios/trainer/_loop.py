@@ -15,13 +15,15 @@ from helios.core.rng import SeedSequence, derive_seed
 from helios.core.state import TrainingUnit
 from helios.errors import TrainingError
 from helios.model.model import Model
-from helios.plugins.plugin import Plugin
 from helios.plugins.table import overrides
 from helios.trainer._checks import OptimizerWatch
+from helios.trainer._ranks import average_losses, in_step
+from helios.trainer._stopping import StopVote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from helios.core.control import Control
     from helios.core.state import TrainingState
     from helios.data.feed import BatchFeed
     from helios.plugins.table import PluginTable
@@ -60,7 +62,7 @@ class TrainingLoop:
         save: Callable[[], None] | None,
         interrupted: Callable[[], bool],
         key: Callable[[int], None],
-        rank: int,
+        control: Control,
     ) -> None:
         """Bind what is called.
 
@@ -72,9 +74,9 @@ class TrainingLoop:
             feed: the batches.
             validation: what a validation runs.
             save: writes a checkpoint.
-            interrupted: whether the process shall leave.
+            interrupted: whether the run shall leave here; answered alike on every rank.
             key: sets the generators to the stream of a seed.
-            rank: the global rank.
+            control: what the ranks agree through.
         """
         self.is_stopped = False
         self._options = options
@@ -87,15 +89,13 @@ class TrainingLoop:
         self._save = save
         self._interrupted = interrupted
         self._key = key
-        self._rank = rank
+        self._control = control
+        self._rank = control.rank
         self._bar: ProgressBar | None = None
         self._account: Mapping[str, Any] | None = None
         self._steps, self._seconds, self._iterations = 0, 0.0, 0
         self._watch: OptimizerWatch
-        asked = [plugin for plugin in plugins.values() if overrides(plugin, "should_training_stop", Plugin)]
-        self._stop_questions = [(plugin.should_training_stop, plugin._stops_for_good) for plugin in asked]  # noqa: SLF001 - the run's side of Plugin.
-        if overrides(model, "should_training_stop", Model):
-            self._stop_questions.append((model.should_training_stop, True))
+        self._stop_vote = StopVote(model, plugins, control)
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain data, where training is."""
@@ -169,6 +169,8 @@ class TrainingLoop:
             self._call("epoch start", hooks, self._model.on_training_epoch_start, state.global_epoch)
         account, self._account = self._account, None
         batches = self._feed.open(epoch, state.dataset_iter, account)
+        if self._control.world_size > 1 and self._feed.batches_per_epoch() is None:
+            batches = in_step(batches, self._control)
         outcome = self._run_batches(batches)
         if outcome is not Outcome.GOING:
             return outcome
@@ -192,7 +194,7 @@ class TrainingLoop:
         ends = self._plugins.bind("on_training_batch_end")
         model_end = model.on_training_batch_end if overrides(model, "on_training_batch_end", Model) else None
         accumulation_steps = self._options.accumulation_steps
-        asks_every_batch = bool(self._stop_questions)
+        may_stop, has_stop_news = self._stop_vote.may_stop, self._stop_vote.has_news
         asks_every_iteration = self._unit is TrainingUnit.ITERATION
         interrupted = self._interrupted
         clock, steps = time.perf_counter, self._steps
@@ -218,12 +220,16 @@ class TrainingLoop:
             for hook in ends:
                 hook(state)
             if model_end is not None:
-                model_end(state, self._should_log(completes))
+                should_log = self._should_log(completes)
+                if should_log:
+                    average_losses(model, self._control)
+                model_end(state, should_log)
             steps += 1
             state.average_iter_time = (clock() - began) / steps
-            if asks_every_batch or (completes and asks_every_iteration) or interrupted():
+            has_news = may_stop and has_stop_news()
+            if has_news or (completes and asks_every_iteration) or interrupted():
                 paused = clock()
-                outcome = self._after_batch(completes)
+                outcome = self._after_batch(completes, ask=has_news)
                 if outcome is not Outcome.GOING:
                     return outcome
                 began += clock() - paused
@@ -239,9 +245,13 @@ class TrainingLoop:
         # An epoch is logged at its last batch; one whose length nobody knows has none that can be told.
         return is_due(state.global_epoch, every) and state.dataset_iter == self._feed.batches_per_epoch()
 
-    def _after_batch(self, completes: bool) -> Outcome:
+    def _after_batch(self, completes: bool, *, ask: bool) -> Outcome:
         is_boundary = completes and self._unit is TrainingUnit.ITERATION
-        return self._at_boundary(self._state.current_iteration if is_boundary else None)
+        count = self._state.current_iteration if is_boundary else None
+        if count is not None and is_due(count, self._options.valid_frequency):
+            self._validate()
+            ask = True
+        return self._at_boundary(count, ask=ask)
 
     def _after_epoch(self) -> Outcome:
         state, is_boundary = self._state, self._unit is TrainingUnit.EPOCH
@@ -249,23 +259,20 @@ class TrainingLoop:
             self._validate()
         self._end_epoch()
         state.dataset_iter = 0
-        return self._at_boundary(state.global_epoch if is_boundary else None, validate=False)
+        return self._at_boundary(state.global_epoch if is_boundary else None, ask=True)
 
-    def _at_boundary(self, count: int | None, *, validate: bool = True) -> Outcome:
-        """Do what is due.
+    def _at_boundary(self, count: int | None, *, ask: bool) -> Outcome:
+        """Decide how to go on, and save if that is due.
 
         Args:
             count: steps done in the unit of training; `None` if this is no boundary of that unit.
-            validate: whether a validation may be due; at the end of an epoch it has run before the epoch's hooks.
+            ask: whether there is something to ask those who may end training; where a checkpoint is due, they are.
         """
-        if count is not None:
-            if self._bar is not None:
-                self._bar.update(1)
-            if validate and is_due(count, self._options.valid_frequency):
-                self._validate()
-        outcome = self._outcome(ask=True)
-        # Asked before saving, so that the last checkpoint says whether training was stopped.
+        if count is not None and self._bar is not None:
+            self._bar.update(1)
         is_save_due = count is not None and is_due(count, self._options.chkpt_frequency)
+        # Asked before saving, so that the last checkpoint says whether training was stopped.
+        outcome = self._outcome(ask=ask or is_save_due)
         if self._save is not None and (is_save_due or outcome not in (Outcome.GOING, Outcome.GIVEN_UP)):
             self._save()
         return outcome
@@ -275,12 +282,11 @@ class TrainingLoop:
         done = state.current_iteration if self._unit is TrainingUnit.ITERATION else state.completed_epochs
         if done >= options.total_steps:
             return Outcome.COMPLETE
-        answers = [for_good for question, for_good in self._stop_questions if question()] if ask else []
-        if any(answers):
-            self.is_stopped = True
+        for_good, for_now = self._stop_vote.ask(state) if ask else (False, False)
+        self.is_stopped = self.is_stopped or for_good
         if self.is_stopped:
             return Outcome.STOPPED
-        if answers:
+        if for_now:
             return Outcome.GIVEN_UP
         if options.early_stop_cycles is not None and state.early_stop_count >= options.early_stop_cycles:
             return Outcome.STOPPED
@@ -296,4 +302,6 @@ class TrainingLoop:
         state.running_iter = 0
         model._running_losses.clear()  # noqa: SLF001 - API.md names it.
         if self._options.early_stop_cycles is not None:
-            state.early_stop_count = 0 if model.have_metrics_improved() else state.early_stop_count + 1
+            # Every rank is asked, because asking may do something; rank 0 is believed.
+            has_improved = self._control.share(bool(model.have_metrics_improved()))
+            state.early_stop_count = 0 if has_improved else state.early_stop_count + 1

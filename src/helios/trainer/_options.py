@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,10 @@ from helios.core.files import as_path
 from helios.core.logging import check_tensorboard
 from helios.core.state import TrainingUnit
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
+from helios.model.wrapping import STRATEGIES
+
+if TYPE_CHECKING:
+    from helios.core.distributed import DistributedInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,7 @@ class TrainerOptions:
     import_prefix: str = ""
     print_banner: bool = True
     num_processes: int | None = None
+    strategy: str = "ddp"
 
     def __post_init__(self) -> None:
         """Check every value and every combination, and fill in what follows from the machine.
@@ -57,6 +62,8 @@ class TrainerOptions:
         self._check_steps()
         self._check_places()
         self._settle_devices()
+        if self.strategy not in STRATEGIES:
+            raise ConfigurationError(f"strategy is {self.strategy!r}: choose one of {', '.join(map(repr, STRATEGIES))}")
         self._set(
             "random_seed", rng.get_default_seed() if self.random_seed is None else rng.check_seed(self.random_seed)
         )
@@ -135,7 +142,6 @@ class TrainerOptions:
             raise DeviceUnavailableError("use_cpu=False needs CUDA, which is not available here: leave use_cpu at None")
         on_cpu = self.use_cpu or self.num_processes is not None or not torch.cuda.is_available()
         self._set("use_cpu", bool(on_cpu))
-        self._set("gpus", [] if on_cpu else list(self.gpus or [0]))
 
     def _check_gpus(self, gpus: list[int]) -> None:
         is_list = isinstance(gpus, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in gpus)
@@ -158,14 +164,30 @@ class TrainerOptions:
         return self.random_seed
 
     @property
-    def device(self) -> torch.device:
-        """The device of a run in this process."""
-        return torch.device("cuda", self.gpus[0]) if self.gpus else torch.device("cpu")
+    def gpu_ids(self) -> list[int]:
+        """The GPUs that the arguments ask for; empty for the CPU."""
+        return [] if self.use_cpu else list(self.gpus or [0])
 
     @property
     def world_size(self) -> int:
         """How many processes the arguments ask for."""
-        return self.num_processes or max(1, len(self.gpus or []))
+        return self.num_processes or max(1, len(self.gpu_ids))
+
+    def device_of(self, info: DistributedInfo) -> torch.device:
+        """Return the device of a rank: the GPUs named, or else all, are given to the ranks of a machine in their order.
+
+        Raises:
+            DeviceUnavailableError: if the machine has more ranks than GPUs.
+        """
+        if self.use_cpu:
+            return torch.device("cpu")
+        gpus = list(range(torch.cuda.device_count())) if self.gpus is None else self.gpus
+        if info.local_rank >= len(gpus):
+            raise DeviceUnavailableError(
+                f"this machine has {info.local_world_size} ranks, and GPUs {gpus} for them: start one for each GPU, or "
+                "train on the CPU with use_cpu=True"
+            )
+        return torch.device("cuda", gpus[info.local_rank])
 
 
 def _check_positive(name: str, value: object) -> None:

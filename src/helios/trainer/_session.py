@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from helios.core.distributed import get_dist_info, is_dist_active
 from helios.core.environment import kernel_choice
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
 from helios.core.rng import derive_seed, make_keyer, seed_rngs
+from helios.core.shards import make_mesh
 from helios.core.state import Phase
 from helios.data.feed import BatchFeed, StreamFeed, make_feed
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer._checks import check_step
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
@@ -20,13 +20,11 @@ from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator, Sequence
-    from typing import Self
+    from types import TracebackType
 
-    from helios.core.context import RunContext
-    from helios.data.datamodule import DataModule
-    from helios.model.model import Model
-    from helios.plugins.table import PluginTable
+    from helios.core.control import Control
     from helios.trainer._options import TrainerOptions
+    from helios.trainer._task import Task
 
 
 def open_log(options: TrainerOptions, rank: int) -> contextlib.AbstractContextManager[logging.Logger]:
@@ -48,7 +46,9 @@ def report_errors(phase: Phase, control_flow: Sequence[type[BaseException]]) -> 
     try:
         yield
     except Exception as error:
-        if not isinstance(error, tuple(control_flow)):
+        if isinstance(error, RankFailedError):
+            get_root_logger().error("%s failed: %s", phase.value, error)
+        elif not isinstance(error, tuple(control_flow)):
             get_root_logger().exception("%s failed", phase.value)
         raise
 
@@ -56,44 +56,37 @@ def report_errors(phase: Phase, control_flow: Sequence[type[BaseException]]) -> 
 class Session(contextlib.ExitStack):
     """The run in this process. Entering it gets everything ready; leaving it undoes that, however the run ended."""
 
-    def __init__(
-        self,
-        trainer: RunContext,
-        options: TrainerOptions,
-        *,
-        model: Model,
-        datamodule: DataModule,
-        plugins: PluginTable,
-        phase: Phase,
-    ) -> None:
+    def __init__(self, task: Task, control: Control) -> None:
         """Take the parts.
 
         Args:
-            trainer: what the parts see of the run.
-            options: the arguments of the trainer.
-            model: the model.
-            datamodule: where the data comes from.
-            plugins: the plug-ins.
-            phase: training or testing.
+            task: what is run, with what.
+            control: what the ranks agree through.
         """
         super().__init__()
-        self._trainer = trainer
-        self.options = options
-        self.model = model
-        self.datamodule = datamodule
-        self.plugins = plugins
-        self._phase = phase
-        self.device = options.device
-        self.rank = get_dist_info().rank
+        self._trainer = task.trainer
+        self._phase = task.phase
+        self.options = task.options
+        self.model = task.model
+        self.datamodule = task.datamodule
+        self.plugins = task.plugins
+        self.control = control
+        self.device = task.options.device_of(control.info)
+        self.rank = control.rank
         self.key = make_keyer(self.device)
+        is_spread = control.world_size > 1 and task.options.strategy == "fsdp"
+        # The ranks over which checkpoints' tensors are spread; None to have them whole.
+        self.mesh = make_mesh(self.device.type) if is_spread else None
         self.display: ProgressDisplay | None = None
         self.log = get_root_logger()
 
-    def __enter__(self) -> Self:
-        """Open the logs."""
-        super().__enter__()
-        self.enter_context(open_log(self.options, self.rank))
-        return self
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        """Tell the other ranks of an error before anything is undone, which may take long, and undo it."""
+        if error is not None:
+            self.control.announce(error)
+        return super().__exit__(kind, error, traceback)
 
     def set_up(self) -> None:
         """Set up torch, the plug-ins, the data and the model, in this order."""
@@ -110,20 +103,16 @@ class Session(contextlib.ExitStack):
         )
         seed_rngs(options.seed)
         for part in (*self.plugins.values(), self.datamodule, self.model):
-            part._join_run(self._trainer, self.device, is_distributed=is_dist_active())  # noqa: SLF001 - the run's side of RunMember.
+            part._join_run(self._trainer, self.device, is_distributed=self.control.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
         for plugin in self.plugins.values():
             plugin.setup()
         self.plugins.ensure_no_conflict()  # Again: a flag may have been set since the plug-in was added.
-        self.callback(self._tear_down)
+        self.callback(self.datamodule.teardown)
         self.datamodule.setup()
         # Keyed alike on every rank, and by nothing that came before: other data or plug-ins leave the weights alone.
         self.key(derive_seed(options.seed, "setup"))
         self.model.setup(fast_init=self._phase is Phase.TESTING)
         self.model._attribute_states.mark()  # noqa: SLF001 - what changes from here on is state.
-
-    def _tear_down(self) -> None:
-        with report_errors(self._phase, ()):
-            self.datamodule.teardown()
 
     @contextlib.contextmanager
     def open_bar(self, title: str, done: int) -> Iterator[ProgressBar | None]:
@@ -173,6 +162,6 @@ class Session(contextlib.ExitStack):
             feed=make_feed(*loader),
             key=self.key,
             seed=self.options.seed,
-            rank=self.rank,
+            control=self.control,
             display=self.display,
         )

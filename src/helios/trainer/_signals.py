@@ -80,7 +80,8 @@ class SignalWatch:
         """
         if is_leaving:
             get_root_logger().warning(
-                "%s: training leaves; a checkpoint is written, call fit again to go on", self._reason
+                "%s: training leaves; a checkpoint is written, call fit again to go on",
+                self._reason or "a signal to another process of the run",
             )
         elif self._asked:
             get_root_logger().warning("%s came when training was at its end; nothing is left to do", self._reason)

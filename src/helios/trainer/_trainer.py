@@ -10,18 +10,19 @@ from helios.core.state import Phase, TrainingUnit
 from helios.errors import NotRunningError
 from helios.plugins.table import PluginTable
 from helios.trainer._checks import check_parts, check_training
-from helios.trainer._jobs import run_test, run_training
 from helios.trainer._launch import select_launcher
 from helios.trainer._options import TrainerOptions
-from helios.trainer._session import Session, open_log, report_errors
+from helios.trainer._rank import AtRank
+from helios.trainer._task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from helios.data.datamodule import DataModule
     from helios.model.model import Model
     from helios.plugins.plugin import Plugin
+    from helios.trainer._launch import Launcher
+    from helios.trainer._task import Result
 
 
 class Trainer:
@@ -53,7 +54,9 @@ class Trainer:
         src_root: a folder of modules to import first if they register something.
         import_prefix: the package that `src_root` is.
         print_banner: say in a few lines what is about to be trained.
-        num_processes: CPU processes to train in.
+        num_processes: CPU processes to train in, over gloo.
+        strategy: how a network that `Model.wrap` is given is trained by several ranks: "ddp" (each has a copy) or
+            "fsdp" (each has a part).
 
     Raises:
         ConfigurationError: if a value is out of range, or two contradict each other (it is a `ValueError`).
@@ -87,16 +90,18 @@ class Trainer:
         import_prefix: str = "",
         print_banner: bool = True,
         num_processes: int | None = None,
+        strategy: str = "ddp",
     ) -> None:
         """Check the arguments."""
         arguments = dict(locals())
         del arguments["self"]
         self._options = TrainerOptions(**arguments)
-        self._launcher = select_launcher(read_environment(), self._options)
+        self._launcher: Launcher | AtRank = select_launcher(read_environment(), self._options)
         self._plugins = PluginTable()
         self._model: Model | None = None
         self._datamodule: DataModule | None = None
-        self._trained: Model | None = None
+        # The model that was trained last, and its state if that is not in this process's object.
+        self._trained: tuple[Model, dict[str, Any] | None] | None = None
         self._train_exceptions: list[type[BaseException]] = []
         self._test_exceptions: list[type[BaseException]] = []
 
@@ -145,12 +150,17 @@ class Trainer:
     @property
     def gpu_ids(self) -> list[int]:
         """The GPUs that train; empty on CPU."""
-        return list(self._options.gpus or [])
+        return self._options.gpu_ids
 
     @property
     def random_seed(self) -> int:
         """The seed from which every draw of a run derives."""
         return self._options.seed
+
+    @property
+    def strategy(self) -> str:
+        """How networks are trained by several ranks: "ddp" or "fsdp"."""
+        return self._options.strategy
 
     @property
     def accumulation_steps(self) -> int:
@@ -194,9 +204,9 @@ class Trainer:
         check_parts(model, datamodule)
         check_training(model, self._options)
         self._trained = None  # What a run that fails leaves behind is nothing to test.
-        finished = self._run(Phase.TRAINING, model, datamodule, run_training)
-        self._trained = model
-        return finished
+        result = self._run(Phase.TRAINING, model, datamodule)
+        self._trained = model, result.trained_state
+        return result.is_finished
 
     def test(self, model: Model, datamodule: DataModule) -> bool:
         """Test a model, as its newest checkpoint has it.
@@ -216,27 +226,29 @@ class Trainer:
             Exception: whatever the model, a plug-in or the data module raises, after it was written to the log.
         """
         check_parts(model, datamodule)
-        trained_state = model.state_dict() if self._trained is model else None
+        trained_state = None
+        if self._trained is not None and self._trained[0] is model:
+            trained_state = model.state_dict() if self._trained[1] is None else self._trained[1]
+        return self._run(Phase.TESTING, model, datamodule, trained_state).is_finished
 
-        def job(session: Session) -> bool:
-            run_test(session, trained_state)
-            return True
-
-        return self._run(Phase.TESTING, model, datamodule, job)
-
-    def _run(self, phase: Phase, model: Model, datamodule: DataModule, job: Callable[[Session], bool]) -> bool:
+    def _run(
+        self, phase: Phase, model: Model, datamodule: DataModule, trained_state: dict[str, Any] | None = None
+    ) -> Result:
         self._model, self._datamodule = model, datamodule
         self._plugins.ensure_no_conflict()
         control_flow = self._train_exceptions if phase is Phase.TRAINING else self._test_exceptions
+        task = Task(
+            self,
+            self._options,
+            model=model,
+            datamodule=datamodule,
+            plugins=self._plugins,
+            phase=phase,
+            control_flow=control_flow,
+            trained_state=trained_state,
+        )
+        return self._launcher.launch(task)
 
-        def run() -> bool:
-            session = Session(
-                self, self._options, model=model, datamodule=datamodule, plugins=self._plugins, phase=phase
-            )
-            with session, report_errors(phase, control_flow):
-                session.set_up()
-                return job(session)
-
-        with open_log(self._options, get_dist_info().rank), report_errors(phase, control_flow):
-            datamodule.prepare_data()
-        return self._launcher.launch(run)
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a rank's trainer is made of: it launches nothing."""
+        return {**vars(self), "_launcher": AtRank(), "_trained": None}

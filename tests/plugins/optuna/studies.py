@@ -25,6 +25,7 @@ from torch import nn
 
 from helios import DataModule, Model, Trainer, TrainingState
 from helios.plugins.optuna import OptunaPlugin, ReproducibleSampler, run_study
+from tests.forks import fork_ranks
 from tests.resume.runs import KILLER
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class StudySpec:
     epochs: int = 4
     url: str = ""
     sleep: float = 0.0
+    ranks: int | None = None
 
     def __str__(self) -> str:
         """Return what tells it from others, as a test's id."""
@@ -73,7 +75,7 @@ class Net(Model):
         width = plugin.suggest("categorical", "width", choices=[2, 4, 8])
         rate = plugin.suggest("float", "rate", low=1e-4, high=1e-1, log=True)
         momentum = plugin.suggest("float", "momentum", low=0.0, high=0.9)
-        self._net = nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))
+        self._net = self.wrap(nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)))
         self._optimizer = torch.optim.SGD(self._net.parameters(), lr=rate, momentum=momentum)
         KILLER.tick()
 
@@ -103,6 +105,8 @@ class Net(Model):
 
     def on_training_end(self) -> None:
         KILLER.tick()
+        if self.is_distributed and self.rank == 0:
+            self.trainer.queue.put({"loss": self.metrics["loss"]})
 
 
 def make_objective(spec: StudySpec, folder: Path) -> Any:
@@ -117,7 +121,8 @@ def make_objective(spec: StudySpec, folder: Path) -> Any:
             chkpt_frequency=1,
             chkpt_root=folder / "checkpoints",
             print_banner=False,
-            use_cpu=True,
+            use_cpu=True if spec.ranks is None else None,
+            num_processes=spec.ranks,
         )
         plugin = OptunaPlugin(trial, "loss")
         plugin.configure_trainer(trainer)
@@ -169,6 +174,8 @@ def child(spec: StudySpec, folder: str, kill_at: int | None) -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     logging.getLogger("helios").setLevel(logging.ERROR)
     KILLER.at = kill_at
+    if spec.ranks is not None:
+        fork_ranks()
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     run_study(lambda: make_study(spec, where), make_objective(spec, where), spec.trials)

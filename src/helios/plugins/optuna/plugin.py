@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import optuna
 
+from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
-from helios.errors import ArgumentTypeError, UnknownNameError
+from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
 from helios.plugins.optuna._owners import mark_owner
 from helios.plugins.optuna._patience import be_patient
-from helios.plugins.optuna._questions import ask_pruner
+from helios.plugins.optuna.trial import intermediate_values, is_pruned_at, original_number
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
 
 if TYPE_CHECKING:
@@ -39,12 +40,16 @@ class OptunaPlugin(Plugin):
     The model calls `report_metrics` when its metrics are ready; the pruner is asked once after each report, so the cost
     of a training step does not depend on the study.
 
+    When a run has several ranks, the trial stays in the process that called `fit` (under `torchrun`: in rank 0). In all
+    others `trial` is a stand-in, which asks the trial there: every rank is suggested the same values.
+
     Args:
         trial: the trial; anything with Optuna's `suggest_*`, `report`, `should_prune` and `number`.
         metric_name: the key in `Model.metrics` of the value that the study optimizes.
 
     Raises:
         ArgumentTypeError: if the name is no string.
+        ConfigurationError: if `torchrun` runs this process as one of several, and the trial is not rank 0's.
     """
 
     plugin_id: ClassVar[str] = "optuna"
@@ -55,6 +60,12 @@ class OptunaPlugin(Plugin):
         super().__init__(self.plugin_id)
         if not isinstance(metric_name, str):
             raise ArgumentTypeError(f"metric_name is {metric_name!r}: pass the key of the metric in Model.metrics")
+        info = get_dist_info()
+        if isinstance(trial, optuna.Trial) and info.rank > 0:
+            raise ConfigurationError(
+                f"trial {trial.number} was made on rank {info.rank} of {info.world_size}, but a study lives on rank 0: "
+                "under torchrun, run it with helios.plugins.optuna.run_study, which gives every rank its trial"
+            )
         self.unique_overrides.should_training_stop = True
         self._trial = trial
         self._metric_name = metric_name
@@ -62,6 +73,7 @@ class OptunaPlugin(Plugin):
         self._known_steps: set[int] = set()
         self._is_pruned = False
         self._is_interrupted = False
+        self._has_news = False
 
     @property
     def trial(self) -> Any:
@@ -90,9 +102,9 @@ class OptunaPlugin(Plugin):
 
     def setup(self) -> None:
         """Find out what the trial knows already."""
-        self._known_steps = set(_intermediate_values(self._trial))
+        self._known_steps = set(intermediate_values(self._trial))
         self._reports = {}
-        self._is_pruned = self._is_interrupted = False
+        self._is_pruned = self._is_interrupted = self._has_news = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was reported, by step, and whether that has pruned the trial."""
@@ -103,10 +115,12 @@ class OptunaPlugin(Plugin):
 
         A retry has a trial of its own, which may lack the reports, and other neighbours, which may spare it.
         """
+        if self.rank != 0:
+            return  # Rank 0 reports, and tells the others what follows from it.
         self._reports = {int(step): float(value) for step, value in state_dict["reports"].items()}
         for step, value in self._reports.items():
             self._report(value, step)
-        self._is_pruned = bool(state_dict["is_pruned"]) and ask_pruner(self._trial, max(self._reports))
+        self._is_pruned = bool(state_dict["is_pruned"]) and is_pruned_at(self._trial, max(self._reports))
 
     def suggest(self, kind: str, name: str, **kwargs: Any) -> Any:
         """Suggest a parameter.
@@ -134,9 +148,13 @@ class OptunaPlugin(Plugin):
     def report_metrics(self, validation_cycle: int) -> None:
         """Report the metric to the trial, and ask the pruner; nothing happens if the model has no such metric yet.
 
+        Rank 0 alone reports its metric, and all ranks stop after the same step if that prunes the trial. Outside of the
+        hooks of a validation or of an epoch's end, all ranks must call this.
+
         Args:
             validation_cycle: the step to report at.
         """
+        self._has_news = True
         metrics = self.trainer.model.metrics
         if self.rank != 0 or self._metric_name not in metrics:
             return
@@ -154,7 +172,7 @@ class OptunaPlugin(Plugin):
         self._report(value, validation_cycle)
         self._reports[validation_cycle] = value
         if not went_on_before:
-            self._is_pruned = ask_pruner(self._trial, validation_cycle)
+            self._is_pruned = is_pruned_at(self._trial, validation_cycle)
 
     register_metrics = report_metrics
 
@@ -166,6 +184,18 @@ class OptunaPlugin(Plugin):
     def should_training_stop(self) -> bool:
         """Whether the trial is pruned."""
         return self._is_pruned
+
+    def _has_stop_news(self) -> bool:
+        if type(self).should_training_stop is not OptunaPlugin.should_training_stop:
+            return True  # A subclass has reasons of its own.
+        has_news, self._has_news = self._has_news, False
+        return has_news
+
+    def _parting_words(self) -> Any:
+        return self._reports, self._is_pruned, self._is_interrupted
+
+    def _take_parting_words(self, words: Any) -> None:
+        self._reports, self._is_pruned, self._is_interrupted = words
 
     def _after_training(self, *, interrupted: bool) -> None:
         self._is_interrupted = interrupted
@@ -186,22 +216,3 @@ class OptunaPlugin(Plugin):
             raise TrialInterrupted(f"trial {self._trial.number} was interrupted: run the study again to go on")
         if self._is_pruned:
             raise optuna.TrialPruned(self._describe_pruning())
-
-
-def _frozen(trial: Any) -> optuna.trial.FrozenTrial | None:
-    """Return the trial as the storage has it; `None` if it has no storage."""
-    if not isinstance(trial, optuna.Trial):
-        return None
-    return trial.storage.get_trial(trial._trial_id)  # noqa: SLF001 - optuna has no public way to a single trial.
-
-
-def _intermediate_values(trial: Any) -> dict[int, float]:
-    frozen = _frozen(trial)
-    return {} if frozen is None else frozen.intermediate_values
-
-
-def original_number(trial: Any) -> int:
-    """Return a trial's number; for a retried trial, that of the trial which was run first."""
-    frozen = _frozen(trial)
-    number: int = trial.number if frozen is None else frozen.system_attrs.get("failed_trial", trial.number)
-    return number

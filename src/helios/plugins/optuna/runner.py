@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna._locks import study_lock
 from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of
 from helios.plugins.optuna._patience import be_patient, is_beginning, keep_trying
+from helios.plugins.optuna._ranks import follow, lead
 from helios.plugins.optuna.plugin import TrialInterrupted
 
 if TYPE_CHECKING:
@@ -37,14 +39,18 @@ def run_study(
     write. SQLite itself waits for 5 s; `RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 100}})` makes that
     100 s for every use of the study, also before and after this call.
 
+    Under `torchrun`, rank 0 makes the study, asks and tells, and every rank runs the objective, each with the same
+    suggestions: on the other ranks the trial is a stand-in for rank 0's. What the objective returns counts on rank 0.
+
     Args:
         make_study: makes or loads the study, with `load_if_exists=True` for one that shall survive.
         objective: as for `optuna.Study.optimize`.
         n_trials: how many trials the study shall have finished in the end, not how many this call adds.
 
     Returns:
-        The study. If a signal has stopped a trial in this process (`TrialInterrupted`), it is returned as it is,
-        unfinished, and the trial waits to be gone on with.
+        The study; under `torchrun`, on ranks other than 0, a view of it that can only be read. If a signal has stopped
+        a trial in this process (`TrialInterrupted`), it is returned as it is, unfinished, and the trial waits to be
+        gone on with.
 
     Raises:
         ConfigurationError: if `n_trials` is below 1.
@@ -56,6 +62,17 @@ def run_study(
         raise ArgumentTypeError(f"n_trials is {n_trials!r}: pass how many trials the study shall have finished")
     if n_trials < 1:
         raise ConfigurationError(f"n_trials is {n_trials}: pass at least 1")
+    info = get_dist_info()
+    if info.world_size == 1:
+        return _run_here(make_study, objective, n_trials)
+    if info.rank > 0:
+        return follow(objective)
+    return lead(lambda announced: _run_here(make_study, announced, n_trials), objective)
+
+
+def _run_here(
+    make_study: Callable[[], optuna.Study], objective: Callable[[optuna.Trial], Any], n_trials: int
+) -> optuna.Study:
     study = keep_trying(make_study, is_beginning)
     be_patient(study)
     is_waiting = False

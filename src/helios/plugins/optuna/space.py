@@ -16,6 +16,7 @@ from helios.plugins.optuna._conditions import check_existence, read_conditions, 
 from helios.plugins.optuna._definitions import read_domain
 from helios.plugins.optuna._domains import Parameter
 from helios.plugins.optuna._mistakes import Mistakes, quote, type_name
+from helios.plugins.optuna.trial import TrialStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,14 +146,21 @@ class SearchSpace(Mapping[str, Parameter]):
         Raises:
             ConfigurationError: if the study has another search space recorded.
         """
-        study = getattr(trial, "study", None)
-        if isinstance(study, optuna.Study) and _recorded.get(study) != self.canonical_text():
-            self.record(study)
+        if isinstance(trial, TrialStandIn):
+            trial.ask("record", self)
+        else:
+            self.ensure_recorded(trial)
         values: dict[str, Value] = {}
         for name, parameter in self.items():
             if self._exists(parameter, values):
                 values[name] = parameter.domain.suggest(trial, name)
         return values
+
+    def ensure_recorded(self, trial: object) -> None:
+        """Record the space with the study of a trial, if it has one; done once for each study object in a process."""
+        study = getattr(trial, "study", None)
+        if isinstance(study, optuna.Study) and _recorded.get(study) != self.canonical_text():
+            self.record(study)
 
     def _exists(self, parameter: Parameter, values: Mapping[str, Value]) -> bool:
         def place(parent: str, value: Value) -> float:

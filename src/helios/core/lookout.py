@@ -1,0 +1,262 @@
+"""Threads that keep an eye on what may happen to a rank from outside while its main thread trains."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from helios.core.failures import Failure
+from helios.core.logging import get_root_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from helios.core.distributed import DistributedInfo, Store
+
+_TICK: Final = 0.2  # Seconds between two looks: what a signal or a failure may take to be noticed.
+_BEAT: Final = 1.0  # Seconds between two signs of life.
+_SILENCE: Final = 60.0  # Seconds without one after which a rank is given up: it may well be busy for some.
+_GRACE: Final = 5.0  # Seconds that the main thread has to notice a failure by itself.
+_ANSWER: Final = 30.0  # Seconds that ranks have to say where they are.
+_ECHO: Final = 3.0  # Seconds to wait for the reason why another rank is gone; longer than two signs of life take.
+_LEAVE: Final = "leave"
+_FAILED: Final = "failed"
+
+
+class Lookout:
+    """Notices that ranks are to leave, that one has failed, and that one is silent, without costing a step anything.
+
+    Ranks tell each other through a key-value store, and only this thread reads it. A step asks for no more than a flag.
+
+    **Leaving.** A signal reaches one rank, any time, and all must leave after the same batch. When a rank is asked, its
+    thread says so in the store. Every thread that sees it raises its flag *first*, and then says which position its
+    main thread is at; the flag is seen at the next position at the latest. So none can be beyond the largest of these
+    positions plus one, and there all leave. Main threads that see the flag wait until that number is known: threads
+    answer at once, whatever their main threads are waiting for.
+
+    **Failing.** A rank that fails says so before it lets go of the others, whose collectives then raise. A rank from
+    which nothing is heard, such as one whose machine is gone, is given up by the rank before it. A main thread that
+    waits for it cannot be woken, so the process is ended, with an error in the log.
+
+    Args:
+        store: where ranks tell each other; used by this thread alone.
+        info: this process's place among the ranks.
+        is_orphan: whether this process has nobody to train for any more; it is ended then.
+        watches: whether to watch for failures and silence, which nobody else does under `torchrun`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        info: DistributedInfo,
+        *,
+        is_orphan: Callable[[], bool] = lambda: False,
+        watches: bool = True,
+    ) -> None:
+        self._store = store
+        self._info = info
+        self._is_orphan = is_orphan
+        self._watches = watches
+        self._was_asked: Callable[[], bool] = lambda: False
+        self._position: Callable[[], int] = lambda: 0
+        self._is_flagged = False
+        self._leave_at: int | None = None
+        self._settled = threading.Event()
+        self._closed = threading.Event()
+        self._noticed = threading.Event()
+        self._failure: Failure | None = None
+        self._is_settling = False
+        self._deadline = 0.0
+        self._beaten_at = -math.inf  # Who ends soon shall be known by then, and where it was.
+        self._heard_at = time.monotonic()
+        self._beats, self._heard = 0, ""
+        self._looks = 0
+        self._thread = threading.Thread(target=self._run, name="helios-lookout", daemon=True)
+        self._guard = threading.Thread(target=self._watch_over, name="helios-lookout-guard", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start to look."""
+        self._thread.start()
+        self._guard.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop looking."""
+        self._noticed.set()
+        self._closed.set()
+        self._thread.join(_GRACE)
+        self._guard.join()
+
+    def attend(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
+        """Begin to pass on that this process is asked to leave; see `Control.agree_on_leaving`."""
+        self._position, self._was_asked = position, was_asked
+        return self._should_leave
+
+    def _should_leave(self) -> bool:
+        if not self._is_flagged:
+            return False
+        self._settled.wait()
+        if self._failure is not None:
+            self._noticed.set()
+            raise self._failure.to_error()
+        return self._leave_at is not None and self._position() >= self._leave_at
+
+    def _run(self) -> None:
+        try:
+            while not self._closed.wait(_TICK / 10 if self._is_settling else _TICK):
+                self._look()
+            # Nobody shall wait for the answer, or for the signs of life, of a rank that has nothing left to do. An
+            # answer that was given stands: others may have reckoned with it already.
+            self._store.compare_set(_place(self._info.rank), "", str(self._position()))
+            self._store.set(_end(self._info.rank), "")
+        except RuntimeError as error:
+            self._lose_store(str(error))
+
+    def _watch_over(self) -> None:
+        """Look after the thread that looks: a store whose machine is silent never answers it.
+
+        Ticks are counted instead of seconds, so that a main thread that keeps all others waiting is not held against
+        anybody.
+        """
+        seen, ticks = 0, 0
+        while self._failure is None and not self._closed.wait(_TICK):
+            if self._is_orphan():
+                _end_process()
+            seen, ticks = self._looks, ticks + 1 if seen == self._looks else 0
+            if ticks * _TICK > _SILENCE:
+                self._lose_store(f"it has not answered for {_SILENCE:g} s")
+        if self._failure is not None and not self._noticed.wait(_GRACE):
+            get_root_logger().error(
+                "%s\nThis process waits for it in a collective that cannot be woken, and is ended. Start the run again "
+                "to go on from its newest checkpoint",
+                self._failure.describe(),
+            )
+            _end_process()
+
+    def _lose_store(self, reason: str) -> None:
+        self._fail(Failure(0, "its machine", time.monotonic(), f"the store of the run is out of reach: {reason}"))
+
+    def _look(self) -> None:
+        self._looks += 1
+        if not self._is_flagged and (self._was_asked() or self._store.check([_LEAVE])):
+            self._is_flagged = self._is_settling = True  # Before the position is read: see the class.
+            self._deadline = time.monotonic() + _ANSWER
+            self._store.set(_LEAVE, "")
+            self._store.set(_place(self._info.rank), str(self._position()))
+        if self._is_settling:
+            self._settle()
+        if self._watches:
+            self._exchange_beats(time.monotonic())
+            if self._store.check([_FAILED]):
+                self._fail(pickle.loads(self._store.get(_FAILED)))  # noqa: S301 - by a rank of this run.
+
+    def _settle(self) -> None:
+        """Work out where to leave, once every rank has said where it is."""
+        ranks = range(self._info.world_size)
+        silent = [rank for rank in ranks if not self._store.check([_place(rank)])]
+        if not silent:
+            self._leave_at = 1 + max(int(self._store.get(_place(rank))) for rank in ranks)
+            self._is_settling = False
+            self._settled.set()
+        elif time.monotonic() > self._deadline:
+            self._give_up(silent[0], f"asked where it could leave, it has said nothing for {_ANSWER:g} s")
+
+    def _exchange_beats(self, now: float) -> None:
+        """Give a sign of life once in a while, and look for that of the next rank."""
+        if now - self._beaten_at < _BEAT:
+            return
+        self._beaten_at = now
+        self._beats += 1
+        self._store.set(_beat(self._info.rank), f"{self._beats} {socket.gethostname()}")
+        watched = (self._info.rank + 1) % self._info.world_size
+        heard = _read_beat(self._store, watched)
+        if heard != self._heard:
+            self._heard, self._heard_at = heard, now
+        elif now - self._heard_at > _SILENCE and not self._store.check([_end(watched)]):
+            self._give_up(watched, f"nothing has been heard of it for {_SILENCE:g} s")
+
+    def _give_up(self, rank: int, text: str) -> None:
+        host = _read_beat(self._store, rank).partition(" ")[2] or "a machine that never answered"
+        self._fail(announce_failure(self._store, Failure(rank, host, time.monotonic(), text)))
+
+    def _fail(self, failure: Failure) -> None:
+        if self._failure is None and failure.rank != self._info.rank:
+            self._failure = failure
+            self._is_flagged = True
+            self._settled.set()
+            self._closed.set()
+
+
+def _place(rank: int) -> str:
+    return f"place/{rank}"
+
+
+def _beat(rank: int) -> str:
+    return f"beat/{rank}"
+
+
+def _end(rank: int) -> str:
+    return f"end/{rank}"
+
+
+def announce_failure(store: Store, failure: Failure) -> Failure:
+    """Tell the other ranks of a failure, unless they know of another one.
+
+    Returns:
+        The failure that came first.
+    """
+    first: Failure = pickle.loads(store.compare_set(_FAILED, "", pickle.dumps(failure)))  # noqa: S301 - by a rank of this run.
+    return first
+
+
+def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Failure:
+    """Return the failure that an error of this rank goes back to: its own, or that of a rank which is gone.
+
+    A collective raises when another rank is gone, and does not say why. If that rank has said so, it stands in the
+    store soon. A rank that gives no sign of life meanwhile had no time to say anything.
+    """
+    failure = Failure.of(error, info.rank)
+    if not failure.is_echo:
+        return announce_failure(store, failure)
+    try:
+        ranks = range(info.world_size)
+        before = [_read_beat(store, rank) for rank in ranks]
+        deadline = time.monotonic() + _ECHO
+        while time.monotonic() < deadline:
+            if store.check([_FAILED]):
+                return announce_failure(store, failure)
+            time.sleep(_TICK / 4)
+        for rank in ranks:
+            if rank != info.rank and _read_beat(store, rank) == before[rank] and not store.check([_end(rank)]):
+                host = before[rank].partition(" ")[2] or "a machine that never answered"
+                text = "it ended without a word: it was killed, or its machine is gone"
+                return announce_failure(store, Failure(rank, host, time.monotonic(), text))
+        return announce_failure(store, failure)
+    except RuntimeError as unreachable:
+        text = f"the store of the run, on its machine, is out of reach: {unreachable}"
+        return Failure(0, "rank 0's machine", time.monotonic(), text)
+
+
+def _read_beat(store: Store, rank: int) -> str:
+    return store.get(_beat(rank)).decode() if store.check([_beat(rank)]) else ""
+
+
+def ask_to_leave(store: Store) -> None:
+    """Ask all ranks to leave, all after the same batch."""
+    store.set(_LEAVE, "")
+
+
+def _end_process() -> None:
+    """End this process and whatever it has started, at once: nothing that Helios does is harmed by that."""
+    if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
+        os.killpg(0, 9)
+    os._exit(1)

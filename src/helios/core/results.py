@@ -1,0 +1,94 @@
+"""The queue in which results of ranks come home."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import queue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class ResultQueue:
+    """Holds, in the process that called `fit`, what ranks have put in, in the order in which it came.
+
+    Everything is there when `fit` returns: taking out waits for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._items: collections.deque[bytes] = collections.deque()
+
+    def put(self, item: Any) -> None:
+        """Put something in; it must be possible to pickle it."""
+        self._items.append(pack(item))
+
+    def extend(self, packed: Iterable[bytes]) -> None:
+        """Put in what was packed elsewhere."""
+        self._items.extend(packed)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take out the item that has been in longest.
+
+        Args:
+            block: of no effect, as is `timeout`: nothing can come any more. They are those of `queue.Queue.get`.
+            timeout: see `block`.
+
+        Raises:
+            queue.Empty: if there is none.
+        """
+        del block, timeout
+        if not self._items:
+            raise queue.Empty("the queue is empty: what a rank puts in, in on_training_end say, can be taken out once")
+        return pickle.loads(self._items.popleft())  # noqa: S301 - by a rank of this run.
+
+    def get_nowait(self) -> Any:
+        """Take out the item that has been in longest; the same as `get`."""
+        return self.get()
+
+    def empty(self) -> bool:
+        """Whether there is nothing in."""
+        return not self._items
+
+    def qsize(self) -> int:
+        """Return the number of items."""
+        return len(self._items)
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self._items)
+
+
+class SendingQueue:
+    """The end at which a rank puts results in.
+
+    Args:
+        send: sends a packed item home.
+    """
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Send something home; it must be possible to pickle it.
+
+        Args:
+            item: anything, of any size.
+            block: of no effect, as is `timeout`. They are those of `queue.Queue.put`.
+            timeout: see `block`.
+        """
+        del block, timeout
+        self._send(pack(item))
+
+    def put_nowait(self, item: Any) -> None:
+        """Send something home; the same as `put`."""
+        self.put(item)
+
+
+def pack(item: Any) -> bytes:
+    """Pickle an item.
+
+    Not through a `multiprocessing.Queue`, which hands on tensors as files in memory that are gone with their process.
+    """
+    return pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL)

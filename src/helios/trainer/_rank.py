@@ -1,0 +1,178 @@
+"""A process that `fit` has started: one rank of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from helios.core.control import Control
+from helios.core.distributed import DistributedInfo, membership, reach_store
+from helios.core.environment import prefer_loopback
+from helios.core.failures import Failure
+from helios.core.home import way_home
+from helios.core.logging import get_root_logger
+from helios.core.lookout import Lookout
+from helios.core.results import SendingQueue, pack
+from helios.errors import NotRunningError, TrainingError
+from helios.trainer._jobs import run_task
+from helios.trainer._session import open_log
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+
+    from helios.trainer._task import Result, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Orders:
+    """What a rank must know before it can be sent its task.
+
+    Attributes:
+        rank: its rank.
+        world_size: the number of ranks.
+        port: where the store of the run listens, on this machine.
+        threads: how many threads torch may use.
+        level: the level of the log.
+    """
+
+    rank: int
+    world_size: int
+    port: int
+    threads: int
+    level: int
+
+
+class _Line:
+    """The line to the process that has started this one. Its messages are a kind and bytes."""
+
+    def __init__(self, connection: Connection, rank: int) -> None:
+        self._connection = connection
+        self._rank = rank
+        self._turn = threading.Lock()
+        self._has_failed = False
+
+    def tell(self, kind: str, body: bytes = b"") -> None:
+        with self._turn:
+            self._connection.send_bytes(pickle.dumps((kind, body)))
+
+    def ask(self, question: bytes) -> bytes:
+        with self._turn:
+            self._connection.send_bytes(pickle.dumps(("ask", question)))
+            return self._connection.recv_bytes()
+
+    def put(self, item: bytes) -> None:
+        self.tell("put", item)
+
+    def receive(self) -> bytes:
+        return self._connection.recv_bytes()
+
+    def fail(self, error: BaseException, control_flow: Sequence[type[BaseException]] = ()) -> None:
+        """Tell of the first failure of this rank; what follows from it is no news."""
+        if not self._has_failed:
+            self._has_failed = True
+            self.tell("failed", pickle.dumps(Failure.of(error, self._rank, control_flow)))
+
+
+_lines: list[_Line] = []  # Of this process; empty in one that was not started by fit.
+
+
+class AtRank:
+    """What the trainer of a rank has for a launcher: its results go home, and it launches nothing."""
+
+    @property
+    def queue(self) -> SendingQueue | None:
+        """The end of the queue at which results are put in."""
+        return SendingQueue(_lines[-1].put) if _lines else None
+
+    def launch(self, task: Task) -> Result:
+        """Refuse: the ranks are at work already.
+
+        Raises:
+            NotRunningError: always.
+        """
+        raise NotRunningError(f"a rank cannot start another run ({task.phase.value}): call fit and test where it began")
+
+
+def run_rank(connection: Connection, orders: Orders) -> None:
+    """Be one rank of a run: the whole life of the process.
+
+    Args:
+        connection: to the process that has started this one.
+        orders: what to know before the task can be taken.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # So that it can be ended together with what it starts, and Ctrl-C goes to the parent alone.
+    threading.Thread(target=_follow_parent, name="helios-parent", daemon=True).start()
+    line = _Line(connection, orders.rank)
+    _lines.append(line)
+    try:
+        line.tell("begun")
+        logging.getLogger(get_root_logger().name).setLevel(orders.level)
+        torch.set_num_threads(orders.threads)
+        prefer_loopback()
+        tqdm.set_lock(
+            threading.RLock()
+        )  # No other process draws bars, and its own lock would outlive one that is killed.
+        result = _take_part(_unpack(line.receive()), orders, line)
+        line.tell("done", pack(result if orders.rank == 0 else None))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it goes home, and is raised there.
+        _end_failed(line, error)
+
+
+def _follow_parent() -> None:
+    """End this process, and what it has started, when the one that has started it is gone.
+
+    From its first moment on: who looks for the store of a process that is gone does so for minutes.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _take_part(task: Task, orders: Orders, line: _Line) -> Result:
+    info = DistributedInfo(orders.rank, orders.world_size, orders.rank, orders.world_size)
+    store = reach_store(orders.port)
+    lookout = Lookout(store.clone(), info, watches=False)
+    with (
+        open_log(task.options, orders.rank),
+        way_home(line.ask),
+        lookout,
+        membership(store, info, task.options.device_of(info)) as group,
+    ):
+        return run_task(task, Control(info, group, lookout, lambda error: line.fail(error, task.control_flow)))
+
+
+def _unpack(orders: bytes) -> Task:
+    try:
+        task: Task = pickle.loads(orders)  # noqa: S301 - from the process that has started this one.
+    except Exception as error:
+        raise TrainingError(
+            f"what fit was given cannot be made again in another process ({error}): define its classes in a module, or "
+            "in a script that can be imported, not in an interactive session"
+        ) from error
+    return task
+
+
+def _end_failed(line: _Line, error: BaseException) -> Any:
+    """End this process at once: others may hold on to what an orderly end would wait for."""
+    with contextlib.suppress(OSError):  # Then the process that called fit is gone, and there is nobody to be told.
+        line.fail(error)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,66 @@
+"""What a launcher runs in each process of a run, and what comes home from it: plain data, which travels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from helios.core.context import RunContext
+    from helios.core.state import Phase
+    from helios.data.datamodule import DataModule
+    from helios.model.model import Model
+    from helios.plugins.table import PluginTable
+    from helios.trainer._options import TrainerOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What comes home from rank 0.
+
+    Attributes:
+        is_finished: false if a signal has stopped training.
+        metrics: those of the model.
+        words: what each plug-in has to tell the one in the calling process, by id.
+        trained_state: the model's state, on the CPU, where no checkpoint holds it.
+    """
+
+    is_finished: bool = True
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    words: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trained_state: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A call of `fit` or `test`.
+
+    Attributes:
+        trainer: what the parts see of the run.
+        options: the arguments of the trainer.
+        model: the model.
+        datamodule: where the data comes from.
+        plugins: the plug-ins.
+        phase: training or testing.
+        control_flow: the types of exceptions that are no errors.
+        trained_state: the state of a model that was trained before, to be tested.
+    """
+
+    trainer: RunContext
+    options: TrainerOptions
+    model: Model
+    datamodule: DataModule
+    plugins: PluginTable
+    phase: Phase
+    control_flow: list[type[BaseException]]
+    trained_state: dict[str, Any] | None = None
+
+    def prepare(self) -> None:
+        """Do what is done once, before all ranks begin."""
+        self.datamodule.prepare_data()
+
+    def hear(self, words: dict[str, Any]) -> None:
+        """Let this process's plug-ins take over what those of rank 0 have to tell."""
+        for plug_id, plugin in self.plugins.items():
+            if plug_id in words:
+                plugin._take_parting_words(words[plug_id])  # noqa: SLF001 - the run's side of Plugin.

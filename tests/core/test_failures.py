@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from helios.core.distributed import all_reduce_tensors
+from helios.core.failures import Failure, portable
+from helios.errors import ConfigurationError, RankFailedError, TrainingError
+from tests.core.ranks import run_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GONE = "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4507"
+
+
+class TwoArguments(Exception):  # noqa: N818 - as users write it.
+    """Can be pickled, and not be made again: it is called with its message alone then."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"{name} {number}")
+
+
+class Holding(Exception):  # noqa: N818 - as above.
+    """Refuses to be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.held = lambda: text
+
+
+class Changing(Exception):  # noqa: N818 - as above.
+    """Comes back as something that cannot be raised."""
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("no exception",)
+
+
+class Stop(Exception):  # noqa: N818 - control flow, and no error.
+    """As a plug-in would raise it."""
+
+
+class StopAtOnce(Stop):
+    """A special case."""
+
+
+def raised(error: BaseException) -> BaseException:
+    """Return an error with the traceback of this function."""
+    with pytest.raises(type(error)) as caught:
+        raise error
+    return caught.value
+
+
+def travel(failure: Failure) -> Failure:
+    """Return what another process gets."""
+    arrived: Failure = pickle.loads(pickle.dumps(failure))
+    return arrived
+
+
+def test_an_error_arrives_with_all_that_is_known_of_it() -> None:
+    """SPEC A11: rank, machine, time, text and traceback of an exception travel; it is the cause of what is raised."""
+    before = time.monotonic()
+    failure = travel(Failure.of(raised(ConfigurationError("steps is -1")), 3))
+    assert (failure.rank, failure.host, failure.is_echo) == (3, socket.gethostname(), False)
+    assert before <= failure.when <= time.monotonic()
+    error = failure.to_error()
+    assert isinstance(error, RankFailedError)
+    assert error.rank == 3
+    assert type(error.__cause__) is ConfigurationError
+    assert error.__cause__.args == ("steps is -1",)
+    first, _, told = str(error).partition("\n\n")
+    place = f"rank 3 (on {socket.gethostname()})"
+    assert first == f"{place} failed first: helios.errors.ConfigurationError: steps is -1"
+    assert told.startswith("Traceback (most recent call last)")
+    assert 'test_failures.py", line ' in told
+    assert ", in raised\n" in told
+
+
+@pytest.mark.parametrize("error", [TwoArguments("a", 1), Holding("a 1"), Changing("a 1")])
+def test_an_error_that_cannot_travel_arrives_as_text(error: Exception) -> None:
+    """SPEC A11: of an exception that cannot be pickled, or not be made again, everything but itself arrives."""
+    arrived = travel(Failure.of(raised(error), 1)).to_error([type(error)])
+    assert isinstance(arrived, RankFailedError)
+    assert arrived.__cause__ is None
+    assert f"failed first: {type(error).__module__}.{type(error).__qualname__}: a 1\n\nTraceback" in str(arrived)
+
+
+def test_control_flow_arrives_as_it_is() -> None:
+    """SPEC A11: a type that is control flow, or derived from it, is raised itself; what it came from is its cause."""
+    for kind in (Stop, StopAtOnce):
+        arrived = travel(Failure.of(raised(kind("enough")), 1)).to_error([Stop])
+        assert type(arrived) is kind
+        assert arrived.args == ("enough",)
+        assert isinstance(arrived.__cause__, RankFailedError)
+        assert ", in raised\n" in str(arrived.__cause__)
+    assert isinstance(travel(Failure.of(raised(Stop()), 1)).to_error([StopAtOnce]), RankFailedError)
+
+
+def test_control_flow_may_be_known_to_its_rank_alone() -> None:
+    """SPEC A11: a type that only the rank that raised it has registered is raised itself, too; other errors are not."""
+    assert type(travel(Failure.of(raised(StopAtOnce()), 1, [Stop])).to_error()) is StopAtOnce
+    assert isinstance(travel(Failure.of(raised(KeyError()), 1, [Stop])).to_error(), RankFailedError)
+    assert isinstance(travel(Failure.of(raised(Holding("a")), 1, [Holding])).to_error(), RankFailedError)
+
+
+def test_a_killed_rank_has_no_traceback() -> None:
+    """SPEC E3: of a rank that could say nothing, one line is told."""
+    error = Failure(2, "there", 0.0, "it was ended by SIGKILL").to_error()
+    assert str(error) == "rank 2 (on there) failed first: it was ended by SIGKILL"
+    assert error.__cause__ is None
+
+
+def chained(cause: BaseException, *, explicit: bool) -> BaseException:
+    """Return an error that was raised while another was handled."""
+    error = TrainingError("no gradients")
+    error.__cause__, error.__context__ = (cause, None) if explicit else (None, cause)
+    return error
+
+
+def test_an_echo_is_told_from_news() -> None:
+    """SPEC E3: an error that goes back to a lost connection between ranks is an echo; a user's own error is not."""
+    echo = RuntimeError(GONE)
+    for error in (echo, chained(echo, explicit=True), chained(chained(echo, explicit=False), explicit=True)):
+        assert Failure.of(error, 0).is_echo, error
+    circle = chained(ValueError("a"), explicit=False)
+    circle.__context__ = chained(circle, explicit=True)
+    for error in (circle, RuntimeError("shapes differ"), ConnectionResetError("Connection reset by peer"), Stop(GONE)):
+        assert not Failure.of(error, 0).is_echo, error
+
+
+def lose_the_other(rank: int) -> bool:
+    """On rank 0, return whether the end of rank 1 in the middle of everything is an echo."""
+    all_reduce_tensors(torch.ones(1))
+    if rank == 1:
+        os._exit(1)
+    with pytest.raises(RuntimeError) as caught:
+        all_reduce_tensors(torch.ones(1))
+    return Failure.of(caught.value, rank).is_echo
+
+
+def test_what_gloo_raises_is_an_echo(tmp_path: Path) -> None:
+    """SPEC E3: the error of a collective whose other side is gone is recognized in the words of the torch of today."""
+    assert run_ranks(tmp_path, 2, lose_the_other) == [True, None]
+
+
+def test_a_portable_error_says_the_same() -> None:
+    """An error that can travel is portable itself; of another, a `TrainingError` has the text."""
+    error = KeyError("a")
+    assert portable(error) is error
+    for other in (TwoArguments("a", 1), Holding("a 1"), Changing("a 1")):
+        substitute = portable(other)
+        assert type(substitute) is TrainingError
+        assert str(substitute) == f"tests.core.test_failures.{type(other).__name__}: a 1"
+        assert portable(substitute) is substitute

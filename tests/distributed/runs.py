@@ -1,0 +1,391 @@
+"""The runs of tests.resume.runs on several ranks, and what kills one rank, the process that called `fit`, or all.
+
+A campaign's child calls `fit`, and its ranks are forked from the same server as it was itself. Every rank counts what
+happens in it, and shoots at a count. Under `torchrun`, this module is what each rank runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
+
+import torch
+from torch import nn
+
+from helios.core import lookout
+from helios.core.archive import load_archive, save_archive
+from helios.core.distributed import get_dist_info, is_using_torchrun
+from helios.core.stateful import unwrap_module
+from helios.errors import RankFailedError
+from helios.plugins import Plugin
+from helios.trainer import _rank, _spawn
+from tests.distributed.mutations import apply_mutation
+from tests.distributed.parts import survivors
+from tests.forks import fork_ranks
+from tests.resume.runs import (
+    KILLER,
+    Data,
+    RunSpec,
+    Subject,
+    count_writing,
+    load_result,
+    make_trainer,
+    outcome,
+    prepare_process,
+)
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
+
+    from helios import TrainingState
+
+_LOST: Final = 100  # What exit codes begin with that say which rank was lost.
+_PATIENCE: Final = 60.0  # Seconds that a run may take.
+_MARKS: Final = "pids"  # The folder of the processes of all lives.
+
+
+@dataclasses.dataclass(frozen=True)
+class RankSpec(RunSpec):
+    """What a run on several ranks is like."""
+
+    ranks: int = 2
+    wide: bool = False  # Whether the network is large enough for gradients to be exchanged in several pieces.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """A signal that a rank sends at a count.
+
+    Attributes:
+        rank: which rank sends it.
+        count: when.
+        whom: to "rank", itself; to "caller", the process that called `fit`; or to "all" of the run.
+        number: what it sends.
+    """
+
+    rank: int
+    count: int
+    whom: str = "rank"
+    number: int = signal.SIGKILL
+
+
+class Armed(Plugin):
+    """Gets a rank ready before anything else in it: to count, to shoot, and to do wrong what a mutation says.
+
+    Args:
+        folder: that of the run.
+        shot: when to shoot, if at all.
+        mutation: what to break, if anything.
+    """
+
+    def __init__(self, folder: Path, shot: Shot | None, mutation: str | None) -> None:
+        super().__init__("armed")
+        self._folder, self._shot, self._mutation = folder, shot, mutation
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a rank that was started for this run."""
+        vars(self).update(state)
+        _count_starting()
+        self.arm(int(multiprocessing.current_process().name.rpartition("-")[2]), _caller())
+
+    def arm(self, rank: int, caller: int) -> None:
+        prepare_process()
+        marks = self._folder / _MARKS
+        marks.mkdir(parents=True, exist_ok=True)
+        (marks / f"{caller}-{rank}").write_text(str(os.getpid()), encoding="utf-8")
+        shot = self._shot
+        if shot is not None and shot.rank == rank:
+            KILLER.at, KILLER.number = shot.count, shot.number
+            KILLER.victims = lambda: _victims(marks, shot.whom, caller)
+        if shot is not None and shot.number != signal.SIGKILL:
+            hurry()
+        count_writing()
+        if self._mutation is not None:
+            apply_mutation(self._mutation)
+
+    def setup(self) -> None:
+        if is_using_torchrun():  # There, nothing is sent, and so nothing arrives.
+            self.arm(self.rank, os.getppid())
+
+
+class RankedSubject(Subject):
+    """The model of all campaigns, that sends home from every rank what has become of it there."""
+
+    def __init__(self, spec: RankSpec) -> None:
+        super().__init__(spec)
+        self._is_wide = spec.wide
+
+    def _make_network(self) -> nn.Module:
+        if not self._is_wide:
+            return super()._make_network()
+        sizes = [4, 211, 509, 307, 149, 1]
+        layers = ([nn.Linear(*pair), nn.BatchNorm1d(pair[1]), nn.Tanh()] for pair in itertools.pairwise(sizes))
+        return nn.Sequential(*itertools.chain(*layers))
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        time.sleep(self._spec.sleep * self.rank)  # Not all are equally fast.
+        super().train_step(batch, state)
+
+    def valid_step(self, batch: Any, step: int) -> None:
+        buffers = {name: buffer.tolist() for name, buffer in unwrap_module(self._net).named_buffers()}
+        self.trace.append(("buffers", repr(buffers)))
+        super().valid_step(batch, step)
+
+    def on_training_end(self) -> None:
+        super().on_training_end()
+        self.trainer.queue.put((self.rank, KILLER.count, outcome(self)))
+        KILLER.tick()
+
+
+def _caller() -> int:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    return parent.pid
+
+
+def _victims(marks: Path, whom: str, caller: int) -> list[int]:
+    """Return whom to kill, this process last: nobody else would."""
+    if whom == "rank":
+        return [os.getpid()]
+    if whom == "caller":
+        return [caller]
+    ranks = [int(text) for path in marks.glob(f"{caller}-*") if (text := path.read_text(encoding="utf-8"))]
+    return [caller, *(rank for rank in ranks if rank != os.getpid()), os.getpid()]
+
+
+def hurry() -> None:
+    """Have signals noticed at once, or the small runs here would be over before."""
+    mock.patch.object(lookout, "_TICK", 0.01).start()
+    mock.patch.object(_spawn, "_POLL", 0.01).start()
+
+
+def _count_starting() -> None:
+    """Tick also while the ranks meet, while they part, and before the last word of each."""
+    reach_store, membership, pack = _rank.reach_store, _rank.membership, _rank.pack  # type: ignore[attr-defined]  # not exported
+
+    def ticking_reach(port: int) -> Any:
+        KILLER.tick()
+        store = reach_store(port)
+        KILLER.tick()
+        return store
+
+    @contextlib.contextmanager
+    def ticking_membership(*arguments: Any) -> Iterator[Any]:
+        with membership(*arguments) as group:
+            KILLER.tick()
+            yield group
+        KILLER.tick()
+
+    def ticking_pack(item: Any) -> bytes:
+        KILLER.tick()
+        packed: bytes = pack(item)
+        return packed
+
+    mock.patch.object(_rank, "reach_store", ticking_reach).start()
+    mock.patch.object(_rank, "membership", ticking_membership).start()
+    mock.patch.object(_rank, "pack", ticking_pack).start()
+
+
+def _fit(spec: RankSpec, folder: Path, shot: Shot | None, mutation: str | None) -> None:
+    """Train, and leave in a file what has come home."""
+    trainer, model = make_trainer(spec, folder), RankedSubject(spec)
+    Armed(folder, shot, mutation).configure_trainer(trainer)
+    finished = trainer.fit(model, Data(spec))
+    if get_dist_info().rank != 0:
+        return
+    home = sorted((trainer.queue.get() for _ in range(len(trainer.queue))), key=lambda entry: entry[0])
+    result = {
+        "finished": finished,
+        "metrics": dict(model.metrics),
+        "ranks": {rank: told for rank, _, told in home},
+        "ticks": [ticks for _, ticks, _ in home],
+    }
+    KILLER.at = None
+    save_archive(folder / "result", result)
+
+
+def _child(spec: RankSpec, folder: str, shot: Shot | None, mutation: str | None) -> None:
+    prepare_process()
+    logging.getLogger("helios").setLevel(logging.CRITICAL)  # That ranks are killed is no news.
+    fork_ranks()
+    if shot is not None and shot.number != signal.SIGKILL:
+        hurry()
+    try:
+        _fit(spec, Path(folder), shot, mutation)
+    except RankFailedError as error:
+        if "ended by SIGKILL" not in str(error):
+            raise
+        sys.exit(_LOST + error.rank)
+
+
+_context = multiprocessing.get_context("forkserver")
+
+
+def start(spec: RankSpec, folder: Path, *, shot: Shot | None = None, mutation: str | None = None) -> Any:
+    """Start a process that calls `fit`."""
+    process = _context.Process(target=_child, args=(spec, str(folder), shot, mutation), daemon=False)
+    process.start()
+    return process
+
+
+def life(
+    spec: RankSpec,
+    folder: Path,
+    *,
+    shot: Shot | None = None,
+    mutation: str | None = None,
+    patience: float = _PATIENCE,
+) -> bool:
+    """Call `fit` in a process of its own, and wait until it returns or somebody is killed.
+
+    Returns:
+        Whether somebody was. If it was a rank, nothing is left of the others, and the error of `fit` has named it; if
+        it was the caller, its ranks may still be dying.
+
+    Raises:
+        AssertionError: if the run hangs, or fails otherwise.
+    """
+    process = start(spec, folder, shot=shot, mutation=mutation)
+    process.join(patience)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"the run hangs: {spec}, {shot}")
+    if shot is None or shot.number != signal.SIGKILL:
+        expected = 0
+    else:
+        expected = _LOST + shot.rank if shot.whom == "rank" else -signal.SIGKILL
+    if process.exitcode not in (0, expected):
+        raise AssertionError(f"the run failed with {process.exitcode}: {spec}, {shot}")
+    if process.exitcode >= 0:
+        assert left_of(folder, process.pid) == []
+    return bool(process.exitcode)
+
+
+def left_of(folder: Path, caller: int | str = "*", patience: float = 2.0) -> list[str]:
+    """Return which ranks of a run, and processes that they have started, are still there after a while.
+
+    Args:
+        folder: that of the run.
+        caller: the process whose ranks are meant; all of the run's, of all its lives, unless told otherwise.
+        patience: how long they may take to be gone, in seconds.
+    """
+    marks = [path.read_text(encoding="utf-8") for path in (folder / _MARKS).glob(f"{caller}-*")]
+    return survivors([int(mark) for mark in marks if mark], patience)
+
+
+def undisturbed(
+    spec: RankSpec, folder: Path, mutation: str | None = None, patience: float = _PATIENCE
+) -> dict[str, Any]:
+    """Return the result of the run that nobody kills, after a look at what all ranks have done together."""
+    assert not life(spec, folder, mutation=mutation, patience=patience)
+    result = load_result(folder)
+    assert list(result["ranks"]) == list(range(spec.ranks))
+    assert_validated_together([result["ranks"][rank]["trace"] for rank in range(spec.ranks)])
+    return result
+
+
+def assert_validated_together(traces: list[list[Any]]) -> None:
+    """Check that in each cycle all ranks have validated the same network, on every sample once."""
+    cycles: dict[int, tuple[list[int], set[str]]] = {}
+    for trace in traces:
+        cycle = 0
+        for entry in trace:
+            samples, buffers = cycles.setdefault(cycle, ([], set()))
+            if entry[0] == "validation start":
+                cycle = entry[1]
+            elif entry[0] == "validation":
+                samples.extend(entry[2])
+            elif entry[0] == "buffers":
+                buffers.add(entry[1])
+    for cycle, (samples, buffers) in cycles.items():
+        assert cycle == 0 or sorted(samples) == list(range(5)), f"samples {samples} were validated in cycle {cycle}"
+        assert len(buffers) <= 1, f"ranks had buffers of their own in cycle {cycle}"
+
+
+def killed_at(
+    spec: RankSpec, folder: Path, shots: list[Shot], mutation: str | None = None, patience: float = _PATIENCE
+) -> dict[str, Any]:
+    """Return the result of a run in which these shots are fired, one in a life, and which is then left alone.
+
+    Each life begins as soon as the caller of the one before is gone.
+    """
+    for shot in shots:
+        if not life(spec, folder, shot=shot, mutation=mutation, patience=patience):
+            break
+    else:
+        assert not life(spec, folder, mutation=mutation, patience=patience)
+    return load_result(folder)
+
+
+def killed_at_random(
+    spec: RankSpec, folder: Path, *, kills: int, longest: float, chance: random.Random
+) -> dict[str, Any]:
+    """Return the result of a run of which anybody is killed from outside, at random instants, and then nobody."""
+    for _ in range(kills):
+        process = start(spec, folder)
+        process.join(chance.uniform(0.0, longest))
+        ranks = [int(path.read_text(encoding="utf-8") or 0) for path in (folder / _MARKS).glob(f"{process.pid}-*")]
+        victims = chance.choice([[process.pid], ranks[:1], ranks[1:], [process.pid, *ranks]])
+        for victim in filter(None, victims):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        if process.pid not in victims and not any(victims):
+            process.kill()
+        process.join(_PATIENCE)
+        assert process.exitcode is not None, f"the run hangs: {spec}"
+        if process.exitcode == 0:
+            break
+    else:
+        assert not life(spec, folder)
+    return load_result(folder)
+
+
+def asked_to_leave_at(
+    spec: RankSpec, folder: Path, shot: Shot, mutation: str | None = None, patience: float = _PATIENCE
+) -> tuple[bool, dict[str, Any]]:
+    """Run until a signal that asks to leave, and then once more.
+
+    Returns:
+        Whether the first life left before training was complete, and the result in the end.
+    """
+    assert not life(spec, folder, shot=shot, mutation=mutation, patience=patience)
+    left = not load_result(folder)["finished"]
+    if left:
+        assert_side_by_side(folder, spec)
+        assert not life(spec, folder, mutation=mutation, patience=patience)
+    return left, load_result(folder)
+
+
+def assert_side_by_side(folder: Path, spec: RankSpec) -> None:
+    """Check that all ranks had come equally far when the newest checkpoint was written."""
+    (folder_of_model,) = (folder / spec.root).iterdir()
+    newest = max(folder_of_model.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
+    for overlay in load_archive(newest)["ranks"]:
+        apart = {path for path, _, _ in overlay if path[:2] == ("training", "state")}
+        assert apart <= {("training", "state", "average_iter_time")}
+
+
+def main(arguments: list[str]) -> None:
+    """Be a rank that `torchrun` has started; one that has to shoot does so in its first life."""
+    spec, folder = RankSpec(**json.loads(arguments[0])), Path(arguments[1])
+    is_first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    shot = Shot(**json.loads(arguments[2])) if is_first and len(arguments) > 2 else None
+    torch.set_num_threads(1)
+    _fit(spec, folder, shot, None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,131 @@
+"""SPEC E3, A11: whatever happens to one rank, `fit` raises soon, says who was first, and leaves no process behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helios.errors import RankFailedError
+from tests.distributed.parts import (
+    PLACES,
+    Broken,
+    Stop,
+    Trouble,
+    TroubledPlugin,
+    fit_into,
+    once_there_is,
+    survivors,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOON = 10  # seconds from the trouble of a rank to the error of fit
+HERE = socket.gethostname()
+
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
+
+def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def fail(trouble: Trouble, *, workers: int = 1, **options: Any) -> RankFailedError:
+    """Train into trouble, and return the error, after a look at when it came and what was left."""
+    with pytest.raises(RankFailedError) as caught:
+        fit_into(trouble, workers=workers, **options)
+    assert time.monotonic() - trouble.began() < SOON
+    assert len(trouble.processes()) >= 2
+    assert survivors(trouble.processes()) == []
+    assert caught.value.rank == trouble.rank
+    return caught.value
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("where", PLACES)
+def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, rank: int) -> None:
+    """SPEC A11, E3: an exception on any rank, anywhere, is that of `fit`; it is logged once, in the file too."""
+    trouble = Trouble(tmp_path, where, rank)
+    saving: dict[str, Any] = {"chkpt_root": tmp_path / "checkpoints", "chkpt_frequency": 1} if where == "saving" else {}
+    error = fail(trouble, enable_file_logging=True, log_path=tmp_path, **saving)
+    assert type(error.__cause__) is Broken
+    text = str(error)
+    assert text.startswith(f"rank {rank} (on {HERE}) failed first: tests.distributed.parts.Broken: ")
+    assert f"trouble in {where}" in text
+    assert "Traceback (most recent call last)" in text
+    assert 'parts.py", line ' in text
+    assert f", in {PLACES[where]}\n" in text
+    assert errors_in(caplog) == [f"training failed: {text}"]
+    written = (tmp_path / "helios.log").read_text(encoding="utf-8")
+    assert written.count("ERROR") == 1
+    assert text in written
+
+
+def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None:
+    """SPEC A11: of an exception that cannot be pickled, the text and the traceback come home all the same."""
+    error = fail(Trouble(tmp_path, "hook", 1, "Unportable"))
+    assert error.__cause__ is None
+    assert f"rank 1 (on {HERE}) failed first: tests.distributed.parts.Unportable: trouble in hook" in str(error)
+    assert ", in on_training_batch_end\n" in str(error)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_control_flow_comes_home_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, *, late: bool
+) -> None:
+    """SPEC A11: a type registered early or by the ranks leaves `fit` unchanged and unlogged; its cause says whence."""
+    trouble = Trouble(tmp_path, "hook", rank, "Stop")
+    plugin = TroubledPlugin(trouble, Stop, late=late)
+    with pytest.raises(Stop, match="^trouble in hook$") as caught:
+        fit_into(trouble, plugin, enable_file_logging=True, log_path=tmp_path)
+    assert type(caught.value) is Stop
+    assert isinstance(caught.value.__cause__, RankFailedError)
+    assert caught.value.__cause__.rank == rank
+    assert time.monotonic() - trouble.began() < SOON
+    assert survivors(trouble.processes()) == []
+    assert errors_in(caplog) == []
+    assert "ERROR" not in (tmp_path / "helios.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, workers: int) -> None:
+    """SPEC E3: a rank that is killed from outside is named by `fit`; its data loader's workers go with it."""
+    trouble = Trouble(tmp_path, "hook", rank, "wait")
+
+    def kill() -> None:
+        os.kill(int((tmp_path / "waiting").read_text(encoding="utf-8")), signal.SIGKILL)
+
+    with once_there_is(tmp_path / "waiting", kill):
+        error = fail(trouble, workers=workers)
+    assert str(error) == f"rank {rank} (on {HERE}) failed first: it was ended by SIGKILL"
+    assert errors_in(caplog) == [f"training failed: {error}"]
+
+
+@pytest.mark.parametrize(
+    ("how", "end"), [("exit", "it ended without a word, with exit code 3"), ("segfault", "it was ended by SIGSEGV")]
+)
+@pytest.mark.parametrize("where", ["model setup", "backward"])
+def test_a_rank_that_ends_without_a_word_is_named(tmp_path: Path, where: str, how: str, end: str) -> None:
+    """SPEC E3: a rank that leaves by `os._exit` or a crash is named, with its exit code or signal."""
+    assert str(fail(Trouble(tmp_path, where, 1, how))) == f"rank 1 (on {HERE}) failed first: {end}"
+
+
+def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:
+    """SPEC E1, E3: without checkpoints Ctrl-C in the calling process is a KeyboardInterrupt, and no rank is left."""
+    trouble = Trouble(tmp_path, "hook", 1, "wait")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        once_there_is(tmp_path / "waiting", lambda: os.kill(os.getpid(), signal.SIGINT)),
+    ):
+        fit_into(trouble)
+    assert time.monotonic() - trouble.began() < SOON
+    assert len(trouble.processes()) >= 4
+    assert survivors(trouble.processes()) == []

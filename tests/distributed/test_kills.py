@@ -1,0 +1,254 @@
+"""Runs on several ranks of which anybody is killed at any instant end as if nobody had touched them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.distributed import torchrun
+from tests.distributed.parts import wait_for
+from tests.distributed.runs import (
+    RankSpec,
+    Shot,
+    asked_to_leave_at,
+    killed_at,
+    killed_at_random,
+    left_of,
+    life,
+    undisturbed,
+)
+from tests.resume.runs import assert_same, differences, load_result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+WHOM = ("rank", "caller", "all")
+PARTING = 3  # Counts that come after a rank has told how many there were.
+MEETING = 3  # Counts before a rank trains, and minds signals.
+
+# With everything that differs by rank in it: gradients in flight, buffers, generators, plug-ins, losses and metrics.
+SMALL = RankSpec(unit="iteration", total=4, valid_every=2, accumulation=2, samples=7, save_every=2, no_sync=True)
+
+# Between them: both units, shuffling on and off, accumulation 1 to 3 with gradients exchanged at each step and late,
+# validation never and often, 0 and 2 workers, a checkpoint every 1 to 3 units, early stopping, uneven streams.
+SAMPLE = [
+    RankSpec(),
+    RankSpec(shuffle=False, accumulation=2, valid_every=1, samples=13, no_sync=True),
+    RankSpec(accumulation=3, workers=2, save_every=3, total=4, no_sync=True, samples=23),
+    RankSpec(unit="iteration", total=9, save_every=2),
+    RankSpec(unit="iteration", total=5, accumulation=3, valid_every=1, shuffle=False, samples=23, no_sync=True),
+    RankSpec(unit="iteration", total=9, workers=2, valid_every=3, save_every=3),
+    RankSpec(unit="iteration", total=40, valid_every=2, early_stop=2),
+    RankSpec(total=9, valid_every=1, early_stop=1, extra_plugin=True),
+    RankSpec(stream=True, total=3, samples=13),
+    RankSpec(stream=True, workers=2, unit="iteration", total=9, samples=27, accumulation=2, no_sync=True),
+    RankSpec(stream=True, workers=2, persistent=True, unit="iteration", total=12, samples=27),
+]
+
+EVERYTHING = [
+    RankSpec(
+        unit=unit,
+        total=3 if unit == "epoch" else 9,
+        shuffle=shuffle,
+        accumulation=accumulation,
+        valid_every=valid_every,
+        workers=workers,
+        save_every=save_every,
+        samples=23,
+        no_sync=accumulation > 1,
+    )
+    for unit, shuffle, accumulation, valid_every, workers, save_every in itertools.product(
+        ("epoch", "iteration"), (True, False), (1, 2, 3), (None, 1), (0, 2), (1, 3)
+    )
+]
+
+
+def shots_in(whole: dict[str, Any], step: int, offset: int = 0) -> Iterator[Shot]:
+    """Yield a shot at every so many counts of each rank, at everybody in turn."""
+    whom = itertools.cycle(WHOM)
+    for rank, ticks in enumerate(whole["ticks"]):
+        for count in range(1 + (offset + rank) % step, ticks + PARTING + 1, step):
+            yield Shot(rank, count, next(whom))
+
+
+def check_shots(spec: RankSpec, folder: Path, whole: dict[str, Any], shots: Iterable[Shot]) -> None:
+    """Check that the run ends the same whichever of the shots is fired, and that no process is left in the end."""
+    places = {folder / str(number): shot for number, shot in enumerate(shots)}
+    for place, shot in places.items():
+        assert_same(killed_at(spec, place, [shot]), whole)
+    for place, shot in places.items():
+        # If everybody is killed, nobody is left to end the workers: they look for their rank every 5 seconds.
+        assert shot.whom == "all" or left_of(place) == []
+
+
+def test_a_kill_at_many_instants(tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: one killed, or its caller, or all, while they meet, train, validate, save or part: the same."""
+    whole = undisturbed(SMALL, tmp_path / "whole")
+    assert min(whole["ticks"]) > 40
+    check_shots(SMALL, tmp_path, whole, shots_in(whole, 8))
+
+
+@pytest.mark.parametrize("spec", SAMPLE, ids=str)
+def test_a_kill_in_every_kind_of_run(spec: RankSpec, tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: with a kill, and with three in a row, every kind of run ends the same on both ranks."""
+    whole = undisturbed(spec, tmp_path / "whole")
+    first, second = whole["ticks"]
+    check_shots(spec, tmp_path, whole, [Shot(0, first * 3 // 4), Shot(1, second // 2, "all")])
+    ticks = min(first, second)
+    row = [Shot(0, ticks // 2, "caller"), Shot(1, ticks // 2), Shot(1, ticks // 3, "all")]
+    assert_same(killed_at(spec, tmp_path / "row", row), whole)
+
+
+def test_ranks_differ(tmp_path: Path) -> None:
+    """SPEC F1: the comparison is worth something: state, trace, losses and plug-in of two ranks are not alike."""
+    spec = dataclasses.replace(SMALL, total=5)  # The last validation takes over rank 0's buffers.
+    ranks = undisturbed(spec, tmp_path)["ranks"]
+    differing = {entry.partition("]")[0] for entry in differences(ranks[0], ranks[1], "")}
+    assert differing == {"['state'", "['trace'", "['metrics'", "['losses'", "['seen'"}
+    state = differences(ranks[0]["state"], ranks[1]["state"], "")
+    parts = ("_net", "_ema", "_generator", "plain attributes")
+    assert {entry.split("'")[1] for entry in state} == {*parts}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_do_not_outlive_their_caller(workers: int, tmp_path: Path) -> None:
+    """SPEC E3: when the process that called `fit` is killed, its ranks and their workers are gone in two seconds."""
+    spec = dataclasses.replace(SMALL, workers=workers, total=6)
+    undisturbed(spec, tmp_path / "whole")
+    for count in (1, 2, 3, 4, 15, 30):
+        folder = tmp_path / str(count)
+        assert life(spec, folder, shot=Shot(count % 2, count, "caller"))
+        assert left_of(folder) == []
+
+
+def test_kills_at_random_instants(tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: anybody is killed from outside, six times, at instants that nobody chose: the same."""
+    spec = RankSpec(total=6, workers=2, accumulation=2, valid_every=2, samples=40, sleep=0.01)
+    whole = undisturbed(spec, tmp_path / "whole")
+    chance = random.Random(str(spec))
+    assert_same(killed_at_random(spec, tmp_path / "killed", kills=6, longest=1.0, chance=chance), whole)
+
+
+@pytest.mark.parametrize("whom", ["caller", "rank"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        RankSpec(unit="iteration", total=5, accumulation=3, valid_every=2, samples=23, no_sync=True, sleep=0.005),
+        RankSpec(total=3, workers=2, valid_every=1, samples=17, sleep=0.01),
+    ],
+    ids=str,
+)
+def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> None:
+    """SPEC F1: a SIGTERM to the caller, or to one rank: all leave after the same batch, and `fit` goes on later."""
+    whole = undisturbed(spec, tmp_path / "whole")
+    shots = [Shot(number % 2, count, whom, signal.SIGTERM) for number, count in enumerate(range(MEETING + 1, 50, 12))]
+    leavers = 0
+    for number, shot in enumerate(shots):
+        left, result = asked_to_leave_at(spec, tmp_path / str(number), shot)
+        leavers += left
+        assert_same(result, whole)
+    assert leavers >= 2
+
+
+@pytest.mark.parametrize("whom", ["rank", "all"])
+def test_four_ranks(whom: str, tmp_path: Path) -> None:
+    """SPEC F1, 4 ranks: gradients of several megabytes, exchanged in pieces, add up alike in a run that goes on."""
+    spec = RankSpec(ranks=4, wide=True, unit="iteration", total=4, samples=23)
+    whole = undisturbed(spec, tmp_path / "whole")
+    third_step = whole["ticks"][3] * 2 // 3
+    assert_same(killed_at(spec, tmp_path / "killed", [Shot(3, third_step, whom)]), whole)
+
+
+def start_job(spec: RankSpec, folder: Path, shot: Shot | None = None, restarts: int = 0) -> torchrun.Job:
+    """Start a run under `torchrun`. The shot is fired in the first life of the ranks alone."""
+    folder.mkdir(exist_ok=True)
+    arguments = [json.dumps(dataclasses.asdict(spec)), str(folder)]
+    arguments += [] if shot is None else [json.dumps(dataclasses.asdict(shot))]
+    return torchrun.start("runs", arguments, folder=folder, restarts=restarts)
+
+
+def test_torchrun_restarts_a_run(tmp_path: Path) -> None:
+    """SPEC F1, E3: a rank that is killed under `torchrun`, which starts all again: it ends as the spawned run does."""
+    whole = undisturbed(SMALL, tmp_path / "whole")
+    with start_job(SMALL, tmp_path / "job", Shot(0, 30), restarts=1) as job:
+        assert job.wait(60) == 0, job.output()
+    assert_same(load_result(tmp_path / "job"), whole)
+
+
+@pytest.mark.parametrize("whom", ["all", pytest.param("agent", marks=pytest.mark.soak)])
+def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
+    """SPEC F1, E3: `torchrun` is killed, with its ranks or before them, and started again at once: it ends the same."""
+    spec = RankSpec(unit="iteration", total=60, valid_every=7, save_every=5, samples=40, sleep=0.02)
+    whole = undisturbed(spec, tmp_path / "whole")
+    folder = tmp_path / "job"
+    with start_job(spec, folder) as first:
+        wait_for(folder / spec.root / "subject" / "subject_epoch_3_iter_20.pth")
+        if whom == "all":
+            first.kill()
+        else:
+            first.agent.kill()  # Its ranks go on until they miss it.
+        assert not (folder / "result").exists()
+        with start_job(spec, folder) as second:
+            assert second.wait(60) == 0, second.output()
+    assert_same(load_result(folder), whole)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("whom", WHOM)
+def test_a_kill_at_every_instant(whom: str, tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: as above, each of them killed at each of their counts."""
+    whole = undisturbed(SMALL, tmp_path / "whole")
+    check_shots(SMALL, tmp_path, whole, (dataclasses.replace(shot, whom=whom) for shot in shots_in(whole, 1)))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("spec", [*EVERYTHING, *SAMPLE], ids=str)
+def test_every_third_instant_of_everything(spec: RankSpec, tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: the whole matrix of options, with kills at every third instant."""
+    whole = undisturbed(spec, tmp_path / "whole")
+    check_shots(spec, tmp_path, whole, shots_in(whole, 3, offset=len(str(spec))))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("whom", ["caller", "rank"])
+@pytest.mark.parametrize("spec", SAMPLE, ids=str)
+def test_a_signal_in_every_kind_of_run(spec: RankSpec, whom: str, tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: as above, a SIGTERM to anybody, at every third instant, in every kind of run."""
+    spec = dataclasses.replace(spec, sleep=0.01)
+    whole = undisturbed(spec, tmp_path / "whole")
+    for count in range(MEETING + 1, min(whole["ticks"]) + 1, 3):
+        shot = Shot(count % 2, count, whom, signal.SIGTERM)
+        assert_same(asked_to_leave_at(spec, tmp_path / str(count), shot)[1], whole)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(20))
+def test_twenty_kills_at_random(seed: int, tmp_path: Path) -> None:
+    """SPEC F1, 2 ranks: twenty times, anybody is killed at random instants of a run with everything switched on."""
+    chance = random.Random(seed)
+    accumulation = chance.choice([1, 2, 3])
+    spec = RankSpec(
+        unit=chance.choice(["epoch", "iteration"]),
+        total=chance.choice([8, 12, 16]),
+        shuffle=chance.random() < 0.8,
+        accumulation=accumulation,
+        valid_every=chance.choice([None, 1, 3]),
+        workers=chance.choice([0, 2]),
+        save_every=chance.choice([1, 2, 3]),
+        samples=60,
+        sleep=0.01,
+        no_sync=accumulation > 1,
+    )
+    whole = undisturbed(spec, tmp_path / "whole")
+    assert_same(killed_at_random(spec, tmp_path / "killed", kills=20, longest=2.0, chance=chance), whole)

@@ -1,0 +1,168 @@
+"""SPEC E2: what ranks tell comes home, all of it, and to whom it belongs."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from helios.errors import RankFailedError
+from helios.trainer import _spawn
+from helios.trainer._jobs import _on_cpu
+from tests.distributed import reports
+from tests.distributed.parts import survivors
+from tests.distributed.reports import LARGE, MANY, PreparedData, Reporting, Ringing, make
+from tests.trainer.parts import ListData
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from helios import Trainer
+
+pytestmark = pytest.mark.usefixtures("forked_ranks")
+
+
+def take_all(trainer: Trainer) -> list[Any]:
+    return [trainer.queue.get() for _ in range(trainer.queue.qsize())]
+
+
+def test_items_of_any_size_come_home_in_order() -> None:
+    """SPEC E2: 100 MB from one rank arrive while the other sends thousands of items; each rank's are in its order."""
+    trainer = make()
+    assert trainer.fit(Reporting(reports.put_large_and_many), ListData())
+    items = take_all(trainer)
+    of_rank = [[item for rank, item in items if rank == which] for which in range(2)]
+    large, done = of_rank[0]
+    assert (len(large), done) == (LARGE, "done")
+    assert large == large[:1] * LARGE
+    assert of_rank[1] == [*range(MANY), "done"]
+
+
+def test_tensors_outlive_their_ranks() -> None:
+    """SPEC E2: tensors that a rank has put in can be used when it is gone, and are as they were at that moment."""
+    trainer = make()
+    assert trainer.fit(Reporting(reports.put_tensors), ListData())
+    items = sorted(take_all(trainer), key=lambda item: item[0])
+    for rank, numbers, ones, weights in items:
+        assert torch.equal(numbers, torch.arange(5.0) + rank)
+        assert torch.equal(ones.add_(1), torch.full((2,), 2, dtype=torch.bfloat16))
+        assert weights["weight"].abs().item() > 0
+    assert len(items) == 2
+
+
+def test_an_empty_queue_says_so_at_once() -> None:
+    """SPEC E2: where no rank has put anything in, taking something out is an error, and no wait for ever."""
+    trainer = make()
+    assert trainer.fit(Reporting(reports.put_nothing), ListData())
+    began = time.monotonic()
+    with pytest.raises(queue.Empty):
+        trainer.queue.get()
+    assert time.monotonic() - began < 1
+
+
+def test_what_was_put_in_before_an_error_is_there() -> None:
+    """SPEC E2, A11: a rank that fails takes nothing back."""
+    trainer = make()
+    with pytest.raises(RankFailedError, match="KeyError: 'after all'"):
+        trainer.fit(Reporting(reports.put_and_raise), ListData())
+    assert 1 in take_all(trainer)
+
+
+def test_two_runs_at_once_do_not_meet() -> None:
+    """SPEC E2, E3: two threads train at the same time, and each gets the results of its own ranks, and no error."""
+    trainers = [make(random_seed=seed) for seed in (1, 2)]
+    models = [Reporting(reports.put_metrics, f"model {number}") for number in range(2)]
+    outcomes: list[Any] = [None, None]
+
+    def work(number: int) -> None:
+        outcomes[number] = trainers[number].fit(models[number], ListData())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [True, True]
+    items = [sorted(take_all(trainer)) for trainer in trainers]
+    assert [[item[:2] for item in each] for each in items] == [
+        [(f"model {number}", rank) for rank in range(2)] for number in range(2)
+    ]
+    assert len({item[2] for each in items for item in each}) == 4, "every rank of every run draws for itself"
+
+
+def test_runs_one_after_the_other_do_not_meet() -> None:
+    """SPEC E2: a trainer can be used again, and gives the same results again; what was taken out does not come back."""
+    trainer, model = make(), Reporting(reports.put_metrics)
+    runs = []
+    for _ in range(2):
+        assert trainer.fit(model, ListData())
+        runs.append(sorted(take_all(trainer)))
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 2
+
+
+def test_metrics_come_home_from_rank_0() -> None:
+    """SPEC E2: `model.metrics` in the calling process are those of rank 0, in place of what was there."""
+    model = Reporting(reports.put_metrics)
+    metrics = model.metrics
+    metrics["stale"] = 1
+    assert make().fit(model, ListData())
+    assert model.metrics == {"stale": 1, "rank": 0}
+    assert model.metrics is metrics
+
+
+def test_a_model_is_tested_as_it_was_trained() -> None:
+    """SPEC E1: without checkpoints, `test` after `fit` has the weights of rank 0, which has trained elsewhere."""
+    trainer, model = make(), Reporting(reports.put_metrics)
+    assert trainer.fit(model, ListData())
+    weights = {rank: weight for _, rank, weight in take_all(trainer)}
+    assert weights[0] != weights[1]
+    assert trainer.test(model, ListData())
+    assert model.metrics["tested"] == weights[0]
+    other = Reporting(reports.put_metrics)
+    assert trainer.test(other, ListData())
+    assert other.metrics["tested"] not in weights.values(), "a model that was not trained is tested as it is"
+
+
+def test_weights_come_home_as_a_network_gives_them() -> None:
+    """SPEC E1: on their way to the CPU, states keep the versions that their networks have put beside them."""
+    state = torch.nn.BatchNorm1d(2).state_dict()
+    home = _on_cpu({"net": state})["net"]
+    assert list(home) == list(state)
+    assert home._metadata == state._metadata  # type: ignore[attr-defined]  # torch sets it, unannotated
+
+
+def test_data_is_prepared_once(tmp_path: Path) -> None:
+    """SPEC E1, E3: `prepare_data` runs in the calling process, once for each call of `fit`, before any rank sets up."""
+    trainer = make()
+    for count in (1, 2):
+        assert trainer.fit(Reporting(reports.put_nothing), PreparedData(tmp_path))
+        assert len(list(tmp_path.glob(f"prepared-*-{os.getpid()}"))) == count
+        assert len(list(tmp_path.iterdir())) == count
+
+
+def test_a_rank_that_is_killed_in_the_middle_of_a_message_is_named() -> None:
+    """SPEC E3: half a message is no message, and no error but that of the rank that was killed."""
+    with pytest.raises(RankFailedError, match="rank 1 .*: it was ended by SIGKILL$"):
+        make().fit(Reporting(reports.break_off), ListData())
+
+
+def test_a_rank_that_is_killed_while_it_asks_is_named() -> None:
+    """SPEC E3, C8: an answer that nobody takes any more is no error but that of the rank that was killed."""
+    with pytest.raises(RankFailedError, match="rank 1 .*: it was ended by SIGKILL$"):
+        make().fit(Ringing(), ListData())
+
+
+def test_a_rank_that_does_not_come_to_its_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC E3: a thread that a rank has left running keeps `fit` from returning for a while, and not for ever."""
+    monkeypatch.setattr(_spawn, "_FAREWELL", 0.5)
+    model, began = Reporting(reports.leave_a_thread), time.monotonic()
+    assert make().fit(model, ListData())
+    assert time.monotonic() - began < 20
+    assert model.metrics == {"rank": 0}
+    assert survivors([]) == []

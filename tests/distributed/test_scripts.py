@@ -1,0 +1,185 @@
+"""SPEC E3: real scripts, which start their ranks in Python's own way: as new interpreters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helios.errors import ConfigurationError
+from helios.testing import TinyDataModule, TinyModel
+from tests.distributed.parts import PATIENCE, Trouble, TroubledPlugin, survivors, wait_for
+from tests.trainer.parts import make_trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parents[2]
+
+# With the fork server, as there are two runs, and what is printed counts alone.
+TALKATIVE = """
+import multiprocessing
+import sys
+from helios import Trainer
+from helios.errors import RankFailedError
+from helios.testing import TinyDataModule, TinyModel
+
+class Failing(TinyModel):
+    def on_training_start(self):
+        if self.rank == 1:
+            raise KeyError("enough")
+
+def main():
+    options = {"total_steps": 2, "num_processes": 2, "log_path": sys.argv[1], "enable_file_logging": True}
+    shown = {"valid_frequency": 1, "enable_progress_bar": True}
+    assert Trainer(run_name="well", **shown, **options).fit(TinyModel(), TinyDataModule())
+    try:
+        Trainer(run_name="ill", print_banner=False, **options).fit(Failing(), TinyDataModule())
+    except RankFailedError as error:
+        assert error.rank == 1
+        assert isinstance(error.__cause__, KeyError)
+        print("caught")
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["helios.testing", "torch._dynamo"])
+    main()
+"""
+
+UNGUARDED = """
+from helios import Trainer
+from helios.testing import TinyDataModule, TinyModel
+
+print("this is the script")
+Trainer(total_steps=1, num_processes=2, print_banner=False).fit(TinyModel(), TinyDataModule())
+"""
+
+IN_A_COMMAND = """
+from helios import Trainer
+from helios.testing import TinyDataModule, TinyModel
+
+class Local(TinyModel):
+    pass
+
+Trainer(total_steps=1, num_processes=2, print_banner=False).fit(Local(), TinyDataModule())
+"""
+
+WAITING = """
+import sys
+from pathlib import Path
+from tests.distributed.parts import Trouble, fit_into
+
+if __name__ == "__main__":
+    fit_into(Trouble(Path(sys.argv[1]), "hook", 1, "wait"))
+"""
+
+
+def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """Start an interpreter that finds these tests, and what it prints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Return the exit code of an interpreter, and what it and its ranks have printed to either stream."""
+    process = start(arguments)
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def write(folder: Path, script: str) -> str:
+    path = folder / "script.py"
+    path.write_text(script, encoding="utf-8")
+    return str(path)
+
+
+def test_everything_is_said_once(tmp_path: Path) -> None:
+    """SPEC E3, A11: banner, bars and log of a run of two ranks appear once, and so does an error, in the file too."""
+    code, out, err = run([write(tmp_path, TALKATIVE), str(tmp_path)])
+    assert code == 0, err
+    assert out.count("Helios ") == 1
+    assert out.splitlines()[-1] == "caught"
+    assert err.count("Training:   0%") == 1
+    assert err.count("Validation:   0%") == 2
+    assert err.count("4 iterations trained") == 1
+    assert err.count("KeyError: 'enough'") == 2, "a headline, and the end of a traceback"
+    assert err.count("Traceback") == 1
+    well, ill = ((tmp_path / f"{name}.log").read_text(encoding="utf-8") for name in ("well", "ill"))
+    assert [line.split(maxsplit=2)[2] for line in well.splitlines()] == [
+        "INFO 4 iterations trained: all the steps asked for are done"
+    ]
+    assert ill.count("ERROR training failed: rank 1 (on ") == 1
+    assert ill.count("in on_training_start") == 1
+
+
+def test_a_script_without_a_guard_says_what_to_do(tmp_path: Path) -> None:
+    """SPEC E3: a script that trains at its top level ends soon, starts no ranks of ranks, and says what to change."""
+    code, out, err = run([write(tmp_path, UNGUARDED)])
+    assert code == 1
+    assert out.splitlines() == ["this is the script"] * 3, "itself, and once for each of two ranks"
+    last = err.strip().splitlines()[-1]
+    assert "failed first: it ended with exit code 1 before it could begin. If the script calls fit at its top" in last
+    assert "put that under `if __name__ == '__main__':`" in last
+    assert "fit was called while a process that it had started was importing the script" in err
+
+
+def test_a_class_of_a_command_cannot_be_found_by_ranks() -> None:
+    """SPEC E3: a class that exists in the calling process alone is an error that says where to put it."""
+    code, _, err = run(["-c", IN_A_COMMAND])
+    assert code == 1
+    headline = next(line for line in err.splitlines() if line.startswith("helios.errors.RankFailedError"))
+    assert "what fit was given cannot be made again in another process" in headline
+    assert "'Local'" in headline
+    assert "define its classes in a module, or in a script that can be imported" in headline
+
+
+def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) -> None:
+    """SPEC E3: when the calling process is killed, its ranks and their data loaders' workers are gone soon."""
+    process = start([write(tmp_path, WAITING), str(tmp_path)])
+    trouble = Trouble(tmp_path)
+    try:
+        wait_for(tmp_path / "waiting")
+        processes = trouble.processes()
+        assert len(processes) >= 4
+        assert len(survivors(processes, patience=0)) >= 4
+    finally:
+        process.kill()
+        process.communicate()
+    began = time.monotonic()
+    assert survivors(processes, patience=5) == []
+    assert time.monotonic() - began < 5
+
+
+def with_a_lambda(part: Any) -> Any:
+    part.function = lambda: None
+    return part
+
+
+@pytest.mark.parametrize(
+    ("which", "culprits"),
+    [
+        ({"model"}, "TinyModel"),
+        ({"data"}, "TinyDataModule"),
+        ({"plug-in"}, "plug-in 'troubled'"),
+        ({"model", "plug-in"}, "TinyModel, plug-in 'troubled'"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(tmp_path: Path, which: set[str], culprits: str) -> None:
+    """SPEC E3: a part that cannot be pickled is named before any process is started, with what to do about it."""
+    plugin = TroubledPlugin(Trouble(tmp_path))
+    parts: dict[str, Any] = {"model": TinyModel(), "data": TinyDataModule(), "plug-in": plugin}
+    model, data, plugin = (with_a_lambda(part) if name in which else part for name, part in parts.items())
+    trainer = make_trainer(num_processes=2)
+    trainer.register_plugin(plugin)
+    with pytest.raises(ConfigurationError, match=f"^{culprits} cannot be sent to .*lambda.*make in setup"):
+        trainer.fit(model, data)
+    assert Trouble(tmp_path).processes() == []

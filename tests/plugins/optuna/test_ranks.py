@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import random
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from helios import DataModule, Model, Trainer
+from helios.core.home import Home, way_home
+from helios.errors import ConfigurationError, NotRunningError, StudyViewError, UnknownNameError
+from helios.plugins.optuna import OptunaPlugin, SearchSpace, run_study
+from helios.plugins.optuna import _ranks as ranks
+from helios.plugins.optuna.trial import SharedTrial, TrialStandIn, share
+from tests.distributed import torchrun
+from tests.docs.guide_optuna import run_guide
+from tests.docs.guide_optuna import table as guide_table
+from tests.plugins.optuna.studies import StudySpec, finish, kill_at_random, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def quick_ranks() -> Iterator[None]:
+    """Let `fit` start its ranks from the tests' fork server."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+SPACE = SearchSpace.from_dict({"extra": {"kind": "int", "low": 0, "high": 9}})
+
+
+class Asking(Model):
+    """Suggests on every rank, and reports a metric that follows from what was suggested: the same on any ranks."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        del fast_init
+        trial = self.trainer.plugins[OptunaPlugin].trial
+        self._rate = trial.suggest_float("rate", 1e-3, 1.0, log=True)
+        self._width = trial.suggest_int("width", 1, 64)
+        self._kind = trial.suggest_categorical("kind", ["a", "b", "c"])
+        self.trainer.plugins[OptunaPlugin].suggest_all(
+            SearchSpace.from_dict({"extra": {"kind": "int", "low": 0, "high": 9}})
+        )
+
+    def train_step(self, batch: Any, state: Any) -> None:
+        """There is nothing to learn."""
+
+    def valid_step(self, batch: Any, step: int) -> None:
+        """The metric is known."""
+
+    def on_validation_end(self, validation_cycle: int) -> None:
+        # Rank 1 would report something else.
+        self.metrics["loss"] = self._rate * validation_cycle + self._width / 64 + self.rank
+        self.trainer.plugins[OptunaPlugin].report_metrics(validation_cycle)
+
+    def on_training_end(self) -> None:
+        if self.is_distributed:
+            trial = self.trainer.plugins[OptunaPlugin].trial
+            self.trainer.queue.put((self.rank, trial.number, (self._rate, self._width, self._kind)))
+
+
+class Nothing(DataModule):
+    def setup(self) -> None:
+        """There are ready batches."""
+
+    def train_dataloader(self) -> Any:
+        return [torch.zeros(1)] * 2, None
+
+    def valid_dataloader(self) -> Any:
+        return [torch.zeros(1)], None
+
+
+def run_asking(storage: Any, processes: int | None, seen: list[Any]) -> list[Any]:
+    """Run a study with pruning, and return all that can be told of its trials."""
+
+    def objective(trial: optuna.Trial) -> float:
+        trainer = Trainer(
+            total_steps=3,
+            valid_frequency=1,
+            print_banner=False,
+            num_processes=processes,
+            use_cpu=processes is None or None,
+        )
+        model, plugin = Asking("asking"), OptunaPlugin(trial, "loss")
+        plugin.configure_trainer(trainer)
+        plugin.configure_model(model)
+        assert trainer.fit(model, Nothing())
+        if trainer.queue is not None:
+            seen.append(sorted(trainer.queue.get() for _ in range(2)))
+        plugin.check_pruned()
+        return float(model.metrics["loss"])
+
+    study = optuna.create_study(
+        storage=storage,
+        sampler=optuna.samplers.TPESampler(seed=3, n_startup_trials=2),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
+    )
+    study.optimize(objective, n_trials=6)
+    return [
+        [trial.number, trial.state, trial.values, trial.params, trial.intermediate_values] for trial in study.trials
+    ]
+
+
+@pytest.fixture(params=["in memory", "sqlite", "journal", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Return storages of every kind that Optuna has, empty."""
+    if request.param == "in memory":
+        return None
+    if request.param == "journal":
+        return JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.mark.usefixtures("quick_ranks")
+def test_pruning_on_two_ranks(storage: Any) -> None:
+    """SPEC C7, C8: in any storage, two ranks see the same suggestions, and the table is that of one process."""
+    seen: list[Any] = []
+    alone = run_asking(None, None, seen)
+    together = run_asking(storage, 2, seen)
+    assert together == alone
+    assert [row[1] for row in alone].count(TrialState.PRUNED) >= 2
+    for number, (first, second) in enumerate(seen):
+        assert (first[0], second[0]) == (0, 1)
+        assert first[1:] == second[1:]
+        assert first[1] == number
+
+
+@pytest.mark.usefixtures("quick_ranks")
+def test_the_guide_in_three_launch_modes(tmp_path: Path) -> None:
+    """SPEC C10, D7: the guide's objective gives one table of trials in one process, in two, and under torchrun."""
+    with torchrun.start("guide_job", [str(tmp_path)], folder=tmp_path) as job:
+        alone = guide_table(run_guide())
+        spawned = guide_table(run_guide(use_cpu=None, num_processes=2))
+        assert spawned == alone
+        assert job.wait(90) == 0, job.output()
+    assert {row[1] for row in alone} == {"COMPLETE", "PRUNED"}
+    for rank in range(2):
+        told = json.loads((tmp_path / f"rank{rank}").read_text(encoding="utf-8"))
+        assert told == json.loads(json.dumps(alone))
+
+
+def test_a_study_of_two_ranks_that_is_killed(tmp_path: Path) -> None:
+    """SPEC F6: the process that runs a study on two ranks is killed four times; the table is that of one left alone."""
+    spec = StudySpec(trials=6, sampler="tpe", ranks=2, sleep=0.04)
+    assert not finish(spec, tmp_path / "whole")
+    killed = kill_at_random(spec, tmp_path / "killed", kills=4, longest=1.0, chance=random.Random(1))
+    assert killed == 4
+    assert table(spec, tmp_path / "killed") == table(spec, tmp_path / "whole")
+
+
+def test_a_study_under_torchrun_that_is_killed(tmp_path: Path) -> None:
+    """SPEC D7, F6: agent and ranks are killed in a trial; started again, the table is that of two spawned ranks."""
+    spec = StudySpec(trials=3, ranks=2)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    arguments = [str(folder), str(spec.trials), "0.05"]
+    with torchrun.start("study_job", arguments, folder=folder) as job:
+        wait_for_checkpoint(folder / "checkpoints" / "net_trial-1", job)
+    with torchrun.start("study_job", arguments, folder=folder) as job:
+        assert not finish(spec, tmp_path / "whole")
+        assert job.wait(90) == 0, job.output()
+    assert table(spec, folder) == table(spec, tmp_path / "whole")
+
+
+def wait_for_checkpoint(folder: Path, job: torchrun.Job) -> None:
+    """Wait until a trial has a checkpoint; the end of the block that holds the job kills it then."""
+    for _ in range(1200):
+        if folder.is_dir() and any(folder.glob("*.pth")):
+            return
+        assert job.agent.poll() is None, job.output()
+        time.sleep(0.02)
+    raise AssertionError(f"there is no checkpoint in {folder}:\n{job.output()}")
+
+
+# ------------------------------------------------------------------------------------------------------- the stand-in
+
+
+class Counting(optuna.samplers.RandomSampler):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def sample_independent(self, *arguments: Any) -> Any:
+        self.asked += 1
+        return super().sample_independent(*arguments)
+
+
+def make_stand_in(trial: optuna.Trial) -> tuple[TrialStandIn, Home]:
+    """Return what another process is sent in the place of a trial, and its home."""
+    home = Home()
+    sent = pickle.loads(home.pack({"trial": trial, "again": trial}))
+    assert sent["trial"] is sent["again"]
+    return sent["trial"], home
+
+
+def test_a_stand_in_answers_as_the_trial_does() -> None:
+    """SPEC C8: suggestions, reports, pruning, attributes and parameters are the trial's, and the sampler's but once."""
+    sampler = Counting(seed=0)
+    study = optuna.create_study(sampler=sampler, pruner=optuna.pruners.ThresholdPruner(upper=1.0))
+    trial = study.ask()
+    stand_in, home = make_stand_in(trial)
+    with way_home(home.answer):
+        values = [
+            stand_in.suggest_float("x", 0.0, 1.0),
+            stand_in.suggest_int("n", 1, 100, log=True),
+            stand_in.suggest_categorical("kind", ("a", "b")),
+        ]
+        assert values == [
+            trial.suggest_float("x", 0.0, 1.0),
+            trial.suggest_int("n", 1, 100, log=True),
+            trial.suggest_categorical("kind", ("a", "b")),
+        ]
+        assert sampler.asked == 3
+        assert stand_in.params == trial.params
+        assert stand_in.distributions == trial.distributions
+        assert stand_in.relative_params == {}
+        assert stand_in.datetime_start == trial.datetime_start
+        stand_in.set_user_attr("note", [1, 2])
+        assert stand_in.user_attrs == trial.user_attrs == {"note": [1, 2]}
+        assert not stand_in.should_prune()
+        stand_in.report(2.0, 1)
+        assert stand_in.should_prune()
+        assert study.trials[0].intermediate_values == {1: 2.0}
+    assert stand_in.number == trial.number == 0
+    assert repr(stand_in) == "TrialStandIn(number=0)"
+
+
+def test_a_stand_in_raises_what_the_trial_raises() -> None:
+    """SPEC C8: an error of the trial is raised by its stand-in, as itself; unknown questions are named."""
+    stand_in, home = make_stand_in(optuna.create_study().ask())
+    with way_home(home.answer):
+        with pytest.raises(ValueError, match="low"):
+            stand_in.suggest_float("x", 2.0, 1.0)
+        with pytest.raises(UnknownNameError, match=r"a trial cannot be asked for 'study': there are \["):
+            stand_in.ask("study")
+    with pytest.raises(
+        NotRunningError, match="suggest_int asks the process that called fit, and there is no way to it"
+    ):
+        stand_in.suggest_int("n", 0, 1)
+
+
+def test_a_space_is_recorded_by_a_stand_in() -> None:
+    """SPEC D6: a rank that suggests a space has it recorded with the study; another space is refused as ever."""
+    study = optuna.create_study()
+    stand_in, home = make_stand_in(study.ask())
+    space = SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 9}})
+    with way_home(home.answer):
+        values = space.suggest(stand_in)
+        assert set(values) == {"n"}
+        space.check(study)
+        with pytest.raises(ConfigurationError, match="was searched with another space"):
+            SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 8}}).suggest(stand_in)
+
+
+def test_a_trial_that_is_shared_is_suggested_once() -> None:
+    """SPEC C8: threads that suggest the same parameters at once consult the sampler once for each."""
+    sampler = Counting(seed=0)
+    trial = optuna.create_study(sampler=sampler).ask()
+    share(trial)
+    assert isinstance(trial, SharedTrial)
+    gate, seen = threading.Barrier(4), []
+
+    def suggest() -> None:
+        gate.wait()
+        seen.append([trial.suggest_float(f"x{i}", 0.0, 1.0) for i in range(50)])
+
+    threads = [threading.Thread(target=suggest) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+    assert sampler.asked == 50
+
+
+def test_a_trial_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC D7: under torchrun, a study that a rank other than 0 has made by itself is refused, with the remedy."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(ConfigurationError, match="trial 0 was made on rank 1 of 2, but a study lives on rank 0"):
+        OptunaPlugin(optuna.create_study().ask(), "loss")
+
+
+def test_a_view_can_be_read_only() -> None:
+    """SPEC D7: ranks other than 0 get a study with all that rank 0's has; whoever changes it is told where to."""
+    study = optuna.create_study(direction="maximize", study_name="whole")
+    study.set_user_attr("note", "x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["accuracy"])
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    view = ranks._view(ranks._describe(study))
+    assert (view.study_name, view.direction, view.best_value) == (study.study_name, study.direction, study.best_value)
+    assert (view.user_attrs, view.metric_names) == (study.user_attrs, study.metric_names)
+    assert [(t.params, t.values, t.state) for t in view.trials] == [(t.params, t.values, t.state) for t in study.trials]
+    changes: list[Any] = [
+        view.ask,
+        lambda: view.set_user_attr("note", "y"),
+        lambda: view.add_trial(study.trials[0]),
+        lambda: view.enqueue_trial({"x": 0.5}),
+    ]
+    for change in changes:
+        with pytest.raises(StudyViewError, match="this is a view of a study that rank 0 holds, and this is rank 0"):
+            change()
+    assert len(view.trials) == 3
+
+
+def test_run_study_in_one_process_has_no_ranks() -> None:
+    """SPEC D7: without torchrun, `run_study` runs the study here, with trials that are Optuna's own."""
+    kinds = []
+
+    def objective(trial: optuna.Trial) -> float:
+        kinds.append(type(trial))
+        return trial.suggest_float("x", 0, 1)
+
+    study = run_study(optuna.create_study, objective, 2)
+    assert kinds == [optuna.Trial, optuna.Trial]
+    assert len(study.trials) == 2
