@@ -68,7 +68,7 @@ def search(folder: Path, ranks: int | None = None) -> list[Any]:
     def make_study() -> optuna.Study:
         return optuna.create_study(
             storage=f"sqlite:///{folder / 'study.db'}",
-            sampler=optuna.samplers.TPESampler(seed=3, n_startup_trials=2),
+            sampler=optuna.samplers.TPESampler(seed=7, n_startup_trials=2),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
         )
 

@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.distributed import torchrun
+from tests.distributed.lives import asked_to_leave_at, killed_at, killed_at_random, left_of, life, undisturbed
 from tests.distributed.parts import wait_for
-from tests.distributed.runs import (
-    RankSpec,
-    Shot,
-    asked_to_leave_at,
-    killed_at,
-    killed_at_random,
-    left_of,
-    life,
-    undisturbed,
-)
+from tests.distributed.runs import RankSpec, Shot
 from tests.resume.runs import assert_same, differences, load_result
 
 if TYPE_CHECKING:
@@ -100,7 +92,7 @@ def test_a_kill_in_every_kind_of_run(spec: RankSpec, tmp_path: Path) -> None:
     """SPEC F1, 2 ranks: with a kill, and with three in a row, every kind of run ends the same on both ranks."""
     whole = undisturbed(spec, tmp_path / "whole")
     first, second = whole["ticks"]
-    check_shots(spec, tmp_path, whole, [Shot(0, first * 3 // 4), Shot(1, second // 2, "all")])
+    check_shots(spec, tmp_path, whole, [Shot(0, first * 3 // 4)])
     ticks = min(first, second)
     row = [Shot(0, ticks // 2, "caller"), Shot(1, ticks // 2), Shot(1, ticks // 3, "all")]
     assert_same(killed_at(spec, tmp_path / "row", row), whole)
@@ -129,11 +121,11 @@ def test_ranks_do_not_outlive_their_caller(workers: int, tmp_path: Path) -> None
 
 
 def test_kills_at_random_instants(tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: anybody is killed from outside, six times, at instants that nobody chose: the same."""
+    """SPEC F1, 2 ranks: anybody is killed from outside, four times, at instants that nobody chose: the same."""
     spec = RankSpec(total=6, workers=2, accumulation=2, valid_every=2, samples=40, sleep=0.01)
     whole = undisturbed(spec, tmp_path / "whole")
     chance = random.Random(str(spec))
-    assert_same(killed_at_random(spec, tmp_path / "killed", kills=6, longest=1.0, chance=chance), whole)
+    assert_same(killed_at_random(spec, tmp_path / "killed", kills=4, longest=1.0, chance=chance), whole)
 
 
 @pytest.mark.parametrize("whom", ["caller", "rank"])
@@ -148,7 +140,7 @@ def test_kills_at_random_instants(tmp_path: Path) -> None:
 def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> None:
     """SPEC F1: a SIGTERM to the caller, or to one rank: all leave after the same batch, and `fit` goes on later."""
     whole = undisturbed(spec, tmp_path / "whole")
-    shots = [Shot(number % 2, count, whom, signal.SIGTERM) for number, count in enumerate(range(MEETING + 1, 50, 12))]
+    shots = [Shot(number % 2, count, whom, signal.SIGTERM) for number, count in enumerate(range(MEETING + 1, 40, 12))]
     leavers = 0
     for number, shot in enumerate(shots):
         left, result = asked_to_leave_at(spec, tmp_path / str(number), shot)

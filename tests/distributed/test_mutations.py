@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.distributed.lives import asked_to_leave_at, killed_at, undisturbed
 from tests.distributed.mutations import MUTATIONS
-from tests.distributed.runs import RankSpec, Shot, asked_to_leave_at, killed_at, undisturbed
+from tests.distributed.runs import RankSpec, Shot
 from tests.resume.runs import assert_same
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
-"""A job of which one rank gets into trouble, or waits for who comes to kill it, while the other one waits for it.
+"""Jobs of which one rank waits for who comes to kill it or to cut it off, and the other for that one.
 
-Each rank leaves a file in a folder if it was told what has happened, with the time, and with what it was told.
+A rank that is told what has become of the other leaves a file with what, and when.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,35 +24,38 @@ from tests.distributed.parts import PATIENCE, Trouble, fit_into
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SILENCE: Final = 3.0  # Seconds, in place of a minute: a thread of its own beats once a second, on a busy machine too.
-GRACE: Final = 1.0  # Seconds. Who is ended here is stuck, and would not notice in five either.
+GRACE: Final = 1.0  # Seconds in place of five: who is ended here is stuck, and will not notice anything by itself.
 
 
 def train(trouble: Trouble) -> None:
-    """Train on all ranks."""
+    """Wait in one rank's backward pass, and so in the exchange of gradients on the other."""
     fit_into(trouble, workers=0)
 
 
 def search(trouble: Trouble) -> None:
-    """Run a study of which rank 0 has a long trial, the others a short one: they wait for the next."""
+    """Wait in a trial on rank 0, and for the next one on rank 1."""
 
     def objective(trial: optuna.Trial) -> float:
         del trial
         if get_dist_info().rank == 0:
-            trouble.mark("waiting")
             time.sleep(PATIENCE)
+        trouble.mark("waiting")
         return 0.0
 
     run_study(optuna.create_study, objective, 2)
 
 
-def main(what: str, folder: Path, rank: int) -> None:
-    """Do one of the above, with trouble on a rank."""
-    mock.patch.object(lookout, "_SILENCE", SILENCE).start()
+JOBS: Final[dict[str, Callable[[Trouble], None]]] = {"train": train, "search": search}
+
+
+def main(what: str, folder: Path, rank: int, silence: float) -> None:
+    """Do one of these, with a rank that waits and so much silence that is borne."""
+    mock.patch.object(lookout, "_SILENCE", silence).start()
     mock.patch.object(lookout, "_GRACE", GRACE).start()
-    jobs: dict[str, Callable[[Trouble], None]] = {"train": train, "search": search}
+    # An agent that has lost its store ends its ranks: maybe before they have found out by themselves.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        jobs[what](Trouble(folder, "backward", rank, "wait"))
+        JOBS[what](Trouble(folder, "backward", rank, "wait"))
     except RankFailedError as error:
         told = {"when": time.monotonic(), "rank": error.rank, "text": str(error)}
         (folder / f"told-{get_dist_info().rank}").write_text(json.dumps(told), encoding="utf-8")
@@ -59,4 +63,4 @@ def main(what: str, folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

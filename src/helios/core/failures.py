@@ -15,7 +15,9 @@ from helios.errors import RankFailedError, TrainingError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_GONE: Final = re.compile(r"gloo/transport|Connection (closed|reset|refused)|Broken pipe|NCCL error|ncclRemoteError")
+_GONE: Final = re.compile(
+    r"gloo/transport|Connection (closed|reset|refused)|Broken pipe|Failed to recv|NCCL error|ncclRemoteError"
+)
 
 
 @dataclasses.dataclass(frozen=True)

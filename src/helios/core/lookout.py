@@ -119,7 +119,7 @@ class Lookout:
             self._store.compare_set(_place(self._info.rank), "", str(self._position()))
             self._store.set(_end(self._info.rank), "")
         except RuntimeError as error:
-            self._lose_store(str(error))
+            self._fail(lost_store(error))
 
     def _watch_over(self) -> None:
         """Look after the thread that looks: a store whose machine is silent never answers it.
@@ -133,7 +133,7 @@ class Lookout:
                 _end_process()
             seen, ticks = self._looks, ticks + 1 if seen == self._looks else 0
             if ticks * _TICK > _SILENCE:
-                self._lose_store(f"it has not answered for {_SILENCE:g} s")
+                self._fail(lost_store(f"it has not answered for {_SILENCE:g} s"))
         if self._failure is not None and not self._noticed.wait(_GRACE):
             get_root_logger().error(
                 "%s\nThis process waits for it in a collective that cannot be woken, and is ended. Start the run again "
@@ -141,9 +141,6 @@ class Lookout:
                 self._failure.describe(),
             )
             _end_process()
-
-    def _lose_store(self, reason: str) -> None:
-        self._fail(Failure(0, "its machine", time.monotonic(), f"the store of the run is out of reach: {reason}"))
 
     def _look(self) -> None:
         self._looks += 1
@@ -225,9 +222,9 @@ def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Fai
     store soon. A rank that gives no sign of life meanwhile had no time to say anything.
     """
     failure = Failure.of(error, info.rank)
-    if not failure.is_echo:
-        return announce_failure(store, failure)
     try:
+        if not failure.is_echo:
+            return announce_failure(store, failure)
         ranks = range(info.world_size)
         before = [_read_beat(store, rank) for rank in ranks]
         deadline = time.monotonic() + _ECHO
@@ -242,8 +239,13 @@ def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Fai
                 return announce_failure(store, Failure(rank, host, time.monotonic(), text))
         return announce_failure(store, failure)
     except RuntimeError as unreachable:
-        text = f"the store of the run, on its machine, is out of reach: {unreachable}"
-        return Failure(0, "rank 0's machine", time.monotonic(), text)
+        return lost_store(unreachable) if failure.is_echo else failure
+
+
+def lost_store(reason: object) -> Failure:
+    """Return the failure behind a store that is out of reach: that of rank 0, on whose machine it is."""
+    text = f"the store of the run is out of reach: {reason}"
+    return Failure(0, "rank 0's machine", time.monotonic(), text)
 
 
 def _read_beat(store: Store, rank: int) -> str:

@@ -122,9 +122,8 @@ def run_rank(connection: Connection, orders: Orders) -> None:
         logging.getLogger(get_root_logger().name).setLevel(orders.level)
         torch.set_num_threads(orders.threads)
         prefer_loopback()
-        tqdm.set_lock(
-            threading.RLock()
-        )  # No other process draws bars, and its own lock would outlive one that is killed.
+        # No other process draws bars, and the lock of tqdm's own would outlive one that is killed.
+        tqdm.set_lock(threading.RLock())
         result = _take_part(_unpack(line.receive()), orders, line)
         line.tell("done", pack(result if orders.rank == 0 else None))
     except BaseException as error:  # noqa: BLE001 - whatever it is, it goes home, and is raised there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from helios.core.control import Control
@@ -66,4 +67,5 @@ class _SharedQueue(ResultQueue):
 def _announce(store: Store, error: BaseException, info: DistributedInfo) -> None:
     failure = Failure.of(error, info.rank)
     if not failure.is_echo:  # An echo is no news, and who was first must not be hidden by it.
-        announce_failure(store, failure)
+        with contextlib.suppress(RuntimeError):  # Then the store is out of reach, and there is nobody to be told.
+            announce_failure(store, failure)

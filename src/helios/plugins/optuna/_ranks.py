@@ -16,8 +16,8 @@ from optuna.storages import InMemoryStorage
 from helios.core.distributed import get_dist_info, next_meeting
 from helios.core.failures import Failure
 from helios.core.home import Home, way_home
-from helios.core.lookout import Lookout
-from helios.errors import StudyViewError
+from helios.core.lookout import Lookout, lost_store
+from helios.errors import RankFailedError, StudyViewError
 from helios.plugins.optuna.plugin import TrialInterrupted
 from helios.plugins.optuna.trial import share
 
@@ -88,10 +88,16 @@ def _tell(store: Store, number: int, kind: str, content: Any) -> None:
 
 def _listen(store: Store, number: int, is_anybody_gone: Callable[[], bool]) -> tuple[str, Any]:
     # Not by waiting in `get`: it may take days, and Ctrl-C shall be heard meanwhile, and the loss of a machine.
-    while not store.check([f"news/{number}"]):
-        is_anybody_gone()
-        time.sleep(_PATIENT_POLL)
-    news: tuple[str, Any] = pickle.loads(store.get(f"news/{number}"))  # noqa: S301 - by rank 0 of this study.
+    try:
+        while not store.check([f"news/{number}"]):
+            is_anybody_gone()
+            time.sleep(_PATIENT_POLL)
+        told = store.get(f"news/{number}")
+    except RankFailedError:
+        raise
+    except RuntimeError as error:
+        raise lost_store(error).to_error() from error
+    news: tuple[str, Any] = pickle.loads(told)  # noqa: S301 - by rank 0 of this study.
     return news
 
 
