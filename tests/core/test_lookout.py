@@ -36,16 +36,23 @@ def hosted() -> Hosted:
     return Hosted()
 
 
-def shorten(patch: Callable[[Any, str, float], None]) -> None:
-    """Shorten every wait, so that what takes a minute is over in tenths of a second."""
-    waits = {"_TICK": 0.01, "_BEAT": 0.02, "_SILENCE": 0.6, "_GRACE": 0.3, "_ANSWER": 0.3, "_ECHO": 0.2}
-    for name, seconds in waits.items():
-        patch(room, name, seconds)
+FAST = {"_TICK": 0.01, "_BEAT": 0.02, "_GRACE": 0.3, "_ECHO": 0.2}
+IMPATIENT = {"_SILENCE": 1.0, "_ANSWER": 0.3}
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten(monkeypatch.setattr)
+    """Shorten how long it takes to notice something."""
+    for name, seconds in FAST.items():
+        monkeypatch.setattr(room, name, seconds)
+
+
+@pytest.fixture
+def impatient(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten how long silence is borne, too; on a busy machine, a thread that is well may be silent for a while."""
+    del fast
+    for name, seconds in IMPATIENT.items():
+        monkeypatch.setattr(room, name, seconds)
 
 
 def error_of(question: Callable[[], bool]) -> RankFailedError:
@@ -104,12 +111,13 @@ def test_all_can_be_asked_from_outside(hosted: Hosted) -> None:
     ask_to_leave(stores[2])
     for walker in walkers:
         walker.join(PATIENCE)
+    assert [walker.error for walker in walkers] == [None, None]
     assert walkers[0].end == walkers[1].end
     assert walkers[0].end is not None
     assert walkers[0].end < 400
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("impatient")
 def test_who_is_done_keeps_nobody_waiting(hosted: Hosted) -> None:
     """SPEC E1: a rank that has closed has said all that the others wait for, and is not missed."""
     stores = hosted.new_run()
@@ -143,25 +151,25 @@ def test_an_announced_failure_is_raised_by_the_others(hosted: Hosted) -> None:
         assert not questions[0]()
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("impatient")
 def test_silence_is_noticed(hosted: Hosted) -> None:
     """SPEC E3: a rank of which nothing is heard, or nothing more, is given up by the rank before it, and is named."""
     stores = hosted.new_run()
-    silence = "failed first: nothing has been heard of it for 0.6 s"
+    silence = "failed first: nothing has been heard of it for 1 s"
     with Lookout(stores[0], info_of(0, 2)) as lookout:
         error = error_of(lookout.attend(lambda: False, lambda: 0))
     assert str(error) == f"rank 1 (on a machine that never answered) {silence}"
     stores = hosted.new_run()
     with Lookout(stores[0], info_of(0, 2)) as lookout:
         question = lookout.attend(lambda: False, lambda: 0)
-        for beat in range(100):  # Longer than the silence that is borne.
+        for beat in range(150):  # Longer than the silence that is borne.
             stores[1].set("beat/1", f"{beat} there")
             assert not question()
             time.sleep(0.01)
         assert str(error_of(question)) == f"rank 1 (on there) {silence}"
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("impatient")
 def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
     """SPEC E3: a rank that is asked to leave and says nothing does not keep the others for ever."""
     store = hosted.new_run()[0]
@@ -171,7 +179,7 @@ def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
     assert error.rank == 1
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("impatient")
 def test_where_somebody_else_watches_a_lookout_does_not(hosted: Hosted) -> None:
     """SPEC E3: ranks that `fit` has started are watched by it: neither silence nor a failure is for their lookouts."""
     stores = hosted.new_run()
@@ -244,20 +252,21 @@ class Silent:
         raise RuntimeError(f"no answer about {keys}")
 
 
-@pytest.mark.usefixtures("fast")
+@pytest.mark.usefixtures("impatient")
 def test_a_store_that_does_not_answer_is_given_up() -> None:
     """SPEC E3: a machine of rank 0 that is silent, and refuses nothing, is noticed as well."""
     store: Any = Silent()
     with Lookout(store, info_of(1, 2)) as lookout:
         error = error_of(lookout.attend(lambda: False, lambda: 0))
-    assert str(error).endswith("failed first: the store of the run is out of reach: it has not answered for 0.6 s")
+    assert str(error).endswith("failed first: the store of the run is out of reach: it has not answered for 1 s")
     assert error.rank == 0
 
 
 def be_stuck(port: int, folder: Path) -> None:
     """Be a rank, the leader of a group, that waits for what never comes, like a collective with a rank that is gone."""
     os.setpgid(0, 0)
-    shorten(setattr)
+    for name, seconds in {**FAST, **IMPATIENT}.items():
+        setattr(room, name, seconds)
     child = subprocess.Popen(["sleep", "60"])  # noqa: S607 - wherever it is.
     (folder / "child").write_text(str(child.pid), encoding="utf-8")
     log = logging_session(log_file=folder / "log", capture_warnings=False, rank=0)

@@ -93,7 +93,9 @@ class Lookout:
         """Stop looking."""
         self._noticed.set()
         self._closed.set()
-        self._thread.join(_GRACE)
+        # A thread that comes back from the store while the interpreter ends would take the process down with it. One
+        # that waits for a store which is lost never comes back.
+        self._thread.join(_ANSWER if self._failure is None else _GRACE)
         self._guard.join()
 
     def attend(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:

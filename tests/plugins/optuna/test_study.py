@@ -75,8 +75,9 @@ def process_elsewhere() -> dict[str, Any]:
 
 
 def backups(tmp_path: Path) -> list[str]:
-    """Return the names of all files but the study's and its lock's."""
-    return sorted(path.name for path in tmp_path.iterdir() if path.name not in ("study.db", "study.db.helios-lock"))
+    """Return the names of all files but the study's, its lock's and, while others write to it, its journal's."""
+    own = ("study.db", "study.db.helios-lock", "study.db-journal")
+    return sorted(path.name for path in tmp_path.iterdir() if path.name not in own)
 
 
 def states(study: optuna.Study) -> dict[TrialState, list[int]]:
