@@ -24,6 +24,7 @@ NAMES: Final = (
     "ordering",
     "importing",
     "tuning",
+    "distributed",
     "resume_study",
     "sampler_quality",
 )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from benchmarks._idle import Idle, Ready
 from benchmarks._table import Table
 from benchmarks._timing import interleave, median_ratio, verdict
 from helios import DataModule, Model, Trainer
@@ -26,31 +27,6 @@ _STEPS: Final = 20_000
 _BATCH: Final = 64
 _BATCHES: Final = 400
 _FEATURES: Final = 64
-
-
-class _Idle(Model):
-    """Does nothing in its step."""
-
-    def setup(self, fast_init: bool = False) -> None:
-        """Have nothing to train."""
-
-    def train_step(self, batch: Any, state: TrainingState) -> None:
-        """Do nothing."""
-
-
-class _Ready(DataModule):
-    """Batches that are ready."""
-
-    def __init__(self, batches: list[int]) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def setup(self) -> None:
-        """Make nothing."""
-
-    def train_dataloader(self) -> Any:
-        """Return the list."""
-        return self._batches, None
 
 
 class _Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -118,7 +94,7 @@ def _train_by_hand(loader: DataLoader[Any]) -> None:
 
 
 def _iterate_by_hand(batches: list[int]) -> None:
-    step = _Idle("bare").train_step
+    step = Idle("bare").train_step
     state: Any = None
     for batch in batches:
         step(batch, state)
@@ -129,8 +105,8 @@ def run_idle() -> Table:
     batches = [0] * _STEPS
     seconds = interleave(
         {
-            "start": lambda: _fit(_Idle("idle"), _Ready([0])),
-            "helios": lambda: _fit(_Idle("idle"), _Ready(batches)),
+            "start": lambda: _fit(Idle("idle"), Ready([0])),
+            "helios": lambda: _fit(Idle("idle"), Ready(batches)),
             "bare": lambda: _iterate_by_hand(batches),
         }
         | {name: _repeat(call) for name, call in _PARTS.items()},

@@ -7,48 +7,21 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import optuna
 
+from benchmarks._idle import Idle, Ready
 from benchmarks._table import Table
 from benchmarks._timing import interleave, verdict
-from helios import DataModule, Model, Trainer
+from helios import Trainer
 from helios.plugins.optuna import OptunaPlugin
-
-if TYPE_CHECKING:
-    from helios import TrainingState
 
 _SIZES: Final = (20, 1_000, 10_000)  # Finished trials.
 _REPORTS: Final = 4  # Of each finished trial.
 _STEPS: Final = 20_000
 _ROUNDS: Final = 9
 _ASKED: Final = 15
-
-
-class _Idle(Model):
-    """Does nothing in its step, so that nothing hides what a plug-in adds to it."""
-
-    def setup(self, fast_init: bool = False) -> None:
-        """Have nothing to train."""
-
-    def train_step(self, batch: Any, state: TrainingState) -> None:
-        """Do nothing."""
-
-
-class _Ready(DataModule):
-    """Batches that are ready."""
-
-    def __init__(self, batches: list[int]) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def setup(self) -> None:
-        """Make nothing."""
-
-    def train_dataloader(self) -> Any:
-        """Return the list."""
-        return self._batches, None
 
 
 def _make_study(folder: Path, trials: int) -> optuna.Study:
@@ -112,10 +85,10 @@ def _fill(study: optuna.Study, trials: int) -> None:
 
 
 def _fit(trial: optuna.Trial | None, batches: list[int]) -> None:
-    trainer, model = Trainer(total_steps=1, use_cpu=True, print_banner=False), _Idle("idle")
+    trainer, model = Trainer(total_steps=1, use_cpu=True, print_banner=False), Idle("idle")
     if trial is not None:
         OptunaPlugin(trial, "score").configure_trainer(trainer)
-    trainer.fit(model, _Ready(batches))
+    trainer.fit(model, Ready(batches))
 
 
 def _ask(study: optuna.Study) -> list[float]:
