@@ -36,7 +36,7 @@ def hosted() -> Hosted:
     return Hosted()
 
 
-FAST = {"_TICK": 0.01, "_BEAT": 0.02, "_GRACE": 0.3, "_ECHO": 0.2}
+FAST = {"_TICK": 0.01, "_BEAT": 0.02, "_ECHO": 0.2}
 IMPATIENT = {"_SILENCE": 1.0, "_ANSWER": 0.3}
 
 
@@ -248,7 +248,7 @@ class Silent:
 
     def check(self, keys: list[str]) -> bool:
         """Answer never, or when nobody waits any more."""
-        threading.Event().wait(4 * room._SILENCE)
+        threading.Event().wait(2 * room._SILENCE)
         raise RuntimeError(f"no answer about {keys}")
 
 
@@ -265,7 +265,7 @@ def test_a_store_that_does_not_answer_is_given_up() -> None:
 def be_stuck(port: int, folder: Path) -> None:
     """Be a rank, the leader of a group, that waits for what never comes, like a collective with a rank that is gone."""
     os.setpgid(0, 0)
-    for name, seconds in {**FAST, **IMPATIENT}.items():
+    for name, seconds in {**FAST, **IMPATIENT, "_GRACE": 0.3}.items():
         setattr(room, name, seconds)
     child = subprocess.Popen(["sleep", "60"])  # noqa: S607 - wherever it is.
     (folder / "child").write_text(str(child.pid), encoding="utf-8")
