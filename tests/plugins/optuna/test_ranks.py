@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import pickle
@@ -7,6 +8,7 @@ import random
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -286,6 +288,30 @@ def test_a_trial_that_is_shared_is_suggested_once() -> None:
         thread.join()
     assert seen[0] == seen[1] == seen[2] == seen[3]
     assert sampler.asked == 50
+
+
+def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread() -> None:
+    """SPEC C8: a thread that serves one trial after another draws what the trials' own thread would have drawn."""
+
+    def search(*, elsewhere: int) -> list[dict[str, Any]]:
+        """Let another thread, the same for all trials, suggest one of every so many parameters."""
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1, n_startup_trials=2))
+        with ThreadPoolExecutor(max_workers=1) as other:
+            for _ in range(8):
+                trial = study.ask()
+                share(trial)
+                for number, name in enumerate("abc"):
+                    suggest = functools.partial(trial.suggest_float, name, 0.0, 1.0)
+                    if elsewhere and number % elsewhere == 0:
+                        other.submit(suggest).result()
+                    else:
+                        suggest()
+                study.tell(trial, sum(trial.params.values()))
+        return [trial.params for trial in study.trials]
+
+    expected = search(elsewhere=0)
+    assert search(elsewhere=1) == expected
+    assert search(elsewhere=2) == expected
 
 
 def test_a_trial_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

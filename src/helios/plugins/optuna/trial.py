@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import optuna
 
@@ -111,14 +111,23 @@ class TrialStandIn:
 class SharedTrial(optuna.Trial):
     """A trial that its own process and others use at the same time.
 
-    Optuna's trials expect one user: two that suggest the same parameter at once would both consult the sampler.
+    Optuna's trials expect one user: two that suggest the same parameter at once would both consult the sampler. And a
+    sampler is shown the trials as each thread has first seen them, which for a thread that serves many trials is long
+    ago: whichever thread suggests, it is shown what the trial's own one would be.
     """
 
-    _turn: threading.RLock
+    def take_over(self) -> None:
+        """Begin with what this thread's sampler was shown when it made the trial."""
+        self._turn = threading.RLock()
+        self._cache = self.study._thread_local  # noqa: SLF001 - optuna has no public way to what a sampler is shown.
+        self._seen: list[optuna.trial.FrozenTrial] | None = self._cache.cached_all_trials
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         with self._turn:
-            return super()._suggest(name, distribution)
+            self._cache.cached_all_trials = self._seen
+            value = super()._suggest(name, distribution)
+            self._seen = self._cache.cached_all_trials
+            return value
 
     def report(self, value: float, step: int) -> None:
         """Report a value."""
@@ -138,8 +147,9 @@ class SharedTrial(optuna.Trial):
 
 def share(trial: optuna.Trial) -> None:
     """Let several threads use a trial, in its place: whoever holds it shall not notice."""
-    trial.__class__ = SharedTrial
-    trial._turn = threading.RLock()  # type: ignore[attr-defined]  # noqa: SLF001 - of the class just given.
+    shared = cast("SharedTrial", trial)
+    shared.__class__ = SharedTrial
+    shared.take_over()
 
 
 def original_number(trial: Any) -> int:
