@@ -147,6 +147,17 @@ def test_a_host_that_is_cut_off(what: str, hosts: tuple[Host, Host], tmp_path: P
         assert not any(tmp_path.glob("told-*"))
 
 
+def test_an_objective_that_fails_on_one_host(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    """SPEC D7, E3: an error of one rank's objective, of which torchrun tells no other host, ends rank 0's, too."""
+    first, second = start_trouble(hosts, "fail", tmp_path, rank=1)
+    with first, second:
+        assert [first.wait(30), second.wait(30)] == [1, 1]
+        assert f"rank 1 (on {hosts[1].name}) failed first: tests.distributed.parts.Broken\n" in first.output()
+        assert "in objective\n    raise Broken\n" in first.output(), "with its traceback"
+        assert "tests.distributed.parts.Broken" in second.output()
+        assert "RankFailedError" not in second.output(), "its own error is its own"
+
+
 def test_a_rank_that_is_killed_on_one_host(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """SPEC F1, E3: torchrun starts all ranks of both hosts again, which end as those of a run that nobody killed."""
     spec = RankSpec(unit="iteration", total=4, valid_every=2, accumulation=2, samples=7, save_every=2, no_sync=True)
@@ -154,7 +165,7 @@ def test_a_rank_that_is_killed_on_one_host(hosts: tuple[Host, Host], tmp_path: P
     folder = tmp_path / "killed"
     folder.mkdir()
     arguments = [json.dumps(dataclasses.asdict(spec)), str(folder), json.dumps(dataclasses.asdict(Shot(1, 30)))]
-    first, second = torchrun.start_on_hosts(hosts, "runs", arguments, folder=folder, restarts=1)
+    first, second = torchrun.start_on_hosts(hosts, "late_job", arguments, folder=folder, restarts=1)
     with first, second:
         assert [first.wait(60), second.wait(60)] == [0, 0], first.output() + second.output()
     assert_same(load_result(folder), whole)

@@ -19,7 +19,7 @@ from helios.core import lookout
 from helios.core.distributed import get_dist_info
 from helios.errors import RankFailedError
 from helios.plugins.optuna import run_study
-from tests.distributed.parts import PATIENCE, Trouble, fit_into
+from tests.distributed.parts import PATIENCE, Broken, Trouble, fit_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,20 @@ def search(trouble: Trouble) -> None:
     run_study(optuna.create_study, objective, 2)
 
 
-JOBS: Final[dict[str, Callable[[Trouble], None]]] = {"train": train, "search": search}
+def fail(trouble: Trouble) -> None:
+    """Wait in a trial on rank 0, and raise an error in that of rank 1."""
+
+    def objective(trial: optuna.Trial) -> float:
+        del trial
+        if get_dist_info().rank == 0:
+            time.sleep(PATIENCE)
+        trouble.mark("waiting")
+        raise Broken
+
+    run_study(optuna.create_study, objective, 2)
+
+
+JOBS: Final[dict[str, Callable[[Trouble], None]]] = {"train": train, "search": search, "fail": fail}
 
 
 def main(what: str, folder: Path, rank: int, silence: float) -> None:

@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 from helios.core.distributed import get_dist_info, next_meeting
 from helios.core.failures import Failure
 from helios.core.home import Home, way_home
-from helios.core.lookout import Lookout, lost_store
+from helios.core.lookout import Lookout, announce_failure, lost_store
 from helios.errors import RankFailedError, StudyViewError
 from helios.plugins.optuna.plugin import TrialInterrupted
 from helios.plugins.optuna.trial import share
@@ -51,7 +51,7 @@ def lead(run: Callable[[Objective], optuna.Study], objective: Objective) -> optu
         try:
             study = run(announced)
         except BaseException as error:
-            _tell(store, next(numbers), "failure", Failure.of(error, rank=0))
+            _announce(store, error, rank=0)
             raise
         _tell(store, next(numbers), "end", _describe(study))
     return study
@@ -74,12 +74,22 @@ def follow(objective: Objective) -> optuna.Study:
             kind, content = _listen(store, number, is_anybody_gone)
             if kind == "end":
                 return _view(content)
-            if kind == "failure":
-                raise content.to_error()
-            # What becomes of the trial is rank 0's to say, who was given the same answer.
-            with contextlib.suppress(optuna.TrialPruned, TrialInterrupted):
+            try:
                 objective(pickle.loads(content))  # noqa: S301 - by rank 0 of this study.
+            except (optuna.TrialPruned, TrialInterrupted):
+                pass  # What becomes of the trial is rank 0's to say, who was given the same answer.
+            except RankFailedError:
+                raise  # All others have raised it, too.
+            except BaseException as error:
+                _announce(store, error, info.rank)  # Or rank 0 would wait for this rank in the next trial.
+                raise
             number += 1
+
+
+def _announce(store: Store, error: BaseException, rank: int) -> None:
+    """Tell the other ranks of an error that ends this one."""
+    with contextlib.suppress(RuntimeError):  # The store is out of reach, and so are they.
+        announce_failure(store, Failure.of(error, rank))
 
 
 def _tell(store: Store, number: int, kind: str, content: Any) -> None:
@@ -88,17 +98,24 @@ def _tell(store: Store, number: int, kind: str, content: Any) -> None:
 
 def _listen(store: Store, number: int, is_anybody_gone: Callable[[], bool]) -> tuple[str, Any]:
     # Not by waiting in `get`: it may take days, and Ctrl-C shall be heard meanwhile, and the loss of a machine.
-    try:
+    with _in_reach():
         while not store.check([f"news/{number}"]):
             is_anybody_gone()
             time.sleep(_PATIENT_POLL)
         told = store.get(f"news/{number}")
+    news: tuple[str, Any] = pickle.loads(told)  # noqa: S301 - by rank 0 of this study.
+    return news
+
+
+@contextlib.contextmanager
+def _in_reach() -> Iterator[None]:
+    """Say whose failure it is when the store is out of reach."""
+    try:
+        yield
     except RankFailedError:
         raise
     except RuntimeError as error:
         raise lost_store(error).to_error() from error
-    news: tuple[str, Any] = pickle.loads(told)  # noqa: S301 - by rank 0 of this study.
-    return news
 
 
 class _Asker:
@@ -111,7 +128,7 @@ class _Asker:
         self._turn = threading.Lock()
 
     def ask(self, question: bytes) -> bytes:
-        with self._turn:
+        with self._turn, _in_reach():
             key = f"answer/{self._rank}/{self._asked}"
             self._asked += 1
             self._store.queue_push(_QUESTIONS, pickle.dumps((key, question)))
