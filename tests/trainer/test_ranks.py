@@ -84,6 +84,7 @@ def losses_of(rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "half": torch.tensor(0.5 + rank, dtype=torch.bfloat16),
         "count": torch.tensor(3 + rank),
         "number": 2.5 * rank,
+        "double": torch.tensor(1.0 + rank * 2.0**-40, dtype=torch.float64),
         "with grad": torch.tensor(2.0 * rank, requires_grad=True),
     }
     running = {"total": torch.tensor(10.0 + 4 * rank), "count": torch.tensor(2 - rank)}
@@ -112,6 +113,7 @@ def test_losses_are_those_of_all_ranks(tmp_path: Path) -> None:
     assert told[0] == [
         {
             "count": (3.5, "torch.float32", False),
+            "double": (1.0 + 2.0**-41, "torch.float64", False),
             "half": (1.0, "torch.bfloat16", False),
             "number": (1.25, "torch.float32", False),
             "parts": ([[2.0, 4.0], [6.0, 8.0]], "torch.float32", False),
@@ -122,10 +124,13 @@ def test_losses_are_those_of_all_ranks(tmp_path: Path) -> None:
     ]
 
 
-def average_apart(rank: int, names: list[list[str]]) -> str:
-    """Return what is said about losses of other names than the other rank has."""
+ONE = torch.tensor(1.0)
+
+
+def average_apart(rank: int, tables: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Return what is said about losses that the other rank has not."""
     model = CountingModel()
-    model._loss_items = {name: torch.tensor(1.0) for name in names[rank]}
+    model._loss_items, model._running_losses = tables[rank]
     try:
         average_losses(model, join_control())
     except TrainingError as error:
@@ -133,11 +138,22 @@ def average_apart(rank: int, names: list[list[str]]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("names", [[["a", "b"], ["a"]], [["a"], ["b"]], [["a"], []]])
-def test_losses_of_different_names_are_refused_on_all_ranks(tmp_path: Path, names: list[list[str]]) -> None:
-    """SPEC E3: losses that not all ranks have are no hang and no nonsense, but an error that has their names."""
-    for rank, told in enumerate(run_ranks(tmp_path, 2, average_apart, names)):
-        assert told.startswith(f"rank {rank} has the losses {sorted(names[rank])}, and others have not the same")
+@pytest.mark.parametrize(
+    ("tables", "described"),
+    [
+        ([({"a": ONE, "b": ONE}, {}), ({"a": ONE}, {})], ["'b' of shape ()", "nothing"]),
+        ([({"a": ONE}, {}), ({"b": ONE}, {})], ["'a' of shape ()", "'b' of shape ()"]),
+        ([({"a": ONE}, {}), ({}, {})], ["'a' of shape ()", "nothing"]),
+        ([({"a": ONE}, {"a": ONE}), ({"a": ONE}, {})], ["running 'a' of shape ()", "nothing"]),
+        ([({"a": ONE}, {}), ({"a": ONE.reshape(1, 1)}, {})], ["'a' of shape ()", "'a' of shape (1, 1)"]),
+        ([({"a": ONE}, {}), ({"a": ONE.double()}, {})], ["'a' of shape ()", "'a' of shape () in double precision"]),
+    ],
+)
+def test_losses_that_differ_are_refused_on_all_ranks(tmp_path: Path, tables: list[Any], described: list[str]) -> None:
+    """SPEC E3: losses that not all ranks have are no hang and no nonsense, but an error that says how they differ."""
+    for rank, told in enumerate(run_ranks(tmp_path, 2, average_apart, tables)):
+        ours, theirs = described[rank], described[1 - rank]
+        assert told.startswith(f"rank {rank} has {ours} among its losses where rank {1 - rank} has {theirs}: when ")
 
 
 def test_alone_losses_stay_as_they_are() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -56,24 +56,41 @@ def average_losses(model: Model, control: Control) -> None:
     The running losses go on from their mean: the sum of means is the mean of sums.
 
     Raises:
-        TrainingError: if the ranks have losses of different names.
+        TrainingError: if the ranks have losses of different names or shapes.
     """
     if control.world_size == 1:
         return
     tables = [model._loss_items, model._running_losses]  # noqa: SLF001 - API.md names them.
-    names = [sorted(table) for table in tables]
-    signature = zlib.crc32(repr(names).encode())
+    losses = [(table, name, torch.as_tensor(table[name]).detach()) for table in tables for name in sorted(table)]
+    described = [
+        f"{'running ' * (table is tables[1])}{name!r} of shape {tuple(value.shape)}"
+        f"{' in double precision' * (value.dtype == torch.float64)}"
+        for table, name, value in losses
+    ]
+    signature = zlib.crc32(repr(described).encode())
     last, first = control.vote(signature, -signature)
     if last != -first:
-        raise TrainingError(
-            f"rank {control.rank} has the losses {names[0]}, and others have not the same: when losses are logged, all "
-            "ranks must have put those of the same names into _loss_items"
-        )
-    losses = [(table, name) for table, ordered in zip(tables, names, strict=True) for name in ordered]
+        _refuse(described, control)
     if not losses:
         return
-    values = [torch.as_tensor(table[name]).detach() for table, name in losses]
-    total = all_reduce_tensors(torch.cat([value.reshape(-1).float() for value in values])) / control.world_size
+    values = [value for _, _, value in losses]
+    dtype = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
+    total = all_reduce_tensors(torch.cat([value.reshape(-1).to(dtype) for value in values])) / control.world_size
     means = torch.split(total, [value.numel() for value in values])
-    for (table, name), value, mean in zip(losses, values, means, strict=True):
-        table[name] = mean.reshape(value.shape).to(value.dtype if value.is_floating_point() else mean.dtype)
+    for (table, name, value), mean in zip(losses, means, strict=True):
+        table[name] = mean.reshape(value.shape).to(value.dtype if value.is_floating_point() else torch.float32)
+
+
+def _refuse(described: list[str], control: Control) -> NoReturn:
+    """Say how this rank's losses and those of the first rank with others differ."""
+    everybody = control.gather(described)
+    other, theirs = next((rank, theirs) for rank, theirs in enumerate(everybody) if theirs != described)
+    raise TrainingError(
+        f"rank {control.rank} has {_list_without(described, theirs)} among its losses where rank {other} has "
+        f"{_list_without(theirs, described)}: when losses are logged, all ranks must have put those of the same names "
+        "and shapes into _loss_items"
+    )
+
+
+def _list_without(entries: list[str], known: list[str]) -> str:
+    return ", ".join(entry for entry in entries if entry not in known) or "nothing"
