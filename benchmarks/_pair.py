@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import torch.distributed as dist
 
-from helios.core.distributed import host_store
 from helios.core.environment import prefer_loopback
 from helios.core.logging import get_root_logger
+from helios.core.stores import host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

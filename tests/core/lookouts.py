@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from helios.core.distributed import DistributedInfo, host_store
+from helios.core.distributed import DistributedInfo
 from helios.core.lookout import Lookout
+from helios.core.stores import host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from helios.core.distributed import Store
+    from helios.core.stores import Store
 
 
 def info_of(rank: int, world_size: int) -> DistributedInfo:

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from helios.core.control import Control
-from helios.core.distributed import DistributedInfo, all_reduce_tensors, host_store, membership, shutdown_dist
+from helios.core.distributed import DistributedInfo, all_reduce_tensors
 from helios.core.lookout import Lookout
+from helios.core.stores import host_store
 from tests.core.controls import join_control
 from tests.core.ranks import run_ranks
 
@@ -26,7 +23,6 @@ def test_a_process_alone_agrees_with_itself() -> None:
     control, value = Control(), [object()]
     assert (control.rank, control.world_size, control.info) == (0, 1, DistributedInfo())
     assert control.vote(3, -1) == (3, -1)
-    assert control.vote() == ()
     assert control.share(value) is value
     (gathered,) = control.gather(value)
     assert gathered is value
@@ -90,27 +86,3 @@ def test_where_to_leave_is_the_lookout_s_to_say() -> None:
     info = DistributedInfo(0, 2, 0, 2)
     control = Control(info, lookout=Lookout(store, info))
     assert control.agree_on_leaving(lambda: True, lambda: 0)() is False
-
-
-def let_down(rank: int, meeting: Path) -> float:
-    """On rank 0, return how long it waits in a vote when rank 1 has failed, and keeps all that it has."""
-    shutdown_dist()
-    store: Any = dist.FileStore(str(meeting), 2)  # type: ignore[attr-defined]  # torch exports it, unannotated
-    info = DistributedInfo(rank, 2, rank, 2)
-    began, kept = time.monotonic(), list[object]()
-    with contextlib.suppress(RuntimeError), membership(store, info, torch.device("cpu")) as group:
-        control = Control(info, group)
-        kept += [control, DistributedDataParallel(torch.nn.Linear(1, 1))]
-        control.vote(0)
-        if rank == 1:
-            raise RuntimeError("not today")
-        began = time.monotonic()
-        control.vote(0)
-    waited = time.monotonic() - began
-    time.sleep(5 * rank)
-    return waited
-
-
-def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
-    """SPEC A11, E3: whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
-    assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helios.core import lookout as room
-from helios.core.distributed import reach_store
 from helios.core.failures import Failure
 from helios.core.logging import logging_session
 from helios.core.lookout import Lookout, announce_failure, ask_to_leave, find_cause
+from helios.core.stores import reach_store
 from helios.errors import ConfigurationError, RankFailedError
 from tests.core.lookouts import Actor, Hosted, Walker, info_of, perform
 
@@ -296,4 +296,4 @@ def test_a_main_thread_that_is_stuck_ends_with_its_process(tmp_path: Path, hoste
     assert is_gone((tmp_path / "child").read_text(encoding="utf-8"))
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in log
-    assert "waits for it in a collective that cannot be woken, and is ended. Start the run again" in log
+    assert "waits for that rank and cannot be woken: it is ended. Start the run" in log

@@ -51,11 +51,14 @@ class Control:
         """The number of ranks."""
         return self.info.world_size
 
-    def vote(self, *votes: int) -> tuple[int, ...]:
-        """Return the largest vote of any rank, for each of the questions voted on."""
+    def vote(self, first: int, *others: int) -> tuple[int, ...]:
+        """Return the largest vote of any rank, for each of the questions voted on.
+
+        There is at least one: for an empty tensor, gloo would wait for nobody.
+        """
         if self.group is None:
-            return votes
-        tensor = torch.tensor(votes, dtype=torch.int64)
+            return first, *others
+        tensor = torch.tensor((first, *others), dtype=torch.int64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
         return tuple(tensor.tolist())
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from helios.core.distributed import DistributedInfo, Store
+    from helios.core.distributed import DistributedInfo
+    from helios.core.stores import Store
 
 _TICK: Final = 0.2  # Seconds between two looks: what a signal or a failure may take to be noticed.
 _BEAT: Final = 1.0  # Seconds between two signs of life.
@@ -48,21 +49,12 @@ class Lookout:
     Args:
         store: where ranks tell each other; used by this thread alone.
         info: this process's place among the ranks.
-        is_orphan: whether this process has nobody to train for any more; it is ended then.
         watches: whether to watch for failures and silence, which nobody else does under `torchrun`.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        info: DistributedInfo,
-        *,
-        is_orphan: Callable[[], bool] = lambda: False,
-        watches: bool = True,
-    ) -> None:
+    def __init__(self, store: Store, info: DistributedInfo, *, watches: bool = True) -> None:
         self._store = store
         self._info = info
-        self._is_orphan = is_orphan
         self._watches = watches
         self._was_asked: Callable[[], bool] = lambda: False
         self._position: Callable[[], int] = lambda: 0
@@ -131,15 +123,13 @@ class Lookout:
         """
         seen, ticks = 0, 0
         while self._failure is None and not self._closed.wait(_TICK):
-            if self._is_orphan():
-                _end_process()
             seen, ticks = self._looks, ticks + 1 if seen == self._looks else 0
             if ticks * _TICK > _SILENCE:
                 self._fail(lost_store(f"it has not answered for {_SILENCE:g} s"))
         if self._failure is not None and not self._noticed.wait(_GRACE):
             get_root_logger().error(
-                "%s\nThis process waits for it in a collective that cannot be woken, and is ended. Start the run again "
-                "to go on from its newest checkpoint",
+                "%s\nThis process is busy, or waits for that rank and cannot be woken: it is ended. Start the run "
+                "again to go on from its newest checkpoint",
                 self._failure.describe(),
             )
             _end_process()

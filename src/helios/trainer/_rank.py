@@ -17,13 +17,15 @@ import torch
 from tqdm import tqdm
 
 from helios.core.control import Control
-from helios.core.distributed import DistributedInfo, membership, reach_store
+from helios.core.distributed import DistributedInfo
 from helios.core.environment import prefer_loopback
 from helios.core.failures import Failure
 from helios.core.home import way_home
 from helios.core.logging import get_root_logger
 from helios.core.lookout import Lookout
+from helios.core.membership import membership
 from helios.core.results import SendingQueue, pack
+from helios.core.stores import reach_store
 from helios.errors import NotRunningError, TrainingError
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from helios.core.distributed import host_store
 from helios.core.failures import Failure
 from helios.core.home import Home
 from helios.core.logging import get_root_logger
 from helios.core.lookout import ask_to_leave
 from helios.core.results import ResultQueue
 from helios.core.state import Phase
+from helios.core.stores import host_store
 from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer._rank import Orders, run_rank
 from helios.trainer._session import open_log, report_errors

@@ -6,15 +6,18 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from helios.core.control import Control
-from helios.core.distributed import get_dist_info, membership, next_meeting
+from helios.core.distributed import get_dist_info
 from helios.core.failures import Failure
 from helios.core.lookout import Lookout, announce_failure, find_cause
+from helios.core.membership import membership
 from helios.core.results import ResultQueue, pack
+from helios.core.stores import next_meeting
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log, report_errors
 
 if TYPE_CHECKING:
-    from helios.core.distributed import DistributedInfo, Store
+    from helios.core.distributed import DistributedInfo
+    from helios.core.stores import Store
     from helios.trainer._task import Result, Task
 
 
@@ -44,7 +47,7 @@ class Torchrun:
         # Once on every machine: each has a disk of its own.
         if control.info.local_rank == 0:
             task.prepare()
-        control.vote(0)  # Nobody begins before all is prepared. Without a vote, gloo would wait for nobody.
+        control.vote(0)  # Nobody begins before all is prepared.
         result = run_task(task, control)
         for items in control.gather(self.queue.sent):
             self.queue.extend(items)

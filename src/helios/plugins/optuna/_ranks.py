@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import optuna
 from optuna.storages import InMemoryStorage
 
-from helios.core.distributed import get_dist_info, next_meeting
+from helios.core.distributed import get_dist_info
 from helios.core.failures import Failure
 from helios.core.home import Home, way_home
 from helios.core.lookout import Lookout, announce_failure, lost_store
+from helios.core.stores import next_meeting
 from helios.errors import RankFailedError, StudyViewError
 from helios.plugins.optuna.plugin import TrialInterrupted
 from helios.plugins.optuna.trial import share
@@ -24,7 +25,7 @@ from helios.plugins.optuna.trial import share
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from helios.core.distributed import Store
+    from helios.core.stores import Store
 
     Objective = Callable[[optuna.Trial], Any]
 

@@ -1,0 +1,126 @@
+"""Key-value stores that the ranks of a run meet at, and the way there."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import secrets
+import time
+from typing import Any, Final, Protocol
+
+import torch.distributed as dist
+
+TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long ranks wait for each other, unless it is said otherwise.
+_POLL: Final = 0.01  # Seconds between two looks for the others.
+
+
+class Store(Protocol):
+    """A key-value store that all ranks of a run reach: `torch.distributed.Store`, as far as it is needed."""
+
+    def set(self, key: str, value: str | bytes, /) -> None:
+        """Set the value of a key."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """Return the value of a key; waits for one that is not set."""
+        ...
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of these keys are set."""
+        ...
+
+    def compare_set(self, key: str, expected: str | bytes, value: str | bytes, /) -> bytes:
+        """Set the value of a key if it is the one expected, empty for a key that is not set; return the value then."""
+        ...
+
+    def delete_key(self, key: str, /) -> bool:
+        """Forget a key; return whether it was set."""
+        ...
+
+    def queue_push(self, key: str, value: str | bytes, /) -> None:
+        """Put a value at the end of a queue."""
+        ...
+
+    def queue_pop(self, key: str, /) -> bytes:
+        """Take the value at the head of a queue; waits for one if there is none."""
+        ...
+
+    def queue_len(self, key: str, /) -> int:
+        """Return the length of a queue."""
+        ...
+
+    def clone(self) -> Store:
+        """Return the same store over another connection, for another thread."""
+        ...
+
+
+_torchrun_store: Store | None = None
+_meetings = itertools.count()
+
+
+def next_meeting() -> Store:
+    """Return a place for the ranks that `torchrun` has started to meet at, a new one at each call.
+
+    All ranks must call it equally often. The connection behind it is made once in the life of a process; without it,
+    what one process group has left there would be taken for the next one's.
+    """
+    global _torchrun_store  # noqa: PLW0603 - one connection a process, as torchrun's environment is one a process.
+    if _torchrun_store is None:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+        _torchrun_store = _prefix(_agree_on_life(store, rank, world_size), store)
+    return _prefix(f"{next(_meetings)}", _torchrun_store)
+
+
+def _prefix(prefix: str, store: Any) -> Store:
+    prefixed: Any = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+    agreed: Store = prefixed
+    return agreed
+
+
+def _agree_on_life(store: Any, rank: int, world_size: int) -> str:
+    """Return a name that the ranks of this life of the job have in common, and those of no earlier one.
+
+    After a failure, `torchrun` starts all ranks again over the same store, in which the dead have left their keys; and
+    the number of restarts that it tells them need not be the same on every machine. So each rank says hello with a name
+    that was never used before. Rank 0 answers with a name for all, and with the hellos that it has read, so that nobody
+    believes an answer to the dead; it goes on when all have thanked for that very name.
+    """
+    own = secrets.token_hex(16)
+    others = range(1, world_size)
+    if rank > 0:
+        store.set(f"helios/hello/{rank}", own)
+        while True:
+            name, _, heard = (store.get("helios/welcome") if store.check(["helios/welcome"]) else b"").partition(b" ")
+            if own.encode() in heard.split():
+                store.set(f"helios/thanks/{rank}", name)
+                return name.decode()
+            time.sleep(_POLL)
+
+    def read(what: str) -> list[bytes]:
+        keys = [f"helios/{what}/{other}" for other in others]
+        return [store.get(key) if store.check([key]) else b"" for key in keys]
+
+    answered: list[bytes] | None = None
+    while read("thanks") != [own.encode()] * len(others):
+        if (hellos := read("hello")) != answered:
+            store.set("helios/welcome", b" ".join([own.encode(), *hellos]))
+            answered = hellos
+        time.sleep(_POLL)
+    return own
+
+
+def host_store() -> tuple[Store, int]:
+    """Open a store in this process, for ranks on this machine.
+
+    Returns:
+        The store, which closes when it is let go of, and its port: one that is free, and taken from here on.
+    """
+    store: Any = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+    return store, store.port
+
+
+def reach_store(port: int) -> Store:
+    """Return the store that another process of this machine hosts."""
+    store: Any = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]  # as above
+    reached: Store = store
+    return reached

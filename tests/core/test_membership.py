@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from helios.core.control import Control
+from helios.core.distributed import DistributedInfo, is_dist_active, shutdown_dist
+from helios.core.membership import membership
+from tests.core.ranks import run_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def store_at(meeting: Path) -> Any:
+    return dist.FileStore(str(meeting), 2)  # type: ignore[attr-defined]  # torch exports it, unannotated
+
+
+def visit(rank: int, meeting: Path) -> tuple[bool, bool]:
+    """Be a guest in the group that is there; return whether it works and is there afterwards, and one's own then."""
+    info, cpu = DistributedInfo(rank, 2, rank, 2), torch.device("cpu")
+    with membership(store_at(meeting), info, cpu) as group:
+        assert Control(info, group).gather(rank) == [0, 1]
+    was_left_alone = is_dist_active()
+    shutdown_dist()
+    with membership(store_at(meeting.with_suffix(".own")), info, cpu) as group:
+        assert Control(info, group).gather(rank) == [0, 1]
+        assert is_dist_active()
+    return was_left_alone, is_dist_active()
+
+
+def test_a_group_that_is_there_is_used_and_left_alone(tmp_path: Path) -> None:
+    """SPEC E3: a run in somebody else's process group takes part in it; it ends no more than what it has made."""
+    assert run_ranks(tmp_path, 2, visit, tmp_path / "store") == [(True, False)] * 2
+
+
+def let_down(rank: int, meeting: Path) -> float:
+    """On rank 0, return how long it waits in a vote when rank 1 has failed, and keeps all that it has."""
+    shutdown_dist()
+    store: Any = dist.FileStore(str(meeting), 2)  # type: ignore[attr-defined]  # torch exports it, unannotated
+    info = DistributedInfo(rank, 2, rank, 2)
+    began, kept = time.monotonic(), list[object]()
+    with contextlib.suppress(RuntimeError), membership(store, info, torch.device("cpu")) as group:
+        control = Control(info, group)
+        kept += [control, DistributedDataParallel(torch.nn.Linear(1, 1))]
+        control.vote(0)
+        if rank == 1:
+            raise RuntimeError("not today")
+        began = time.monotonic()
+        control.vote(0)
+    waited = time.monotonic() - began
+    time.sleep(5 * rank)
+    return waited
+
+
+def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
+    """SPEC A11, E3: whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
+    assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from helios.core.stores import _agree_on_life, host_store, reach_store
+
+RANKS = 3
+HOSTED, PORT = host_store()
+CONNECTIONS: list[Any] = [HOSTED, *(HOSTED.clone() for _ in range(RANKS - 1))]  # Slow to make: all tests use the same.
+KEYS = ["welcome", *(f"{what}/{rank}" for what in ("hello", "thanks") for rank in range(1, RANKS))]
+
+
+class KilledError(Exception):
+    """Ends a rank at some instant of a handshake."""
+
+
+class Mortal:
+    """A connection that raises instead of the call of a given number, as a kill would end the rank there."""
+
+    def __init__(self, store: Any, calls: int | None) -> None:
+        self._store, self._left = store, calls
+        self._deadline = time.monotonic() + 5.0
+
+    def __getattr__(self, name: str) -> Any:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("this rank waits for ever")
+        if self._left is not None:
+            if self._left == 0:
+                raise KilledError
+            self._left -= 1
+        return getattr(self._store, name)
+
+
+def forget() -> None:
+    for key in KEYS:
+        HOSTED.delete_key(f"helios/{key}")
+
+
+def live(delays: list[float], deaths: list[int | None]) -> list[str]:
+    """Let all ranks shake hands, each after its delay; return what those agree on that are not killed."""
+
+    def shake(rank: int) -> str:
+        time.sleep(delays[rank])
+        return _agree_on_life(Mortal(CONNECTIONS[rank], deaths[rank]), rank, RANKS)
+
+    with ThreadPoolExecutor(RANKS) as pool:
+        ranks = [pool.submit(shake, rank) for rank in range(RANKS)]
+        return [rank.result() for rank in ranks if not isinstance(rank.exception(), KilledError)]
+
+
+DELAYS = st.lists(st.sampled_from([0.0, 0.005, 0.03]), min_size=RANKS, max_size=RANKS)
+
+
+# Not shrunk: an example that fails takes as long as its ranks are patient.
+@settings(max_examples=25, deadline=None, phases=[Phase.generate])
+@given(DELAYS, st.integers(0, 12), DELAYS)
+def test_each_life_agrees_on_a_name_of_its_own(first: list[float], kill: int, second: list[float]) -> None:
+    """SPEC E3, F1: started again over what the dead have left at any instant, ranks find each other alone."""
+    forget()
+    # All are killed: one can be done with the handshake only if it went through for all, whoever dies later.
+    before = live(first, [kill, kill, kill])
+    now = live(second, [None] * RANKS)
+    again = live(first, [None] * RANKS)
+    assert len({*now}) == len({*again}) == 1
+    assert len(now) == len(again) == RANKS
+    assert not {*before} & {*now}
+    assert not {*now} & {*again}
+
+
+def test_a_hosted_store_is_reached_by_its_port() -> None:
+    """SPEC E3: what one process sets in a store, another one that reaches it over its port gets, and waits for."""
+    other = reach_store(PORT)
+    HOSTED.set("here", "x")
+    assert other.get("here") == b"x"
+    threading.Timer(0.05, lambda: HOSTED.set("later", "y")).start()
+    assert other.get("later") == b"y"
+
+
+def test_two_stores_have_two_ports() -> None:
+    """SPEC E3: ports are free ones, so that two runs in one process do not meet."""
+    store, port = host_store()
+    assert port != PORT
+    assert not store.check(["here"])
