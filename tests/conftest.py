@@ -57,6 +57,15 @@ def restored_globals() -> Iterator[None]:
     load_rng_state_dict(generators)
 
 
+@pytest.fixture
+def forked_ranks() -> Iterator[None]:
+    """Have `fit` fork its ranks from the tests' fork server, in place of starting interpreters, which takes seconds."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     if torch.cuda.is_available():

@@ -58,7 +58,7 @@ DELAYS = st.lists(st.sampled_from([0.0, 0.005, 0.03]), min_size=RANKS, max_size=
 
 
 # Not shrunk: an example that fails takes as long as its ranks are patient.
-@settings(max_examples=25, deadline=None, phases=[Phase.generate])
+@settings(max_examples=25, phases=[Phase.generate])
 @given(DELAYS, st.integers(0, 12), DELAYS)
 def test_each_life_agrees_on_a_name_of_its_own(first: list[float], kill: int, second: list[float]) -> None:
     """SPEC E3, F1: started again over what the dead have left at any instant, ranks find each other alone."""

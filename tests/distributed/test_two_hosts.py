@@ -142,7 +142,7 @@ def test_a_host_that_is_cut_off(what: str, hosts: tuple[Host, Host], tmp_path: P
             assert time.monotonic() - began < SILENCE + GRACE + SLACK, second.output()
             time.sleep(0.02)
         for job in (first, second):
-            assert "and is ended. Start the run again" in job.output()
+            assert "it is ended. Start the run" in job.output()
         # Nobody could be told, and nobody was woken.
         assert not any(tmp_path.glob("told-*"))
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import pickle
 import random
 import threading
@@ -30,17 +29,7 @@ from tests.docs.guide_optuna import table as guide_table
 from tests.plugins.optuna.studies import StudySpec, finish, kill_at_random, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def quick_ranks() -> Iterator[None]:
-    """Let `fit` start its ranks from the tests' fork server."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("forkserver", force=True)
-    yield
-    multiprocessing.set_start_method(before, force=True)
 
 
 SPACE = SearchSpace.from_dict({"extra": {"kind": "int", "low": 0, "high": 9}})
@@ -55,9 +44,7 @@ class Asking(Model):
         self._rate = trial.suggest_float("rate", 1e-3, 1.0, log=True)
         self._width = trial.suggest_int("width", 1, 64)
         self._kind = trial.suggest_categorical("kind", ["a", "b", "c"])
-        self.trainer.plugins[OptunaPlugin].suggest_all(
-            SearchSpace.from_dict({"extra": {"kind": "int", "low": 0, "high": 9}})
-        )
+        self.trainer.plugins[OptunaPlugin].suggest_all(SPACE)
 
     def train_step(self, batch: Any, state: Any) -> None:
         """There is nothing to learn."""
@@ -128,7 +115,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return request.getfixturevalue(f"{request.param}_url")
 
 
-@pytest.mark.usefixtures("quick_ranks")
+@pytest.mark.usefixtures("forked_ranks")
 def test_pruning_on_two_ranks(storage: Any) -> None:
     """SPEC C7, C8: in any storage, two ranks see the same suggestions, and the table is that of one process."""
     seen: list[Any] = []
@@ -142,7 +129,7 @@ def test_pruning_on_two_ranks(storage: Any) -> None:
         assert first[1] == number
 
 
-@pytest.mark.usefixtures("quick_ranks")
+@pytest.mark.usefixtures("forked_ranks")
 def test_the_guide_in_three_launch_modes(tmp_path: Path) -> None:
     """SPEC C10, D7: the guide's objective gives one table of trials in one process, in two, and under torchrun."""
     with torchrun.start("guide_job", [str(tmp_path)], folder=tmp_path) as job:
