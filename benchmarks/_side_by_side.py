@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
 import functools
@@ -12,10 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from benchmarks._pair import RANKS
 from helios import DataModule, Model, Trainer
@@ -30,38 +28,21 @@ BATCH: Final = 64  # Of each rank.
 _FEATURES: Final = 64
 
 
-class _Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """A data set as people write them, which every loader fetches sample by sample."""
-
-    draws_nothing = True
-
-    def __init__(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
-        self._inputs, self._labels = inputs, labels
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._inputs[index], self._labels[index]
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is timed.
 
     Attributes:
-        name: of the network and its data.
+        name: of the network.
         width: of its two hidden layers.
         steps: in each round.
         rounds: how often each loop has its turn.
-        is_plain: whether the data is a `TensorDataset`, of which Helios fetches whole batches.
     """
 
     name: str
     width: int
     steps: int
     rounds: int
-    is_plain: bool = True
 
     @functools.cached_property
     def network(self) -> nn.Sequential:
@@ -72,12 +53,11 @@ class Plan:
         return nn.Sequential(*hidden, nn.Linear(width, 10))
 
     @functools.cached_property
-    def dataset(self) -> Dataset[Any]:
+    def dataset(self) -> TensorDataset:
         """The samples, alike on all ranks."""
         torch.manual_seed(1)
-        size = BATCH * RANKS * self.steps
-        inputs, labels = torch.randn(size, _FEATURES), torch.randint(0, 10, (size,))
-        return TensorDataset(inputs, labels) if self.is_plain else _Pairs(inputs, labels)
+        size = BATCH * RANKS * self.steps * 10  # Most are left over: what an epoch begins with is no part of a step.
+        return TensorDataset(torch.randn(size, _FEATURES), torch.randint(0, 10, (size,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +66,7 @@ class Round:
 
     Attributes:
         step: the wall-clock seconds of its median step: those in which others had the processor fall out.
-        processor: the processor seconds of all its steps and of every thread of the process, over their number.
+        processor: the mean of the processor seconds of its steps, every thread of the process included.
     """
 
     step: float
@@ -94,23 +74,19 @@ class Round:
 
 
 class _Stopwatch:
-    """Takes the time from where all ranks have met."""
+    """Takes the time from the beginning of the first step to that of the last one."""
 
     def __init__(self) -> None:
-        self._processor = 0.0
-        self._laps: list[float] = []
-
-    def start(self) -> None:
-        dist.barrier()
-        self._processor = time.process_time()
+        self._laps: list[tuple[float, float]] = []
 
     def lap(self) -> None:
-        self._laps.append(time.perf_counter())
+        """Begin a step."""
+        self._laps.append((time.perf_counter(), time.process_time()))
 
-    def stop(self) -> Round:
-        processor = time.process_time() - self._processor
-        steps = [end - begin for begin, end in itertools.pairwise(self._laps)]
-        return Round(statistics.median(steps), processor / len(self._laps))
+    def read(self) -> Round:
+        """Return what the steps have taken."""
+        steps = [end[0] - begin[0] for begin, end in itertools.pairwise(self._laps)]
+        return Round(statistics.median(steps), (self._laps[-1][1] - self._laps[0][1]) / len(steps))
 
 
 class _Classifier(Model):
@@ -119,8 +95,7 @@ class _Classifier(Model):
     def __init__(self, start: nn.Module) -> None:
         super().__init__("mlp")
         self._make = functools.partial(copy.deepcopy, start)
-        self._watch = _Stopwatch()
-        self.taken: Round | None = None
+        self.watch = _Stopwatch()
 
     def setup(self, fast_init: bool = False) -> None:
         """Make the network and its optimizer."""
@@ -128,25 +103,15 @@ class _Classifier(Model):
         self.network = self.wrap(self._make())
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
 
-    def on_training_epoch_start(self, current_epoch: int) -> None:
-        """Start the watch: what starting a run takes is no part of a step."""
-        del current_epoch
-        self._watch.start()
-
     def train_step(self, batch: Any, state: TrainingState) -> None:
         """Descend."""
         del state
-        self._watch.lap()
+        self.watch.lap()
         loss = nn.functional.cross_entropy(self.network(batch[0]), batch[1])
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()
         self._loss_items["loss"] = loss
-
-    def on_training_epoch_end(self, current_epoch: int) -> None:
-        """Stop the watch."""
-        del current_epoch
-        self.taken = self._watch.stop()
 
 
 class _Data(DataModule):
@@ -163,9 +128,9 @@ class _Data(DataModule):
 
 def _train_with_helios(plan: Plan) -> tuple[nn.Module, Round]:
     model = _Classifier(plan.network)
-    Trainer(total_steps=1, use_cpu=True, print_banner=False).fit(model, _Data(plan.dataset))
-    assert model.taken is not None
-    return model.network, model.taken
+    trainer = Trainer(train_unit="iteration", total_steps=plan.steps, use_cpu=True, print_banner=False)
+    trainer.fit(model, _Data(plan.dataset))
+    return model.network, model.watch.read()
 
 
 def _train_by_hand(make_loader: Callable[[Any], Any], plan: Plan) -> tuple[nn.Module, Round]:
@@ -175,15 +140,14 @@ def _train_by_hand(make_loader: Callable[[Any], Any], plan: Plan) -> tuple[nn.Mo
     loader = make_loader(plan.dataset)
     running = torch.zeros(())
     watch = _Stopwatch()
-    watch.start()
-    for images, labels in loader:
+    for images, labels in itertools.islice(loader, plan.steps):
         watch.lap()
         loss = nn.functional.cross_entropy(network(images), labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         running = running + loss.detach()
-    return network, watch.stop()
+    return network, watch.read()
 
 
 def _torch_loader(dataset: Any) -> Any:
@@ -194,12 +158,10 @@ def _our_loader(dataset: Any) -> Any:
     return create_dataloader(dataset, batch_size=BATCH, shuffle=True)[0]
 
 
-# One of them twice: what two rounds of the same differ by is what this machine's noise does to any two.
 _LOOPS: Final[dict[str, Callable[[Plan], tuple[nn.Module, Round]]]] = {
     "theirs": functools.partial(_train_by_hand, _torch_loader),
     "ours": functools.partial(_train_by_hand, _our_loader),
     "helios": _train_with_helios,
-    "again": functools.partial(_train_by_hand, _our_loader),
 }
 
 
@@ -210,14 +172,13 @@ def time_loops(plans: tuple[Plan, ...]) -> dict[str, dict[str, list[Round]]]:
 
 def _time_plan(plan: Plan) -> dict[str, list[Round]]:
     rounds: dict[str, list[Round]] = {name: [] for name in _LOOPS}
-    order = collections.deque(_LOOPS)
-    for turn in range(-1, plan.rounds):
+    orders = itertools.cycle(itertools.permutations(_LOOPS))  # Nobody always has the same one before it.
+    for turn, order in zip(range(-1, plan.rounds), orders, strict=False):
         networks = {}
         for name in order:
             networks[name], taken = _LOOPS[name](plan)
             if turn >= 0:
                 rounds[name].append(taken)
-        order.rotate()  # Nobody always has the same one before it.
         _ensure_equal(networks["ours"], networks["helios"])
     return rounds
 
