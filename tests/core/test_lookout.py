@@ -7,7 +7,6 @@ import socket
 import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,9 +20,11 @@ from helios.core.lookout import Lookout, announce_failure, ask_to_leave, find_ca
 from helios.core.stores import reach_store
 from helios.errors import ConfigurationError, RankFailedError
 from tests.core.lookouts import Actor, Hosted, Walker, info_of, perform
+from tests.processes import survivors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 HERE = socket.gethostname()
 GONE = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
@@ -274,26 +275,13 @@ def be_stuck(port: int, folder: Path) -> None:
         threading.Event().wait(PATIENCE)
 
 
-def is_gone(pid: str) -> bool:
-    """Return whether a process that was killed is dead, soon after."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            if (Path("/proc") / pid / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def test_a_main_thread_that_is_stuck_ends_with_its_process(tmp_path: Path, hosted: Hosted) -> None:
     """SPEC E3: a rank that cannot be woken is ended, and all that it has started; the log says why, and what to do."""
     process = multiprocessing.get_context("forkserver").Process(target=be_stuck, args=(hosted.port, tmp_path))
     process.start()
     process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
-    assert is_gone((tmp_path / "child").read_text(encoding="utf-8"))
+    assert survivors([int((tmp_path / "child").read_text(encoding="utf-8"))]) == []
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in log
     assert "waits for that rank and cannot be woken: it is ended. Start the run" in log

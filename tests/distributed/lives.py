@@ -9,8 +9,8 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from helios.core.archive import load_archive
-from tests.distributed.parts import survivors
 from tests.distributed.runs import LOST, MARKS, RankSpec, Shot, child
+from tests.processes import survivors
 from tests.resume.runs import load_result
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def life(
     return bool(process.exitcode)
 
 
-def left_of(folder: Path, caller: int | str = "*", patience: float = 2.0) -> list[str]:
+def left_of(folder: Path, caller: int | str = "*", patience: float = 5.0) -> list[str]:
     """Return which ranks of a run, and processes that they have started, are still there after a while.
 
     Args:

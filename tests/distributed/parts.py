@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -24,6 +23,7 @@ from helios import DataModule, Model, Plugin, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from helios import TrainingState
 
@@ -237,32 +237,6 @@ def fit_into(trouble: Trouble, plugin: TroubledPlugin | None = None, *, workers:
     trainer = Trainer(total_steps=2, valid_frequency=1, num_processes=2, print_banner=False, **options)
     (plugin or TroubledPlugin(trouble)).configure_trainer(trainer)
     return trainer.fit(TroubledModel(trouble), TroubledData(trouble, workers))
-
-
-def survivors(processes: list[int], patience: float = 2.0) -> list[str]:
-    """Return who is still alive of ranks and of all that they have started, once they had the time to be gone.
-
-    Args:
-        processes: the ranks, and whoever else is known. Each rank leads a process group, of all that it starts.
-        patience: in seconds; who was killed takes a moment to die.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        alive = [line for line in _alive() if {int(line.split()[0]), int(line.split()[1])} & {*processes}]
-        if not alive or time.monotonic() > deadline:
-            return alive
-        time.sleep(0.02)
-
-
-def _alive() -> Iterator[str]:
-    """Iterate over this machine's processes: number, process group and state, and the name."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # The name is in brackets and may hold anything.
-            name, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
-            state, _, group = rest.split()[:3]
-            if state not in "ZX":
-                yield f"{path.parent.name} {group} {state} {name.partition('(')[2]}"
 
 
 def wait_for(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -139,8 +140,9 @@ def put_and_raise(model: Reporting) -> None:
 
 
 def break_off(model: Reporting) -> None:
-    """On rank 1, be killed in the middle of a message."""
+    """On rank 1, be killed in the middle of a message, with a process of one's own that lives on."""
     if model.rank == 1:
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(PATIENCE,)).start()
         file = _rank._lines[-1]._connection.fileno()
         os.write(file, (1000).to_bytes(4, "big") + b"only the beginning")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -31,7 +31,7 @@ from helios.errors import RankFailedError
 from helios.plugins import Plugin
 from helios.trainer import _rank, _spawn
 from tests.distributed.mutations import apply_mutation
-from tests.forks import fork_ranks
+from tests.processes import fork_ranks
 from tests.resume.runs import (
     KILLER,
     Data,

@@ -20,8 +20,8 @@ from tests.distributed.parts import (
     TroubledPlugin,
     fit_into,
     once_there_is,
-    survivors,
 )
+from tests.processes import survivors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -75,9 +75,8 @@ def check_shots(spec: RankSpec, folder: Path, whole: dict[str, Any], shots: Iter
     places = {folder / str(number): shot for number, shot in enumerate(shots)}
     for place, shot in places.items():
         assert_same(killed_at(spec, place, [shot]), whole)
-    for place, shot in places.items():
-        # If everybody is killed, nobody is left to end the workers: they look for their rank every 5 seconds.
-        assert shot.whom == "all" or left_of(place) == []
+    for place in places:
+        assert left_of(place) == []
 
 
 def test_a_kill_at_many_instants(tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_ranks_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_do_not_outlive_their_caller(workers: int, tmp_path: Path) -> None:
-    """SPEC E3: when the process that called `fit` is killed, its ranks and their workers are gone in two seconds."""
+    """SPEC E3: when the process that called `fit` is killed, its ranks and their workers are gone soon."""
     spec = dataclasses.replace(SMALL, workers=workers, total=6)
     undisturbed(spec, tmp_path / "whole")
     for count in (1, 2, 3, 4, 15, 30):

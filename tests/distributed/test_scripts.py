@@ -13,7 +13,8 @@ import pytest
 
 from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule, TinyModel
-from tests.distributed.parts import PATIENCE, Trouble, TroubledPlugin, survivors, wait_for
+from tests.distributed.parts import PATIENCE, Trouble, TroubledPlugin, wait_for
+from tests.processes import survivors
 from tests.trainer.parts import make_trainer
 
 if TYPE_CHECKING:

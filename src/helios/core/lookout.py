@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import socket
 import threading
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from helios.core.failures import Failure
 from helios.core.logging import get_root_logger
+from helios.core.processes import end_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,7 @@ class Lookout:
                 "again to go on from its newest checkpoint",
                 self._failure.describe(),
             )
-            _end_process()
+            end_process()
 
     def _look(self) -> None:
         self._looks += 1
@@ -247,10 +247,3 @@ def _read_beat(store: Store, rank: int) -> str:
 def ask_to_leave(store: Store) -> None:
     """Ask all ranks to leave, all after the same batch."""
     store.set(_LEAVE, "")
-
-
-def _end_process() -> None:
-    """End this process and whatever it has started, at once: nothing that Helios does is harmed by that."""
-    if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
-        os.killpg(0, 9)
-    os._exit(1)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from helios.core import rng
 from helios.core.distributed import get_dist_info, is_dist_active
+from helios.core.processes import follow_parent
 from helios.core.registry import Registry
 from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher
 from helios.data.samplers import (
@@ -194,6 +195,7 @@ def make_loader(
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available() if params.pin_memory is None else params.pin_memory,
         "persistent_workers": params.persistent_workers and workers > 0,
+        "worker_init_fn": _begin_worker,
         # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses.
         "generator": torch.Generator().manual_seed(rng.derive_seed(seed, "workers")),
     }
@@ -213,6 +215,16 @@ def make_loader(
     fetcher, collate = choose_fetcher(dataset, params.collate_fn, seed)
     batches = KeyedBatchSampler(sampler, params.batch_size, drop_last=params.drop_last)
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
+
+
+def _begin_worker(worker_id: int) -> None:
+    """Let a worker end with the process that it fetches for, however that one is killed.
+
+    torch has it look every 5 seconds, where it can: not where the parent was killed with one of their common locks in
+    its hands, nor where the worker itself has hardly begun.
+    """
+    del worker_id
+    follow_parent()
 
 
 def _ensure_streamable(params: DataLoaderParams) -> None:

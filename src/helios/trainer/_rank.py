@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ from helios.core.home import way_home
 from helios.core.logging import get_root_logger
 from helios.core.lookout import Lookout
 from helios.core.membership import membership
+from helios.core.processes import follow_parent
 from helios.core.results import SendingQueue, pack
 from helios.core.stores import reach_store
 from helios.errors import NotRunningError, TrainingError
@@ -64,15 +63,28 @@ class _Line:
         self._rank = rank
         self._turn = threading.Lock()
         self._has_failed = False
+        # If this rank is killed in the middle of a message, the other end shall not wait for the rest of it as long as
+        # a process lives that was forked here, such as a data loader's worker.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=connection.close)
 
     def tell(self, kind: str, body: bytes = b"") -> None:
+        self._ensure_open()
         with self._turn:
             self._connection.send_bytes(pickle.dumps((kind, body)))
 
     def ask(self, question: bytes) -> bytes:
+        self._ensure_open()
         with self._turn:
             self._connection.send_bytes(pickle.dumps(("ask", question)))
             return self._connection.recv_bytes()
+
+    def _ensure_open(self) -> None:
+        if self._connection.closed:
+            raise NotRunningError(
+                "a process that a rank has forked, such as a data loader's worker, cannot reach what called fit: "
+                "suggest parameters and fill the queue in the rank itself"
+            )
 
     def put(self, item: bytes) -> None:
         self.tell("put", item)
@@ -116,7 +128,7 @@ def run_rank(connection: Connection, orders: Orders) -> None:
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # So that it can be ended together with what it starts, and Ctrl-C goes to the parent alone.
-    threading.Thread(target=_follow_parent, name="helios-parent", daemon=True).start()
+    follow_parent()  # From its first moment on: who looks for a store that is gone does so for minutes.
     line = _Line(connection, orders.rank)
     _lines.append(line)
     try:
@@ -130,19 +142,6 @@ def run_rank(connection: Connection, orders: Orders) -> None:
         line.tell("done", pack(result if orders.rank == 0 else None))
     except BaseException as error:  # noqa: BLE001 - whatever it is, it goes home, and is raised there.
         _end_failed(line, error)
-
-
-def _follow_parent() -> None:
-    """End this process, and what it has started, when the one that has started it is gone.
-
-    From its first moment on: who looks for the store of a process that is gone does so for minutes.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 def _take_part(task: Task, orders: Orders, line: _Line) -> Result:

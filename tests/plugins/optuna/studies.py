@@ -25,7 +25,7 @@ from torch import nn
 
 from helios import DataModule, Model, Trainer, TrainingState
 from helios.plugins.optuna import OptunaPlugin, ReproducibleSampler, run_study
-from tests.forks import fork_ranks
+from tests.processes import fork_ranks
 from tests.resume.runs import KILLER
 
 if TYPE_CHECKING:
