@@ -16,7 +16,6 @@ import torch.distributed as dist
 
 from helios.core import files, shard_files
 from helios.core.archive import save_archive
-from helios.core.distributed import DistributedInfo, init_dist, shutdown_dist
 from helios.core.files import remove_temporaries
 from helios.core.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.core.shard_tree import has_shards
@@ -33,18 +32,9 @@ from tests.core.ranks import run_ranks
 from tests.core.test_shards import make_optimizer, make_sharded, state_of, train, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make this process the only rank of a group."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
-    yield
-    shutdown_dist()
 
 
 def save(path: Path, data: dict[str, Any]) -> None:

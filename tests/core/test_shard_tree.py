@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 
-from helios.core.distributed import DistributedInfo, init_dist, shutdown_dist
 from helios.core.plain import Fingerprint, encode, is_plain
 from helios.core.shard_tree import has_shards, map_tree, put_shards_in, take_shards_out
 from helios.core.shards import make_mesh
@@ -14,17 +13,10 @@ from helios.core.stateful import AttributeStates
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make this process the only rank of a group."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
-    yield
-    shutdown_dist()
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def sharded(tensor: torch.Tensor, placement: Any = None) -> Any:

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from helios.core.distributed import DistributedInfo, init_dist, shutdown_dist
 from helios.core.shard_tree import has_shards, is_sharded
 from helios.core.shards import fit_network, fit_optimizer, make_mesh, shard_network, unsharded
 from helios.core.stateful import get_state, set_state
@@ -60,15 +59,6 @@ def whole(value: Any) -> Any:
 
 def state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"network": get_state(network), "optimizer": get_state(optimizer)}
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make this process the only rank of a group."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
-    yield
-    shutdown_dist()
 
 
 # ------------------------------------------------------------------------------------------------------------ sharding

@@ -16,7 +16,7 @@ import torch
 from torch import distributed
 
 from tests.distributed import torchrun
-from tests.distributed.hosts import Host, is_alive, names_of_hosts, two_hosts, why_not
+from tests.distributed.hosts import Host, is_alive, names_of_hosts, two_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,15 +92,6 @@ def wait_until_it_grows(path: Path) -> None:
     while path.stat().st_size == size:
         assert time.monotonic() < deadline, f"nothing is added to {path}"
         time.sleep(0.01)
-
-
-@pytest.fixture
-def hosts() -> Iterator[tuple[Host, Host]]:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with two_hosts() as both:
-        yield both
 
 
 def test_ranks_on_two_hosts_add_up(hosts: tuple[Host, Host], tmp_path: Path) -> None:

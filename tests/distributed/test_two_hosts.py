@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.distributed import pruning_job, torchrun
-from tests.distributed.hosts import Host, two_hosts, why_not
 from tests.distributed.lives import undisturbed
 from tests.distributed.parts import wait_for
 from tests.distributed.runs import RankSpec, Shot
@@ -18,21 +17,13 @@ from tests.distributed.trouble_job import GRACE
 from tests.resume.runs import assert_same, load_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.distributed.hosts import Host
 
 SILENCE = 3  # Seconds in place of sixty: a thread of its own beats once in one, and the machine may be busy.
 ECHO = 3  # Seconds that a rank waits for the reason of an error that is not its own.
 SLACK = 6  # Seconds: on a busy machine, everything takes longer.
-
-
-@pytest.fixture
-def hosts() -> Iterator[tuple[Host, Host]]:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with two_hosts() as both:
-        yield both
 
 
 def start_trouble(

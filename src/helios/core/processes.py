@@ -25,21 +25,17 @@ def follow_parent() -> None:
 def _follow(parent: Any) -> None:
     # Its child, unless a fork server stands between the two, or the parent is gone already.
     is_child = os.getppid() == parent.pid
-    while parent.is_alive() and (os.getppid() == parent.pid if is_child else _exists(parent.pid)):
+    while _is_there(parent, is_child=is_child):
         parent.join(_LOOK)
     end_process()
 
 
-def _exists(pid: int) -> bool:
+def _is_there(parent: Any, *, is_child: bool) -> bool:
+    if not parent.is_alive():
+        return False
     if os.name != "posix":
         return True  # Nothing is forked there: the pipe tells it all.
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return os.getppid() == parent.pid if is_child else exists(parent.pid)
 
 
 def end_process() -> None:
@@ -47,3 +43,14 @@ def end_process() -> None:
     if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process of this number, be it one that has ended unnoticed; on POSIX systems."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 
+from helios.core.processes import exists
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
@@ -81,7 +83,7 @@ def is_alive(owner: Owner) -> bool | None:
     if owner.namespace != here.namespace:
         return None
     if here.start is None or owner.start is None:
-        return None if _answers(owner.pid) else False
+        return None if exists(owner.pid) else False
     return _start_of(owner.pid) == owner.start
 
 
@@ -109,13 +111,3 @@ def _start_of(pid: int) -> int | None:
     # The second field is the name in brackets, and may hold blanks and brackets itself.
     state, *fields = status.rpartition(")")[2].split()
     return None if state in _ENDED else int(fields[18])
-
-
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

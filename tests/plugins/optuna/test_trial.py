@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import functools
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import optuna
+import pytest
+
+from helios.core.home import Home, way_home
+from helios.errors import ConfigurationError, NotRunningError, UnknownNameError
+from helios.plugins.optuna import SearchSpace
+from helios.plugins.optuna.trial import SharedTrial, TrialStandIn, share
+
+
+class Counting(optuna.samplers.RandomSampler):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def sample_independent(self, *arguments: Any) -> Any:
+        self.asked += 1
+        return super().sample_independent(*arguments)
+
+
+def make_stand_in(trial: optuna.Trial) -> tuple[TrialStandIn, Home]:
+    """Return what another process is sent in the place of a trial, and its home."""
+    home = Home()
+    sent = pickle.loads(home.pack({"trial": trial, "again": trial}))
+    assert sent["trial"] is sent["again"]
+    return sent["trial"], home
+
+
+def test_a_stand_in_answers_as_the_trial_does() -> None:
+    """SPEC C8: suggestions, reports, pruning, attributes and parameters are the trial's, and the sampler's but once."""
+    sampler = Counting(seed=0)
+    study = optuna.create_study(sampler=sampler, pruner=optuna.pruners.ThresholdPruner(upper=1.0))
+    trial = study.ask()
+    stand_in, home = make_stand_in(trial)
+    with way_home(home.answer):
+        values = [
+            stand_in.suggest_float("x", 0.0, 1.0),
+            stand_in.suggest_int("n", 1, 100, log=True),
+            stand_in.suggest_categorical("kind", ("a", "b")),
+        ]
+        assert values == [
+            trial.suggest_float("x", 0.0, 1.0),
+            trial.suggest_int("n", 1, 100, log=True),
+            trial.suggest_categorical("kind", ("a", "b")),
+        ]
+        assert sampler.asked == 3
+        assert stand_in.params == trial.params
+        assert stand_in.distributions == trial.distributions
+        assert stand_in.relative_params == {}
+        assert stand_in.datetime_start == trial.datetime_start
+        stand_in.set_user_attr("note", [1, 2])
+        assert stand_in.user_attrs == trial.user_attrs == {"note": [1, 2]}
+        assert not stand_in.should_prune()
+        stand_in.report(2.0, 1)
+        assert stand_in.should_prune()
+        assert study.trials[0].intermediate_values == {1: 2.0}
+    assert stand_in.number == trial.number == 0
+    assert repr(stand_in) == "TrialStandIn(number=0)"
+
+
+def test_a_stand_in_raises_what_the_trial_raises() -> None:
+    """SPEC C8: an error of the trial is raised by its stand-in, as itself; unknown questions are named."""
+    stand_in, home = make_stand_in(optuna.create_study().ask())
+    with way_home(home.answer):
+        with pytest.raises(ValueError, match="low"):
+            stand_in.suggest_float("x", 2.0, 1.0)
+        with pytest.raises(UnknownNameError, match=r"a trial cannot be asked for 'study': there are \["):
+            stand_in.ask("study")
+    with pytest.raises(
+        NotRunningError, match="suggest_int asks the process that called fit, and there is no way to it"
+    ):
+        stand_in.suggest_int("n", 0, 1)
+
+
+def test_a_space_is_recorded_by_a_stand_in() -> None:
+    """SPEC D6: a rank that suggests a space has it recorded with the study; another space is refused as ever."""
+    study = optuna.create_study()
+    stand_in, home = make_stand_in(study.ask())
+    space = SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 9}})
+    with way_home(home.answer):
+        values = space.suggest(stand_in)
+        assert set(values) == {"n"}
+        space.check(study)
+        with pytest.raises(ConfigurationError, match="was searched with another space"):
+            SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 8}}).suggest(stand_in)
+
+
+def test_a_trial_that_is_shared_is_suggested_once() -> None:
+    """SPEC C8: threads that suggest the same parameters at once consult the sampler once for each."""
+    sampler = Counting(seed=0)
+    trial = optuna.create_study(sampler=sampler).ask()
+    share(trial)
+    assert isinstance(trial, SharedTrial)
+    gate, seen = threading.Barrier(4), []
+
+    def suggest() -> None:
+        gate.wait()
+        seen.append([trial.suggest_float(f"x{i}", 0.0, 1.0) for i in range(50)])
+
+    threads = [threading.Thread(target=suggest) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen[0] == seen[1] == seen[2] == seen[3]
+    assert sampler.asked == 50
+
+
+def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread() -> None:
+    """SPEC C8: a thread that serves one trial after another draws what the trials' own thread would have drawn."""
+
+    def search(*, elsewhere: int) -> list[dict[str, Any]]:
+        """Let another thread, the same for all trials, suggest one of every so many parameters."""
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1, n_startup_trials=2))
+        with ThreadPoolExecutor(max_workers=1) as other:
+            for _ in range(8):
+                trial = study.ask()
+                share(trial)
+                for number, name in enumerate("abc"):
+                    suggest = functools.partial(trial.suggest_float, name, 0.0, 1.0)
+                    if elsewhere and number % elsewhere == 0:
+                        other.submit(suggest).result()
+                    else:
+                        suggest()
+                study.tell(trial, sum(trial.params.values()))
+        return [trial.params for trial in study.trials]
+
+    expected = search(elsewhere=0)
+    assert search(elsewhere=1) == expected
+    assert search(elsewhere=2) == expected
