@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from helios.core.processes import end_process, follow_parent
+from helios.core.processes import end_process, follow_parent, settle, settle_before_forks
 from helios.data.loading import create_dataloader
 from tests.processes import survivors
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 PATIENCE = 60  # seconds; whoever needs longer waits for what will not come
+TASKS = Path("/proc/self/task")
+BRIEF = 4 << 20  # bytes, which are stirred in a twentieth of a second
 SOON = 5  # seconds; a look is taken every second
 FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -131,3 +136,63 @@ def test_a_process_that_leads_a_group_ends_with_it() -> None:
     alone.start()
     alone.join()
     assert alone.exitcode == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- forking
+
+
+class Stirrer:
+    """A thread that is not Python's, and is busy for a while: it stirs so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
+        self._bytes = ctypes.create_string_buffer(b"x" * size)
+        before = {*TASKS.iterdir()}
+        assert libc.pthread_create(ctypes.byref(thread), None, libc.strfry, self._bytes) == 0
+        libc.pthread_detach(thread)
+        self._threads = {*TASKS.iterdir()} - before
+        assert self.is_busy()
+
+    def is_busy(self) -> bool:
+        return bool(self._threads & {*TASKS.iterdir()})
+
+
+def test_settling_waits_for_threads_that_are_not_python_s() -> None:
+    """SPEC E3: whatever a thread of torch is at, it is through with it when all are idle."""
+    stirrer = Stirrer(BRIEF)
+    settle()
+    assert not stirrer.is_busy()
+
+
+def work_on() -> None:
+    """Say by the exit code whether a thread that goes on and on was waited for in vain, and not for long."""
+    stirrer, began = Stirrer(100 * BRIEF), time.monotonic()
+    settle()
+    os._exit(stirrer.is_busy() and 0.5 <= time.monotonic() - began < 5)
+
+
+def fork_beside_a_thread() -> None:
+    """Say by the exit code whether a fork has waited for a thread."""
+    settle_before_forks()
+    stirrer = Stirrer(BRIEF)
+    if os.fork() == 0:
+        os._exit(0)
+    os._exit(not stirrer.is_busy())
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        work_on,
+        pytest.param(
+            fork_beside_a_thread,
+            marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="children do not wait for locks from 3.12 on"),
+        ),
+    ],
+)
+def test_settling_has_its_time(work: Any) -> None:
+    """SPEC E3: a child is forked when other threads hold no lock it would wait for, and beside one that never rests."""
+    process = FORKSERVER.Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 1

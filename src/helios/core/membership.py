@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from helios.core.distributed import init_dist, is_dist_active, shutdown_dist
+from helios.core.processes import settle, settle_before_forks
 from helios.core.stores import TIMEOUT
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
     others = _open_sockets()
     if not is_guest:
         init_dist(info, backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store)
+    settle_before_forks()
     control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     assert control is not None  # noqa: S101 - for the type checker: this process is a member of it.
     connections = _open_sockets() - others
@@ -50,6 +52,9 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
             # Leaving in the ordinary way waits for what is under way, and the other ranks may never take part in it.
             dist.distributed_c10d._abort_process_group()  # noqa: SLF001 - torch has no public way yet.
         raise
+    else:
+        # A thread of gloo that still lets go of an exchange while the interpreter ends would take the process with it.
+        settle()
     finally:
         if is_guest:
             dist.destroy_process_group(control)

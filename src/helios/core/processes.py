@@ -1,14 +1,29 @@
-"""Processes that do not outlive the one that has started them, however that one ends."""
+"""Processes that do not outlive the one that has started them, and such that are forked and begin at all."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import os
+import re
 import signal
+import sys
 import threading
-from typing import Any, Final
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+_TASKS: Final = Path("/proc/self/task")
+_ASLEEP: Final = re.compile(r"^State:\s+S", re.MULTILINE)
+_SWITCHES: Final = re.compile(r"ctxt_switches:\s+(\d+)")
 
 _LOOK: Final = 1.0  # Seconds between two looks at who the parent is.
+_MOMENT: Final = 0.001  # Seconds in which a thread that has anything to do does some of it.
+_SETTLING: Final = 0.5  # Seconds that a fork waits at most for threads that are never idle.
 
 
 def follow_parent() -> None:
@@ -54,3 +69,47 @@ def exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@functools.cache
+def settle_before_forks() -> None:
+    """Have every fork of this process wait until those of its threads that are not Python's are idle.
+
+    Before Python 3.12, a child that is forked while such a thread makes itself known to the interpreter waits for ever
+    for a lock that nobody holds in it (https://github.com/python/cpython/issues/112275), and its data loader with it.
+    The threads of gloo do so when they let go of an exchange that is over, which is when the main thread goes on.
+    """
+    if sys.version_info < (3, 12):
+        os.register_at_fork(before=settle)
+
+
+def settle() -> None:
+    """Wait until those threads of this process that are not Python's are idle; half a second at most.
+
+    Returns at once where the system does not tell.
+    """
+    if not _TASKS.is_dir():
+        return
+    deadline = time.monotonic() + _SETTLING
+    known = {thread.native_id for thread in threading.enumerate()}
+    before: dict[int, str] | None = None
+    while time.monotonic() < deadline:
+        now = _look_at_threads(known)
+        if now is not None and now == before:
+            return
+        before = now
+        time.sleep(_MOMENT)
+
+
+def _look_at_threads(known: Container[int | None]) -> dict[int, str] | None:
+    """Return how often each thread but the known ones has gone to sleep so far; `None` if one does not sleep."""
+    seen = {}
+    for task in _TASKS.iterdir():
+        if int(task.name) in known:
+            continue
+        with contextlib.suppress(OSError):  # It has ended.
+            status = (task / "status").read_text(encoding="utf-8", errors="replace")
+            if not _ASLEEP.search(status):
+                return None
+            seen[int(task.name)] = " ".join(_SWITCHES.findall(status))
+    return seen
