@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.utils.data import RandomSampler, TensorDataset
+from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
 
+from helios.core.distributed import DistributedInfo, get_global_rank, get_world_size, shutdown_dist, take_place
 from helios.core.rng import get_default_seed
 from helios.data.loading import (
     COLLATE_FN_REGISTRY,
@@ -22,6 +23,8 @@ from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameErro
 from tests.data.drawing import GoingBack, Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch.utils.data import DataLoader
 
 DATA = TensorDataset(torch.arange(10))
@@ -140,6 +143,26 @@ def test_a_stream_has_no_sampler() -> None:
         create_dataloader(GoingBack([3]), shuffle=True)
     with pytest.raises(ConfigurationError, match="a sampler does not go with an IterableDataset"):
         create_dataloader(GoingBack([3]), sampler=ResumableSequentialSampler(DATA))
+
+
+class Shared(IterableDataset[int]):
+    """Numbers of which each rank takes its own."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(get_global_rank(), 8, get_world_size()))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_stand_where_their_rank_does(method: str) -> None:
+    """SPEC E3: a data set that shares itself out does so in a worker as in its rank, however workers are started."""
+    take_place(DistributedInfo(1, 2, 1, 2))
+    try:
+        loader, _ = create_dataloader(Shared(), batch_size=4, num_workers=1)
+        loader.multiprocessing_context = method
+        batches = iter(loader)
+    finally:
+        shutdown_dist()
+    assert next(batches)[0].tolist() == [1, 3, 5, 7]
 
 
 def test_bad_data_sets_are_refused() -> None:

@@ -125,6 +125,12 @@ def get_dist_info() -> DistributedInfo:
     return DistributedInfo()
 
 
+def take_place(info: DistributedInfo) -> None:
+    """Have this process, which is in no group, stand where a rank does: a data loader's worker fetches for one."""
+    global _current  # noqa: PLW0603 - see init_dist.
+    _current = info
+
+
 def get_local_rank() -> int:
     """Return the rank among the processes of this machine."""
     return get_dist_info().local_rank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from helios.core import rng
-from helios.core.distributed import get_dist_info, is_dist_active
+from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, take_place
 from helios.core.processes import follow_parent
 from helios.core.registry import Registry
 from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher
@@ -195,7 +196,7 @@ def make_loader(
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available() if params.pin_memory is None else params.pin_memory,
         "persistent_workers": params.persistent_workers and workers > 0,
-        "worker_init_fn": _begin_worker,
+        "worker_init_fn": functools.partial(_begin_worker, get_dist_info()),
         # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses.
         "generator": torch.Generator().manual_seed(rng.derive_seed(seed, "workers")),
     }
@@ -217,13 +218,16 @@ def make_loader(
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
 
 
-def _begin_worker(worker_id: int) -> None:
-    """Let a worker end with the process that it fetches for, however that one is killed.
+def _begin_worker(info: DistributedInfo, worker_id: int) -> None:
+    """Let a worker stand where the rank does that it fetches for, and end with it, however that one is killed.
 
-    torch has it look every 5 seconds, where it can: not where the parent was killed with one of their common locks in
-    its hands, nor where the worker itself has hardly begun.
+    A worker that was not forked knows of no ranks, and a data set that shares itself out would give it everything.
+
+    torch has it look for its parent every 5 seconds, where it can: not where that one was killed with one of their
+    common locks in its hands, nor where the worker itself has hardly begun.
     """
     del worker_id
+    take_place(info)
     follow_parent()
 
 
