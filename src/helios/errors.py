@@ -83,15 +83,18 @@ class RankFailedError(HeliosError, RuntimeError):
 
     Attributes:
         rank: the global rank that failed first.
+        is_lost: whether it has raised nothing, but was killed, has crashed, or is out of reach: it may do better in
+            another life.
     """
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, rank: int, is_lost: bool = False) -> None:
         super().__init__(message)
         self.rank = rank
+        self.is_lost = is_lost
 
-    def __reduce__(self) -> tuple[type[RankFailedError], tuple[str, int]]:
-        """Pickle both arguments: an exception by itself keeps only what it was printed with."""
-        return type(self), (str(self), self.rank)
+    def __reduce__(self) -> tuple[type[RankFailedError], tuple[str, int, bool]]:
+        """Pickle all arguments: an exception by itself keeps only what it was printed with."""
+        return type(self), (str(self), self.rank, self.is_lost)
 
 
 class CheckpointError(HeliosError, RuntimeError):

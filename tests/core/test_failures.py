@@ -158,3 +158,26 @@ def test_a_portable_error_says_the_same() -> None:
         assert type(substitute) is TrainingError
         assert str(substitute) == f"tests.core.test_failures.{type(other).__name__}: a 1"
         assert portable(substitute) is substitute
+
+
+def test_what_goes_back_to_another_rank_is_an_echo() -> None:
+    """SPEC A11: whoever was told of another rank's failure was not the first to fail, and does not hide who was."""
+    told = RankFailedError("rank 1 failed first: no room", 1, is_lost=True)
+    failure = travel(Failure.of(raised(told), 0))
+    assert failure.is_echo
+    error = failure.to_error()
+    assert isinstance(error, RankFailedError)
+    assert (str(error), error.rank, error.is_lost) == ("rank 1 failed first: no room", 1, True)
+    error = OSError("rank 1 could not go on saving")
+    error.__cause__ = told
+    assert Failure.of(error, 0).is_echo
+
+
+def test_a_rank_that_is_gone_is_told_from_one_that_has_raised() -> None:
+    """SPEC A11, F6: who runs a trial can tell whether a rank has failed in it, or was killed and may do better."""
+    gone, failed = Failure.lost(1, "there", "it was ended by SIGKILL"), Failure.of(raised(ValueError("x")), 1)
+    for failure, is_lost in ((gone, True), (failed, False)):
+        error = travel(failure).to_error()
+        assert isinstance(error, RankFailedError)
+        assert error.is_lost is is_lost
+        assert pickle.loads(pickle.dumps(error)).is_lost is is_lost

@@ -33,6 +33,7 @@ class Failure:
         pickled: the exception; `None` where it cannot be pickled, or not be made again.
         is_echo: whether it says no more than that another rank is gone.
         is_control_flow: whether it is no error to the rank that raised it, which may be the only one to know.
+        is_lost: whether the rank is gone, and has raised nothing.
     """
 
     rank: int
@@ -43,6 +44,12 @@ class Failure:
     pickled: bytes | None = None
     is_echo: bool = False
     is_control_flow: bool = False
+    is_lost: bool = False
+
+    @classmethod
+    def lost(cls, rank: int, host: str, text: str) -> Failure:
+        """Describe that a rank is gone."""
+        return cls(rank, host, time.monotonic(), text, is_lost=True)
 
     @classmethod
     def of(cls, error: BaseException, rank: int, control_flow: Sequence[type[BaseException]] = ()) -> Failure:
@@ -68,7 +75,9 @@ class Failure:
             The exception itself if it is control flow, and else a `RankFailedError` of which it is the cause.
         """
         error = None if self.pickled is None else _unpickle(self.pickled)
-        report = RankFailedError(self.describe(), self.rank)
+        report = RankFailedError(self.describe(), self.rank, self.is_lost)
+        if isinstance(error, RankFailedError):
+            return error  # It says itself who failed.
         if error is not None and (self.is_control_flow or isinstance(error, tuple(control_flow))):
             error.__cause__ = report  # For whoever prints it: where it was raised.
             return error
@@ -82,14 +91,14 @@ class Failure:
 
 
 def _is_echo(error: BaseException | None) -> bool:
-    """Whether an error, or one that it goes back to, was raised because the other end of a connection is gone.
+    """Whether an error, or one that it goes back to, was raised because another rank has failed.
 
-    gloo has no class for that, but begins its messages with a place in its source.
+    gloo has no class for the end of a connection, but begins its messages with a place in its source.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, RuntimeError) and _GONE.search(str(error)):
+        if isinstance(error, RankFailedError) or (isinstance(error, RuntimeError) and _GONE.search(str(error))):
             return True
         error = error.__cause__ or error.__context__
     return False

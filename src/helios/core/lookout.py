@@ -175,7 +175,7 @@ class Lookout:
 
     def _give_up(self, rank: int, text: str) -> None:
         host = _read_beat(self._store, rank).partition(" ")[2] or "a machine that never answered"
-        self._fail(announce_failure(self._store, Failure(rank, host, time.monotonic(), text)))
+        self._fail(announce_failure(self._store, Failure.lost(rank, host, text)))
 
     def _fail(self, failure: Failure) -> None:
         if self._failure is None and failure.rank != self._info.rank:
@@ -228,7 +228,7 @@ def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Fai
             if rank != info.rank and _read_beat(store, rank) == before[rank] and not store.check([_end(rank)]):
                 host = before[rank].partition(" ")[2] or "a machine that never answered"
                 text = "it ended without a word: it was killed, or its machine is gone"
-                return announce_failure(store, Failure(rank, host, time.monotonic(), text))
+                return announce_failure(store, Failure.lost(rank, host, text))
         return announce_failure(store, failure)
     except RuntimeError as unreachable:
         return lost_store(unreachable) if failure.is_echo else failure
@@ -237,7 +237,7 @@ def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Fai
 def lost_store(reason: object) -> Failure:
     """Return the failure behind a store that is out of reach: that of rank 0, on whose machine it is."""
     text = f"the store of the run is out of reach: {reason}"
-    return Failure(0, "rank 0's machine", time.monotonic(), text)
+    return Failure.lost(0, "rank 0's machine", text)
 
 
 def _read_beat(store: Store, rank: int) -> str:

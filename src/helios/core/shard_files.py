@@ -20,7 +20,7 @@ from helios.core.archive import load_archive, save_archive
 from helios.core.files import atomic_folder
 from helios.core.plain import encode
 from helios.core.shard_tree import put_shards_in, take_shards_out
-from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
+from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError, RankFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,8 @@ def _together(group: dist.ProcessGroup, step: Callable[[], T]) -> list[T]:
         raise own
     for rank, (_, failure, is_os_error) in enumerate(reports):
         if failure is not None:
-            raise (OSError if is_os_error else CheckpointError)(f"rank {rank} could not go on saving: {failure}")
+            message = f"rank {rank} could not go on saving: {failure}"
+            raise (OSError if is_os_error else CheckpointError)(message) from RankFailedError(message, rank)
     return [value for value, _, _ in reports]
 
 

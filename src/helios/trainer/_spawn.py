@@ -155,7 +155,7 @@ class _Crew:
         process.join(_GRACE)
         if rank not in self._results and rank not in self._failures:
             text = _describe_end(process.exitcode, has_begun=rank in self._begun)
-            self._fail(Failure(rank, socket.gethostname(), time.monotonic(), text))
+            self._fail(Failure.lost(rank, socket.gethostname(), text))
 
     def _fail(self, failure: Failure) -> None:
         self._failures.setdefault(failure.rank, failure)

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch._dynamo  # Optimizers import it, in a second or two, when they step
 from torch import nn
 
 from helios import DataModule, Model, Trainer, TrainingState
+from helios.errors import RankFailedError
 from helios.plugins.optuna import OptunaPlugin, ReproducibleSampler, run_study
 from tests.processes import fork_ranks
 from tests.resume.runs import KILLER
@@ -31,6 +33,7 @@ from tests.resume.runs import KILLER
 if TYPE_CHECKING:
     import random
 
+LOST = 3  # The exit code of a process that has lost a rank.
 _PRELOADED = (alembic.command, cmaes, scipy.stats, sqlalchemy.orm)
 
 torch.set_num_threads(1)
@@ -48,6 +51,7 @@ class StudySpec:
     url: str = ""
     sleep: float = 0.0
     ranks: int | None = None
+    last_words: str = ""  # A file that rank 1 writes in trial 1, if it is not there yet, and is killed.
 
     def __str__(self) -> str:
         """Return what tells it from others, as a test's id."""
@@ -80,7 +84,6 @@ class Net(Model):
         KILLER.tick()
 
     def train_step(self, batch: Any, state: TrainingState) -> None:
-        del state
         if self._spec.sleep:
             time.sleep(self._spec.sleep)
         inputs, targets = batch
@@ -89,6 +92,11 @@ class Net(Model):
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
         self._optimizer.step()
         KILLER.tick()
+        words = Path(self._spec.last_words)
+        number = self.trainer.plugins[OptunaPlugin].trial.number
+        if self._spec.last_words and (self.rank, number, state.current_iteration) == (1, 1, 2) and not words.exists():
+            words.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def valid_step(self, batch: Any, step: int) -> None:
         del step
@@ -178,7 +186,10 @@ def child(spec: StudySpec, folder: str, kill_at: int | None) -> None:
         fork_ranks()
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
-    run_study(lambda: make_study(spec, where), make_objective(spec, where), spec.trials)
+    try:
+        run_study(lambda: make_study(spec, where), make_objective(spec, where), spec.trials)
+    except RankFailedError as error:
+        sys.exit(LOST if error.is_lost else 1)
 
 
 _context = multiprocessing.get_context("forkserver")
@@ -195,11 +206,11 @@ def finish(spec: StudySpec, folder: Path, *, kill_at: int | None = None) -> bool
     """Run the study in a process of its own, to its end or its death.
 
     Returns:
-        Whether it was killed.
+        Whether it was killed, or one of its ranks.
     """
     process = start(spec, folder, kill_at=kill_at)
     process.join(150)
-    assert process.exitcode in (0, -signal.SIGKILL), (process.exitcode, kill_at)
+    assert process.exitcode in (0, LOST, -signal.SIGKILL), (process.exitcode, kill_at)
     return bool(process.exitcode)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import time
@@ -142,6 +143,17 @@ def test_a_study_of_two_ranks_that_is_killed(tmp_path: Path) -> None:
     assert not finish(spec, tmp_path / "whole")
     killed = kill_at_random(spec, tmp_path / "killed", kills=4, longest=1.0, chance=random.Random(1))
     assert killed == 4
+    assert table(spec, tmp_path / "killed") == table(spec, tmp_path / "whole")
+
+
+def test_a_study_of_which_one_rank_is_killed(tmp_path: Path) -> None:
+    """SPEC F6: a trial has not failed if one of its ranks is killed: run again, it goes on in its slot, to the bit."""
+    spec = StudySpec(trials=3, ranks=2)
+    assert not finish(spec, tmp_path / "whole")
+    losing = dataclasses.replace(spec, last_words=str(tmp_path / "words"))
+    assert finish(losing, tmp_path / "killed")
+    assert [row["state"] for row in table(spec, tmp_path / "killed")] == ["COMPLETE", "WAITING"]
+    assert not finish(losing, tmp_path / "killed")
     assert table(spec, tmp_path / "killed") == table(spec, tmp_path / "whole")
 
 

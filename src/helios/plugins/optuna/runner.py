@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
-from helios.errors import ArgumentTypeError, ConfigurationError
+from helios.errors import ArgumentTypeError, ConfigurationError, RankFailedError
 from helios.plugins.optuna._locks import study_lock
 from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of
 from helios.plugins.optuna._patience import be_patient, is_beginning, keep_trying
@@ -118,9 +118,10 @@ def _once_taken(
             mark_owner(trial)
             turn.close()
             return objective(trial)
-        except Exception:
-            raise
         except BaseException as reason:
+            # A rank that was killed has not failed in its trial, no more than this process would have.
+            if isinstance(reason, Exception) and not (isinstance(reason, RankFailedError) and reason.is_lost):
+                raise
             turn.close()
             with study_lock(study):
                 _let_wait(study, trial)
