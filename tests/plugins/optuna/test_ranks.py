@@ -171,6 +171,15 @@ def test_a_study_under_torchrun_that_is_killed(tmp_path: Path) -> None:
     assert table(spec, folder) == table(spec, tmp_path / "whole")
 
 
+def test_ranks_that_are_late_have_their_say(tmp_path: Path) -> None:
+    """SPEC C8, D7: a trial is told when all ranks are through with it, and the study is over when all are."""
+    with torchrun.start("late_study_job", [str(tmp_path)], folder=tmp_path) as job:
+        assert job.wait(60) == 0, job.output()
+    whole = json.loads((tmp_path / "rank0").read_text(encoding="utf-8"))
+    assert whole == [[number, "PRUNED" if number == 1 else "COMPLETE", {"late": number}] for number in range(3)]
+    assert json.loads((tmp_path / "rank1").read_text(encoding="utf-8")) == whole
+
+
 def wait_for_checkpoint(folder: Path, job: torchrun.Job) -> None:
     """Wait until a trial has a checkpoint; the end of the block that holds the job kills it then."""
     for _ in range(1200):
@@ -213,6 +222,18 @@ def test_a_view_can_be_read_only() -> None:
         with pytest.raises(StudyViewError, match="this is a view of a study that rank 0 holds, and this is rank 0"):
             change()
     assert len(view.trials) == 3
+
+
+def test_a_view_has_trials_that_were_enqueued_out_of_range() -> None:
+    """SPEC D7: what Optuna lets a trial have, all ranks are shown."""
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 5.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    view = ranks._view(ranks._describe(study))
+    assert [(trial.number, trial.params) for trial in view.trials] == [(t.number, t.params) for t in study.trials]
+    assert view.trials[0].params == {"x": 5.0}
 
 
 def test_run_study_in_one_process_has_no_ranks() -> None:

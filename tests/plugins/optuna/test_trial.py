@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import pickle
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -113,16 +114,22 @@ def test_a_trial_that_is_shared_is_suggested_once() -> None:
     assert sampler.asked == 50
 
 
-def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread() -> None:
+@pytest.mark.parametrize("multivariate", [False, True])
+def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread(*, multivariate: bool) -> None:
     """SPEC C8: a thread that serves one trial after another draws what the trials' own thread would have drawn."""
 
     def search(*, elsewhere: int) -> list[dict[str, Any]]:
         """Let another thread, the same for all trials, suggest one of every so many parameters."""
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1, n_startup_trials=2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(seed=1, n_startup_trials=2, multivariate=multivariate)
+        study = optuna.create_study(sampler=sampler)
         with ThreadPoolExecutor(max_workers=1) as other:
             for _ in range(8):
                 trial = study.ask()
                 share(trial)
+                if elsewhere:
+                    other.submit(getattr, trial, "relative_params").result()
                 for number, name in enumerate("abc"):
                     suggest = functools.partial(trial.suggest_float, name, 0.0, 1.0)
                     if elsewhere and number % elsewhere == 0:

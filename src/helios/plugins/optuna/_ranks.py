@@ -25,6 +25,7 @@ from helios.plugins.optuna.trial import share
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from helios.core.distributed import DistributedInfo
     from helios.core.stores import Store
 
     Objective = Callable[[optuna.Trial], Any]
@@ -41,14 +42,22 @@ def lead(run: Callable[[Objective], optuna.Study], objective: Objective) -> optu
         run: runs the study with an objective.
         objective: the objective of all ranks.
     """
-    store, home, numbers = next_meeting(), Home(), itertools.count()
+    store, info, home, numbers = next_meeting(), get_dist_info(), Home(), itertools.count()
+    with Lookout(store.clone(), info) as lookout, _answering(store.clone(), home):
+        is_anybody_gone = lookout.attend(lambda: False, lambda: 0)
 
-    def announced(trial: optuna.Trial) -> Any:
-        share(trial)
-        _tell(store, next(numbers), "trial", home.pack(trial))
-        return objective(trial)
+        def announced(trial: optuna.Trial) -> Any:
+            share(trial)
+            number = next(numbers)
+            _tell(store, number, "trial", home.pack(trial))
+            try:
+                result = objective(trial)
+            except (optuna.TrialPruned, TrialInterrupted):
+                _wait_for_all(store, number, info, is_anybody_gone)
+                raise
+            _wait_for_all(store, number, info, is_anybody_gone)
+            return result
 
-    with Lookout(store.clone(), get_dist_info()), _answering(store.clone(), home):
         try:
             study = run(announced)
         except BaseException as error:
@@ -84,6 +93,8 @@ def follow(objective: Objective) -> optuna.Study:
             except BaseException as error:
                 _announce(store, error, info.rank)  # Or rank 0 would wait for this rank in the next trial.
                 raise
+            with _in_reach():
+                store.set(_done(number, info.rank), "")
             number += 1
 
 
@@ -91,6 +102,21 @@ def _announce(store: Store, error: BaseException, rank: int) -> None:
     """Tell the other ranks of an error that ends this one."""
     with contextlib.suppress(RuntimeError):  # The store is out of reach, and so are they.
         announce_failure(store, Failure.of(error, rank))
+
+
+def _wait_for_all(store: Store, number: int, info: DistributedInfo, is_anybody_gone: Callable[[], bool]) -> None:
+    """Wait until all ranks are through with a trial: until then it can be asked, and changed."""
+    keys = [_done(number, rank) for rank in range(1, info.world_size)]
+    with _in_reach():
+        while not store.check(keys):
+            is_anybody_gone()
+            time.sleep(_POLL)
+        for key in keys:
+            store.delete_key(key)
+
+
+def _done(number: int, rank: int) -> str:
+    return f"done/{number}/{rank}"
 
 
 def _tell(store: Store, number: int, kind: str, content: Any) -> None:
@@ -191,6 +217,9 @@ def _view(described: dict[str, Any]) -> optuna.Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Rank 0's user was warned.
             study.set_metric_names(described["metric_names"])
-    study.add_trials(described["trials"])
+    study_id = storage.get_study_id_from_name(study.study_name)
+    for trial in described["trials"]:
+        # Not through `study.add_trials`, which refuses what was enqueued outside of the range that it was suggested in.
+        storage.create_new_trial(study_id, template_trial=trial)
     storage.__class__ = _Sealed
     return study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -13,7 +14,7 @@ from helios.plugins.optuna._questions import ask_pruner
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from optuna.distributions import BaseDistribution
 
@@ -118,30 +119,46 @@ class SharedTrial(optuna.Trial):
 
     def take_over(self) -> None:
         """Begin with what this thread's sampler was shown when it made the trial."""
-        self._turn = threading.RLock()
+        self.turn = threading.RLock()
+        self._is_drawing = False
         self._cache = self.study._thread_local  # noqa: SLF001 - optuna has no public way to what a sampler is shown.
         self._seen: list[optuna.trial.FrozenTrial] | None = self._cache.cached_all_trials
 
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        with self.turn:
+            if self._is_drawing:
+                yield  # One draw takes another one.
+                return
+            self._is_drawing, self._cache.cached_all_trials = True, self._seen
+            try:
+                yield
+            finally:
+                self._is_drawing, self._seen = False, self._cache.cached_all_trials
+
+    @property
+    def relative_params(self) -> dict[str, Any]:
+        """What the sampler draws together."""
+        with self._drawing():
+            return super().relative_params
+
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        with self._turn:
-            self._cache.cached_all_trials = self._seen
-            value = super()._suggest(name, distribution)
-            self._seen = self._cache.cached_all_trials
-            return value
+        with self._drawing():
+            return super()._suggest(name, distribution)
 
     def report(self, value: float, step: int) -> None:
         """Report a value."""
-        with self._turn:
+        with self.turn:
             super().report(value, step)
 
     def should_prune(self) -> bool:
         """Ask the pruner."""
-        with self._turn:
+        with self.turn:
             return super().should_prune()
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Set a user attribute."""
-        with self._turn:
+        with self.turn:
             super().set_user_attr(key, value)
 
 
@@ -196,12 +213,13 @@ _OURS: Final[dict[str, Callable[..., Any]]] = {
 
 def _answer(trial: optuna.Trial, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Answer what a stand-in asks."""
-    if name in _OURS:
-        return _OURS[name](trial, *arguments, **options)
-    if name in _READS:
-        return getattr(trial, name)
-    if name in _CALLS:
-        return getattr(trial, name)(*arguments, **options)
+    with trial.turn if isinstance(trial, SharedTrial) else contextlib.nullcontext():
+        if name in _OURS:
+            return _OURS[name](trial, *arguments, **options)
+        if name in _READS:
+            return getattr(trial, name)
+        if name in _CALLS:
+            return getattr(trial, name)(*arguments, **options)
     raise UnknownNameError(f"a trial cannot be asked for {name!r}: there are {sorted({*_CALLS, *_READS, *_OURS})}")
 
 
