@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from helios.core.control import Control
-from helios.core.distributed import DistributedInfo, is_dist_active, shutdown_dist
+from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, shutdown_dist
 from helios.core.membership import membership
 from tests.core.ranks import run_ranks
 
@@ -32,6 +33,23 @@ def visit(rank: int, meeting: Path) -> tuple[bool, bool]:
         assert Control(info, group).gather(rank) == [0, 1]
         assert is_dist_active()
     return was_left_alone, is_dist_active()
+
+
+def look_around(rank: int, meeting: Path, environment: dict[str, str]) -> DistributedInfo:
+    """Return what is known of this process's place in a group that somebody else has made."""
+    shutdown_dist()
+    os.environ.update(environment | {"RANK": str(rank)})
+    dist.init_process_group("gloo", store=store_at(meeting), rank=rank, world_size=2)
+    return get_dist_info()
+
+
+def test_whoever_made_the_group_torchrun_knows_the_machines(tmp_path: Path) -> None:
+    """SPEC E3: in somebody else's group, local ranks are torchrun's, if it speaks of that group."""
+    torchrun = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    known = run_ranks(tmp_path, 2, look_around, tmp_path / "known", torchrun)
+    assert known == [DistributedInfo(0, 1, rank, 2) for rank in range(2)]
+    unknown = run_ranks(tmp_path, 2, look_around, tmp_path / "unknown", torchrun | {"WORLD_SIZE": "4"})
+    assert unknown == [DistributedInfo(rank, 2, rank, 2) for rank in range(2)]
 
 
 def test_a_group_that_is_there_is_used_and_left_alone(tmp_path: Path) -> None:

@@ -154,6 +154,31 @@ def leave_a_thread(model: Reporting) -> None:
     threading.Thread(target=time.sleep, args=(PATIENCE,)).start()
 
 
+class OwnState(CountingModel):
+    """Says by itself what its state is, which is made in `setup`, and changes in training."""
+
+    def __init__(self) -> None:
+        super().__init__("own")
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.own = torch.tensor(1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"own": self.own}
+
+    def load_state_dict(self, state_dict: dict[str, Any], fast_init: bool = False) -> None:
+        del fast_init
+        self.own = state_dict["own"]
+
+    def on_training_epoch_end(self, current_epoch: int) -> None:
+        super().on_training_epoch_end(current_epoch)
+        self.own.fill_(7.0)
+
+    def on_testing_end(self) -> None:
+        self.metrics["tested"] = float(self.own)
+
+
 def make(ranks: int = 2, **options: Any) -> Trainer:
     """Return a quiet trainer for so many ranks."""
     return make_trainer(num_processes=ranks, **options)

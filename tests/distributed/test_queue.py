@@ -137,6 +137,15 @@ def test_weights_come_home_as_a_network_gives_them() -> None:
     assert home._metadata == state._metadata  # type: ignore[attr-defined]  # torch sets it, unannotated
 
 
+def test_a_model_with_a_state_of_its_own_is_tested_from_its_checkpoint(tmp_path: Path) -> None:
+    """SPEC E5: what was trained in other processes is not asked of the model here, which was never set up."""
+    trainer = make(chkpt_root=tmp_path, chkpt_frequency=1)
+    model = reports.OwnState()
+    assert trainer.fit(model, ListData())
+    assert trainer.test(model, ListData())
+    assert model.metrics["tested"] == 7.0
+
+
 def test_data_is_prepared_once(tmp_path: Path) -> None:
     """SPEC E1, E3: `prepare_data` runs in the calling process, once for each call of `fit`, before any rank sets up."""
     trainer = make()

@@ -16,10 +16,12 @@ from helios.trainer._options import TrainerOptions
 from helios.trainer._rank import AtRank
 from helios.trainer._spawn import Spawn
 from helios.trainer._torchrun import Torchrun
+from tests.core.ranks import run_ranks
 from tests.trainer.parts import CountingModel, ListData, make_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -100,6 +102,24 @@ def test_the_calling_process_trains_where_one_is_enough() -> None:
     assert trainer.fit(model, ListData())
     assert len(model.seen) == 6
     assert trainer.queue is None
+
+
+def train_in_a_group(rank: int) -> list[str]:
+    """Call `fit` in a process group that the environment says nothing of; return what is said to that."""
+    del rank
+    told = []
+    for options in ({"use_cpu": True}, {"num_processes": 2}):
+        with pytest.raises(ConfigurationError) as caught:
+            make_trainer(**options).fit(CountingModel(), ListData())
+        told.append(str(caught.value))
+    return told
+
+
+def test_a_group_that_nobody_has_told_of_is_refused(tmp_path: Path) -> None:
+    """SPEC E3: processes that others have started train together or not at all, and never each for itself."""
+    text = "a process group of 2 processes is active, and without RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MAS"
+    for told in run_ranks(tmp_path, 2, train_in_a_group):
+        assert [line.startswith(text) for line in told] == [True, True]
 
 
 def test_a_rank_launches_nothing() -> None:

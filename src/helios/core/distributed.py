@@ -50,8 +50,13 @@ _current: DistributedInfo | None = None
 
 def is_using_torchrun(environment: Mapping[str, str] | None = None) -> bool:
     """Whether `torchrun` started this process: all the variables that it sets are there."""
+    return not find_missing_variables(environment)
+
+
+def find_missing_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return which of the variables that `torchrun` sets are not there."""
     environment = read_environment() if environment is None else environment
-    return all(name in environment for name in _TORCHRUN_VARIABLES)
+    return [name for name in _TORCHRUN_VARIABLES if name not in environment]
 
 
 def _info_from_torchrun(environment: Mapping[str, str]) -> DistributedInfo:
@@ -87,8 +92,8 @@ def init_dist(
         raise ConfigurationError("a process group is active already: call shutdown_dist() before init_dist()")
     if info is None:
         if not is_using_torchrun():
-            missing = [name for name in _TORCHRUN_VARIABLES if name not in read_environment()]
-            raise ConfigurationError(f"not started by torchrun ({', '.join(missing)} not set): pass `info`")
+            missing = ", ".join(find_missing_variables())
+            raise ConfigurationError(f"not started by torchrun ({missing} not set): pass `info`")
         info = _info_from_torchrun(read_environment())
     dist.init_process_group(
         backend or ("nccl" if torch.cuda.is_available() else "gloo"),
@@ -118,11 +123,14 @@ def get_dist_info() -> DistributedInfo:
     """Return this process's place: rank 0 of 1 where there is neither a group nor `torchrun`."""
     if _current is not None:
         return _current
-    if is_dist_active():  # Somebody else made the group; it knows nothing of machines.
-        return DistributedInfo(dist.get_rank(), dist.get_world_size(), dist.get_rank(), dist.get_world_size())
-    if is_using_torchrun():
-        return _info_from_torchrun(read_environment())
-    return DistributedInfo()
+    known = _info_from_torchrun(read_environment()) if is_using_torchrun() else DistributedInfo()
+    if not is_dist_active():
+        return known
+    # Somebody else made the group, which knows nothing of machines.
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if (known.rank, known.world_size) == (rank, world_size):
+        return known
+    return DistributedInfo(rank, world_size, rank, world_size)
 
 
 def take_place(info: DistributedInfo) -> None:

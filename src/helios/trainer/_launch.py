@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from helios.core.control import Control
-from helios.core.distributed import is_using_torchrun
+from helios.core.distributed import find_missing_variables, get_world_size, is_dist_active, is_using_torchrun
 from helios.errors import ConfigurationError
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log, report_errors
@@ -23,6 +23,11 @@ class Launcher(Protocol):
     """Runs a task in as many processes as it needs."""
 
     @property
+    def trains_here(self) -> bool:
+        """Whether the model that is trained is this process's own object, and no copy of it elsewhere."""
+        ...
+
+    @property
     def queue(self) -> Any:
         """The way home for what ranks put into it; `None` if the task runs in this process alone."""
         ...
@@ -35,6 +40,7 @@ class Launcher(Protocol):
 class Inline:
     """Runs the task in this process."""
 
+    trains_here = True
     queue = None
 
     def launch(self, task: Task) -> Result:
@@ -63,3 +69,17 @@ def select_launcher(environment: Mapping[str, str], options: TrainerOptions) -> 
             "num_processes out, torchrun's --nproc-per-node decides"
         )
     return Torchrun() if world_size > 1 else Inline()
+
+
+def check_group(launcher: object) -> None:
+    """Check that a process group of somebody else's, if there is one, is known to the launcher.
+
+    Raises:
+        ConfigurationError: if not: every process would train alone, on its share of the data.
+    """
+    if isinstance(launcher, Inline | Spawn) and is_dist_active() and get_world_size() > 1:
+        missing = ", ".join(find_missing_variables()) or "a WORLD_SIZE that is the group's"
+        raise ConfigurationError(
+            f"a process group of {get_world_size()} processes is active, and without {missing} in the environment each "
+            "would train alone: set what torchrun sets, or start the processes with it"
+        )

@@ -105,6 +105,8 @@ _lines: list[_Line] = []  # Of this process; empty in one that was not started b
 class AtRank:
     """What the trainer of a rank has for a launcher: its results go home, and it launches nothing."""
 
+    trains_here = True
+
     @property
     def queue(self) -> SendingQueue | None:
         """The end of the queue at which results are put in."""

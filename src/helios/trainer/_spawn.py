@@ -44,6 +44,8 @@ class Spawn:
         world_size: how many.
     """
 
+    trains_here = False
+
     def __init__(self, world_size: int) -> None:
         self.queue = ResultQueue()
         self._world_size = world_size

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Torchrun:
     """Runs the task in this process, as one of those that `torchrun` has started."""
 
+    trains_here = True
+
     def __init__(self) -> None:
         """Start with an empty queue."""
         self.queue = _SharedQueue()

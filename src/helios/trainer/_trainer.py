@@ -10,7 +10,7 @@ from helios.core.state import Phase, TrainingUnit
 from helios.errors import NotRunningError
 from helios.plugins.table import PluginTable
 from helios.trainer._checks import check_parts, check_training
-from helios.trainer._launch import select_launcher
+from helios.trainer._launch import check_group, select_launcher
 from helios.trainer._options import TrainerOptions
 from helios.trainer._rank import AtRank
 from helios.trainer._task import Task
@@ -228,7 +228,9 @@ class Trainer:
         check_parts(model, datamodule)
         trained_state = None
         if self._trained is not None and self._trained[0] is model:
-            trained_state = model.state_dict() if self._trained[1] is None else self._trained[1]
+            trained_state = self._trained[1]
+            if trained_state is None and self._launcher.trains_here:
+                trained_state = model.state_dict()
         return self._run(Phase.TESTING, model, datamodule, trained_state).is_finished
 
     def _run(
@@ -247,6 +249,7 @@ class Trainer:
             control_flow=control_flow,
             trained_state=trained_state,
         )
+        check_group(self._launcher)
         return self._launcher.launch(task)
 
     def __getstate__(self) -> dict[str, Any]:
