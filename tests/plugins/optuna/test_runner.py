@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import logging
 import sys
 import threading
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from helios.errors import ArgumentTypeError, ConfigurationError
-from helios.plugins.optuna import _locks, run_study, runner
+from helios.plugins.optuna import _locks, _rdb, run_study, runner
 from helios.plugins.optuna._owners import OWNER_KEY, mark_owner, owner_of, this_process
 from helios.plugins.optuna.plugin import TrialInterrupted
 from tests.plugins.optuna import studies
@@ -148,6 +151,24 @@ def test_orphans_go_on_in_their_slots(make: Callable[[], optuna.Study], caplog: 
     assert [trial.params["x"] for trial in study.trials[:2]] == params
     assert "trial 0 was left" in caplog.text
     assert "trial 1 was left" in caplog.text
+
+
+@pytest.mark.parametrize("silence", [0, 3600])
+def test_a_heartbeat_tells_of_other_hosts(sqlite_url: str, silence: int) -> None:
+    """SPEC D2, D3: a trial of a process that cannot be seen goes on when its heartbeat is old; it is never failed."""
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        storage = optuna.storages.RDBStorage(sqlite_url, heartbeat_interval=60)
+    study = optuna.create_study(storage=storage)
+    with pytest.warns(UserWarning, match="supposed to be used with Study.optimize"):
+        trial = study.ask()
+    elsewhere = dataclasses.replace(this_process(), host="elsewhere")
+    study._storage.set_trial_system_attr(trial._trial_id, OWNER_KEY, dataclasses.asdict(elsewhere))
+    study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]  # it is a database's
+    with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # as above
+        beat = connection.execute(sqlalchemy.select(_rdb._HEARTBEATS.c.heartbeat)).scalar_one()
+        connection.execute(_rdb._HEARTBEATS.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
+    runner._take_back_orphans(study)
+    assert states(study) == ["WAITING" if silence else "RUNNING"]
 
 
 def test_trials_of_the_living_are_waited_for(

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from optuna.storages import InMemoryStorage
+from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.trial import TrialState
 
 from helios.core.distributed import get_dist_info
@@ -140,10 +141,15 @@ def _count(study: optuna.Study, *states: TrialState) -> int:
 
 def _take_back_orphans(study: optuna.Study) -> None:
     """Let the trials wait again whose processes are gone: in their slots, with their parameters and reports."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    storage: Any = study._storage  # noqa: SLF001 - Optuna has no public way to it.
+    # On other hosts, a heartbeat tells. Optuna would fail such a trial, once there is a slot for the next one.
+    silent = {*storage._get_stale_trial_ids(study._study_id)} if trials and is_heartbeat_enabled(storage) else set()  # noqa: SLF001 - as above.
+    for trial in trials:
         owner = owner_of(trial)
+        lives = None if owner is None else is_alive(owner)
         # A trial without an owner was taken, and its process killed before it could sign: signing needs the lock.
-        if owner is None or is_alive(owner) is False:
+        if owner is None or lives is False or (lives is None and trial._trial_id in silent):  # noqa: SLF001 - as above.
             get_root_logger().info("trial %d was left by a process that is gone: it waits for its next", trial.number)
             _let_wait(study, trial)
 
