@@ -35,6 +35,7 @@ class Plan:
         strategy: as in `Trainer`.
         kill_at: the iteration in which rank 1 is killed, if it is.
         stream: whether the data set is iterable.
+        valid_stream: how many numbers there are to validate on as a stream, if at all.
         on_gpus: whether each rank has a GPU.
         options: more arguments of the trainer.
     """
@@ -45,15 +46,19 @@ class Plan:
     strategy: str = "ddp"
     kill_at: int | None = None
     stream: bool = False
+    valid_stream: int | None = None
     on_gpus: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Counting(IterableDataset[torch.Tensor]):
-    """Every rank's own part of some numbers; rank 0 has more than the others."""
+    """Every rank's own part of some numbers; rank 0 has more than the others, if they cannot be shared out evenly."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        for number in range(get_global_rank(), 27, get_world_size()):
+        for number in range(get_global_rank(), self._size, get_world_size()):
             yield torch.tensor([float(number)])
 
 
@@ -69,10 +74,12 @@ class Numbered(DataModule):
             return TensorDataset(torch.arange(size, dtype=torch.float64).reshape(-1, 1))
 
         share = {"batch_size": GLOBAL_BATCH // self._plan.ranks}
-        training = Counting() if self._plan.stream else numbered(self._plan.samples)
+        training = Counting(27) if self._plan.stream else numbered(self._plan.samples)
         shuffle = {} if self._plan.stream else {"shuffle": True}
         self._train_dataset = self._create_dataset(training, share | shuffle)
-        self._valid_dataset = self._test_dataset = self._create_dataset(numbered(7), {"batch_size": 2})
+        size = self._plan.valid_stream
+        validation = numbered(7) if size is None else Counting(size)
+        self._valid_dataset = self._test_dataset = self._create_dataset(validation, {"batch_size": 2})
 
 
 @dataclasses.dataclass
@@ -119,10 +126,11 @@ class Elastic(Model):
             entry = state.current_iteration, float(self._loss_items["loss"]), float(self._running_losses["loss"])
             self.notes.logged.append(entry)
 
-    def valid_step(self, batch: list[torch.Tensor], step: int) -> None:
+    def valid_step(self, batch: list[torch.Tensor] | torch.Tensor, step: int) -> None:
         del step
-        self.net(batch[0])
-        self.notes.validated += batch[0][:, 0].int().tolist()
+        numbers = (batch if isinstance(batch, torch.Tensor) else batch[0]).double()
+        self.net(numbers)
+        self.notes.validated += numbers[:, 0].int().tolist()
 
     test_step = valid_step
 

@@ -133,6 +133,21 @@ def test_a_sharded_run_goes_on_anywhere(tmp_path: Path) -> None:
     assert sorted(whole[0]["validated"] + whole[1]["validated"]) == sorted([*range(7)] * 3)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_streams_of_unequal_length_are_validated_on(strategy: str, tmp_path: Path) -> None:
+    """SPEC E5, F5: one rank validates on two batches of its stream, the other on one, and neither waits for the other.
+
+    Where ranks share a network, a forward pass brings its units together, for which all would have to be there. How
+    long a stream is, nobody knows beforehand. What is trained is what is trained without a validation.
+    """
+    plan = Plan(ranks=2, strategy=strategy, valid_stream=5, options={"valid_frequency": 2})
+    told = train(plan, tmp_path / "validated")
+    assert [rank["validated"] for rank in told] == [[0, 2, 4] * 2, [1, 3] * 2]
+    plain = train(dataclasses.replace(plan, options={}), tmp_path / "plain")
+    for rank, other in zip(told, plain, strict=True):
+        assert_equal(rank["weights"], other["weights"])
+
+
 def test_a_file_is_gone_on_from_by_sharded_ranks(tmp_path: Path) -> None:
     """SPEC E5: the checkpoint of one process is cut by two sharded ranks, and theirs, of the same name, replaces it."""
     (alone,) = train(Plan(iterations=6), tmp_path / "alone")

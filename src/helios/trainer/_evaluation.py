@@ -105,7 +105,9 @@ class EvaluationLoop:
         self._key = key
         self._seed = seed
         self._rank = control.rank
-        self._is_uneven = len(set(control.gather(feed.batches_per_epoch()))) > 1
+        lengths = control.gather(feed.batches_per_epoch())
+        # Nobody knows how long a stream is: that of one rank may end while others go on.
+        self._is_uneven = None in lengths or len(set(lengths)) > 1
         self._display = display
 
     @torch.no_grad()
