@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -30,13 +31,14 @@ class Plan:
 
     Attributes:
         ranks: how many processes; 1 for the calling one.
-        iterations: how many there shall have been in the end.
+        iterations: how many there shall have been in the end; epochs, if the options say so.
         samples: the size of the training data.
         strategy: as in `Trainer`.
         kill_at: the iteration in which rank 1 is killed, if it is.
         stream: whether the data set is iterable.
         valid_stream: how many numbers there are to validate on as a stream, if at all.
         on_gpus: whether each rank has a GPU.
+        kept_back: whether gradients are exchanged at optimizer steps only.
         options: more arguments of the trainer.
     """
 
@@ -48,6 +50,7 @@ class Plan:
     stream: bool = False
     valid_stream: int | None = None
     on_gpus: bool = False
+    kept_back: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -113,13 +116,26 @@ class Elastic(Model):
         self.notes.seen.append((state.global_iteration, numbers[:, 0].int().tolist()))
         if self.rank == 1 and state.global_iteration == self._plan.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        loss = nn.functional.mse_loss(self.net(numbers / 10), numbers.sin())
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
-        if state.global_iteration == 0:
+        with self._exchange(state):
+            loss = nn.functional.mse_loss(self.net(numbers / 10), numbers.sin())
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
+        if state.global_iteration == 0 and not self._plan.kept_back:
             self.notes.gradient = torch.cat([_whole(p.grad).reshape(-1).clone() for p in self.net.parameters()])
-        self.optimizer.step()
+        if self.is_optimizer_step(state):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         self._loss_items["loss"] = loss.detach()
+
+    def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""
+        network: Any = self.net
+        is_kept_back = self._plan.kept_back and self.is_distributed and not self.is_optimizer_step(state)
+        if self._plan.strategy == "fsdp" and self.is_distributed:
+            network.set_requires_gradient_sync(not is_kept_back)
+        elif is_kept_back:
+            kept_back: contextlib.AbstractContextManager[None] = network.no_sync()
+            return kept_back
+        return contextlib.nullcontext()
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         if should_log:
@@ -155,14 +171,13 @@ def make_trainer(plan: Plan, root: Path) -> Trainer:
     if plan.on_gpus:
         device = {"gpus": list(range(plan.ranks))}
     trainer = Trainer(
-        train_unit="iteration",
         total_steps=plan.iterations,
         chkpt_frequency=1,
         chkpt_root=root,
         strategy=plan.strategy,
         print_banner=False,
         **device,
-        **plan.options,
+        **{"train_unit": "iteration", **plan.options},
     )
     trainer.register_plugin(DevicePlugin())
     return trainer

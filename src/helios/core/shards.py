@@ -97,7 +97,7 @@ def unsharded(networks: Iterable[nn.Module]) -> Iterator[None]:
     Args:
         networks: any networks; to those that are not sharded nothing happens.
     """
-    states = _find_states(networks)
+    states = find_states(networks)
     habits = [_Habit.of(state, group) for state in states for group in state._fsdp_param_groups]  # noqa: SLF001 - see _Habit.
     modules: list[FSDPModule] = [module for state in states for module in state._modules]  # noqa: SLF001 - see _Habit.
     try:
@@ -115,7 +115,8 @@ def unsharded(networks: Iterable[nn.Module]) -> Iterator[None]:
             module.reshard()
 
 
-def _find_states(networks: Iterable[nn.Module]) -> list[Any]:
+def find_states(networks: Iterable[nn.Module]) -> list[Any]:
+    """Return what torch keeps of each unit of the networks, those of networks that users have sharded too."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None:
         return []

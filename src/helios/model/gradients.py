@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from helios.core.shard_gradients import be_whole_once, find_sharded
+from helios.core.shard_tree import is_sharded
 from helios.core.stateful import networks_of, unwrap_module
 from helios.errors import CheckpointMismatchError
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
     from helios.model.model import Model
 
+_KEPT_BACK: Final = " (kept back)"  # No parameter has a space in its name.
+
 
 def _parameters(model: Model) -> dict[str, nn.Parameter]:
     return {
@@ -25,22 +29,49 @@ def _parameters(model: Model) -> dict[str, nn.Parameter]:
 
 
 def collect_gradients(model: Model) -> dict[str, torch.Tensor]:
-    """Return the gradients of a model's networks by name; those that are `None` are left out."""
-    gradients = {name: parameter.grad for name, parameter in _parameters(model).items()}
+    """Return the gradients of a model's networks by name; those that are `None` are left out.
+
+    Of a parameter that is spread over the ranks there may be two: what each rank has kept back has a name of its own.
+
+    Raises:
+        ConfigurationError: if a gradient has been exchanged within some ranks, and kept back from others.
+    """
+    sharded = find_sharded(networks_of(model).values())
+    gradients: dict[str, torch.Tensor | None] = {}
+    for name, parameter in _parameters(model).items():
+        spread = sharded.get(id(parameter))
+        gradients[name] = parameter.grad if spread is None else spread.part.grad
+        if spread is not None:
+            gradients[name + _KEPT_BACK] = spread.get_kept_back(name)
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
 def restore_gradients(model: Model, gradients: Mapping[str, torch.Tensor]) -> None:
-    """Give back what `collect_gradients` returned; all others become `None`.
+    """Give back what `collect_gradients` returned; all others become `None`. All ranks must call this.
+
+    The networks may be spread over the ranks in another way than they were. What is whole and each rank has for itself
+    is averaged over the ranks in the next exchange, wherever it comes from.
 
     Raises:
         CheckpointMismatchError: if a gradient has no parameter of its name and shape.
     """
     parameters = _parameters(model)
-    for name, gradient in gradients.items():
+    for key, gradient in gradients.items():
+        name = key.removesuffix(_KEPT_BACK)
         if name not in parameters or parameters[name].shape != gradient.shape:
             raise CheckpointMismatchError(
                 f"the checkpoint has a gradient of {name}, {tuple(gradient.shape)}; the model not"
             )
+    networks = networks_of(model).values()
+    be_whole_once(networks)
+    sharded = find_sharded(networks)
     for name, parameter in parameters.items():
-        parameter.grad = gradients[name].to(parameter.device).clone() if name in gradients else None
+        both = [gradients[key] for key in (name, name + _KEPT_BACK) if key in gradients]
+        whole = [gradient for gradient in both if not is_sharded(gradient)]
+        total = sum(whole[1:], whole[0]) if whole else None
+        if id(parameter) in sharded:
+            spread = sharded[id(parameter)]
+            spread.part.grad = next((part.to(spread.part.device).clone() for part in both if is_sharded(part)), None)
+            spread.keep_back(total)
+        else:
+            parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype, copy=True)

@@ -128,7 +128,8 @@ class TrainingJob:
         self._session.model._load_book_state(data["model"]["book"])  # noqa: SLF001 - the run's side of Model.
         self._restore_plugins(data["plugins"])
         self._loop.load_state_dict(data["training"])
-        if data["gradients"]:
+        # One rank may have some where another has none, and to give them back takes all.
+        if any(self._control.gather(bool(data["gradients"]))):
             restore_gradients(self._session.model, data["gradients"])
         self._session.log.info("resumed from %s", path)
 
