@@ -104,12 +104,15 @@ class Session(contextlib.ExitStack):
         seed_rngs(options.seed)
         for part in (*self.plugins.values(), self.datamodule, self.model):
             part._join_run(self._trainer, self.device, is_distributed=self.control.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
+        # Each part is keyed alike on every rank, and by nothing that came before: a plug-in that draws on a single rank
+        # leaves the other plug-ins, how data are split, and the weights as they are.
         for plugin in self.plugins.values():
+            self.key(derive_seed(options.seed, "setup", plugin.plug_id))
             plugin.setup()
         self.plugins.ensure_no_conflict()  # Again: a flag may have been set since the plug-in was added.
         self.callback(self.datamodule.teardown)
+        seed_rngs(options.seed)
         self.datamodule.setup()
-        # Keyed alike on every rank, and by nothing that came before: other data or plug-ins leave the weights alone.
         self.key(derive_seed(options.seed, "setup"))
         self.model.setup(fast_init=self._phase is Phase.TESTING)
         self.model._attribute_states.mark()  # noqa: SLF001 - what changes from here on is state.
