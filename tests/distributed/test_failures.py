@@ -21,7 +21,9 @@ from tests.distributed.parts import (
     fit_into,
     once_there_is,
 )
+from tests.distributed.reports import Calling, make
 from tests.processes import survivors
+from tests.trainer.parts import ListData
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +118,12 @@ def test_a_killed_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_a_rank_that_ends_without_a_word_is_named(tmp_path: Path, where: str, how: str, end: str) -> None:
     """SPEC E3: a rank that leaves by `os._exit` or a crash is named, with its exit code or signal."""
     assert str(fail(Trouble(tmp_path, where, 1, how))) == f"rank 1 (on {HERE}) failed first: {end}"
+
+
+def test_a_signal_at_the_end_is_not_swallowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC E1, E3: when ranks have nothing left to do, the log says that a signal came, as it does with one process."""
+    assert make(total_steps=1, chkpt_root=tmp_path).fit(Calling(), ListData())
+    assert caplog.messages == ["SIGTERM came when training was at its end; nothing is left to do"]
 
 
 def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ class _Crew:
                 known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
             raise error
         result: Result = pickle.loads(self._results[0])  # noqa: S301 - by a rank of this run.
+        if result.is_finished:
+            signals.report(is_leaving=False)  # Ranks that leave say so by themselves.
         return result
 
     def _start(self) -> None:
