@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -79,12 +80,33 @@ if __name__ == "__main__":
     fit_into(Trouble(Path(sys.argv[1]), "hook", 1, "wait"))
 """
 
+# Its ranks are imported for ever.
+SLOW = """
+import os
+import sys
+import time
+from pathlib import Path
+from helios import Trainer
+from helios.testing import TinyDataModule, TinyModel
 
-def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
-    """Start an interpreter that finds these tests, and what it prints."""
+if __name__ == "__main__":
+    try:
+        trainer = Trainer(total_steps=1, num_processes=2, chkpt_root=sys.argv[1], print_banner=False)
+        trainer.fit(TinyModel(), TinyDataModule())
+    except KeyboardInterrupt:
+        print("interrupted")
+else:
+    (Path(sys.argv[1]) / f"rank-{os.getpid()}").touch()
+    time.sleep(60)
+"""
+
+
+def start(arguments: Sequence[str], *, leads: bool = False) -> subprocess.Popen[str]:
+    """Start an interpreter that finds these tests, and what it prints; as the leader of a process group, if asked."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+    command, group = [sys.executable, *arguments], 0 if leads else None
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, process_group=group)
 
 
 def run(arguments: Sequence[str]) -> tuple[int, str, str]:
@@ -157,6 +179,27 @@ def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) 
         began = time.monotonic()
         assert survivors(processes, patience=5) == []
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "out"), [(signal.SIGINT, 0, "interrupted\n"), (signal.SIGTERM, -signal.SIGTERM, "")]
+)
+def test_ctrl_c_while_ranks_are_imported(tmp_path: Path, number: int, code: int, out: str) -> None:
+    """SPEC E1, E3: a signal to all processes, as a terminal sends it, is no rank's failure, but what it always was."""
+    with start([write(tmp_path, SLOW), str(tmp_path)], leads=True) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while len(list(tmp_path.glob("rank-*"))) < 2:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.killpg(process.pid, number)
+            printed, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, printed) == (code, out), errors
+    assert "RankFailedError" not in errors
+    assert survivors(int(mark.name.partition("-")[2]) for mark in tmp_path.glob("rank-*")) == []
 
 
 def with_a_lambda(part: Any) -> Any:

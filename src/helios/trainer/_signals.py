@@ -72,6 +72,11 @@ class SignalWatch:
         # The log is written outside of the handler, which may have interrupted it.
         self._reason = signal.Signals(number).name
 
+    def raise_again(self) -> None:
+        """Have the signal that has come do what it would have done without this watch, which has been left."""
+        if self._asked:
+            signal.raise_signal(signal.Signals[self._reason])
+
     def report(self, *, is_leaving: bool) -> None:
         """Write to the log which signal has come, if one has.
 

@@ -101,6 +101,10 @@ class _Crew:
                 self._end()
         if self._failures:
             failure, known = self._first_failure(), self._task.control_flow
+            if failure.rank not in self._begun:
+                # A terminal sends Ctrl-C to a rank as well that has no process group of its own yet. The set-up of one
+                # process does not survive it either: no checkpoint can be written there.
+                signals.raise_again()
             error = failure.to_error(known)
             if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
                 known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
