@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import time
+from typing import Any
 
 import pytest
 
 from helios.core.failures import Failure
 from helios.trainer._spawn import _choose_context, _Crew, _describe_end
+from tests.processes import survivors
 
 
 def first_of(*failures: Failure) -> Failure:
@@ -50,3 +54,25 @@ def test_ranks_are_never_forked_from_the_calling_process(chosen: str | None, use
         assert _choose_context().get_start_method() == used
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+def test_who_interrupts_the_farewell_leaves_nobody_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC E3: Ctrl-C while ranks that are done take their time ends them, and one that never started is no trouble."""
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=time.sleep, args=(60,)) for _ in range(3)]
+    for process in processes[:2]:
+        process.start()
+    pids = [process.pid for process in processes[:2] if process.pid is not None]
+    join, joins = processes[0].join, itertools.count()
+
+    def wait(timeout: float | None = None) -> None:
+        if next(joins) == 0:
+            raise KeyboardInterrupt
+        join(timeout)
+
+    monkeypatch.setattr(processes[0], "join", wait)
+    crew: Any = object.__new__(_Crew)
+    crew._processes, crew._connections, crew._results, crew._world_size = processes, {}, {0: b"", 1: b""}, 2
+    with pytest.raises(KeyboardInterrupt):
+        crew._end()
+    assert survivors(pids, patience=0) == []

@@ -121,9 +121,9 @@ class _Crew:
             here, there = context.Pipe()
             orders = Orders(rank, self._world_size, self._port, threads, get_root_logger().level)
             process = context.Process(target=run_rank, args=(there, orders), name=f"helios-rank-{rank}", daemon=False)
+            self._processes.append(process)  # Before it starts: Ctrl-C may come as soon as it has.
             process.start()
             there.close()
-            self._processes.append(process)
             self._connections[rank] = here
         for connection in self._connections.values():
             # A rank that is gone already is found dead later.
@@ -179,17 +179,20 @@ class _Crew:
 
     def _end(self) -> None:
         """Leave no process behind: neither a rank, nor what it has started."""
+        started = {process.pid: process for process in self._processes if process.pid is not None}
         deadline = time.monotonic() + (_FAREWELL if len(self._results) == self._world_size else 0.0)
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        for process in self._processes:
-            # Each rank has a process group of its own, for its data loaders' workers, unless it has not come so far.
-            if process.pid is not None:
+        try:
+            for process in started.values():
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:  # Whoever does not want to wait for them, and presses Ctrl-C, does not want to keep them either.
+            for pid, process in started.items():
+                # Each rank has a process group of its own, for its data loaders' workers, unless it has not come so
+                # far.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-        for process in self._processes:
-            process.join()
+                    os.killpg(pid, signal.SIGKILL)
+                process.kill()
+            for process in started.values():
+                process.join()
         for connection in self._connections.values():
             connection.close()
 
