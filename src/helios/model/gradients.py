@@ -8,6 +8,7 @@ from helios.core.shard_gradients import be_whole_once, find_sharded
 from helios.core.shard_tree import is_sharded
 from helios.core.stateful import networks_of, unwrap_module
 from helios.errors import CheckpointMismatchError
+from helios.model.wrapping import is_due, mark_used
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,8 @@ def restore_gradients(model: Model, gradients: Mapping[str, torch.Tensor]) -> No
     """Give back what `collect_gradients` returned; all others become `None`. All ranks must call this.
 
     The networks may be spread over the ranks in another way than they were. What is whole and each rank has for itself
-    is averaged over the ranks in the next exchange, wherever it comes from.
+    is averaged over the ranks in the next exchange, wherever it comes from. Whether the last pass was an exchange must
+    have been given back before, by `restore_dues`.
 
     Raises:
         CheckpointMismatchError: if a gradient has no parameter of its name and shape.
@@ -62,9 +64,11 @@ def restore_gradients(model: Model, gradients: Mapping[str, torch.Tensor]) -> No
             raise CheckpointMismatchError(
                 f"the checkpoint has a gradient of {name}, {tuple(gradient.shape)}; the model not"
             )
-    networks = networks_of(model).values()
-    be_whole_once(networks)
-    sharded = find_sharded(networks)
+    networks = networks_of(model)
+    for name, network in networks.items():
+        mark_used(network, _find_kept_back(name, network, gradients))
+    be_whole_once(networks.values())
+    sharded = find_sharded(networks.values())
     for name, parameter in parameters.items():
         both = [gradients[key] for key in (name, name + _KEPT_BACK) if key in gradients]
         whole = [gradient for gradient in both if not is_sharded(gradient)]
@@ -75,3 +79,13 @@ def restore_gradients(model: Model, gradients: Mapping[str, torch.Tensor]) -> No
             spread.keep_back(total)
         else:
             parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype, copy=True)
+
+
+def _find_kept_back(name: str, network: nn.Module, gradients: Mapping[str, torch.Tensor]) -> list[nn.Parameter]:
+    """Return the parameters of a network whose gradients ranks have, or may have, each for itself.
+
+    After a pass that has exchanged gradients they are alike on all ranks. To exchange them again would only round them.
+    """
+    suffixes = [_KEPT_BACK] if is_due(network) else ["", _KEPT_BACK]
+    parameters = unwrap_module(network).named_parameters()
+    return [each for key, each in parameters if any(f"{name}.{key}{suffix}" in gradients for suffix in suffixes)]

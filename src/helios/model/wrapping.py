@@ -80,6 +80,27 @@ def restore_dues(networks: Mapping[str, nn.Module], dues: Mapping[str, bool]) ->
         network.require_forward_param_sync = dues.get(name, True)
 
 
+def is_due(network: nn.Module) -> bool:
+    """Whether a network's last pass, here or in an earlier process, has exchanged gradients; see `get_dues`."""
+    return not isinstance(network, DistributedDataParallel) or bool(network.require_forward_param_sync)
+
+
+def mark_used(network: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Have a network exchange the gradients of parameters the next time, whether it uses them then or not.
+
+    With `find_unused_parameters`, DDP exchanges what any rank has used since the last exchange, and leaves the rest as
+    it is on each rank. It notes that in a map of its own, also under `no_sync`, and nobody can set that but a backward
+    pass. So one is made here, and it is nobody's: the gradients of the parameters are worth nothing afterwards.
+
+    Args:
+        network: as `wrap_network` has returned it; if it needs no such map, it is left alone.
+        parameters: some of its parameters.
+    """
+    if isinstance(network, DistributedDataParallel) and network.find_unused_parameters:
+        sums = [parameter.sum() for parameter in parameters if parameter.requires_grad]
+        torch.autograd.backward(sums, [torch.zeros_like(total) for total in sums])
+
+
 def _wrapped(networks: Mapping[str, nn.Module]) -> list[tuple[str, DistributedDataParallel]]:
     return [(name, network) for name, network in networks.items() if isinstance(network, DistributedDataParallel)]
 
