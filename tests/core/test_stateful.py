@@ -148,6 +148,38 @@ def test_wrappers_leave_no_trace_in_the_names() -> None:
         assert torch.equal(unwrap_module(wrapped).weight, plain.weight)  # type: ignore[arg-type]  # it is a Linear
 
 
+def test_wrappers_within_a_network_leave_no_trace_either() -> None:
+    """SPEC E5: an average of a wrapped network, and one with wrapped parts, have the names that they have without.
+
+    They load what was saved without wrappers, and with them, and what Helios wrote when it left the names in. The
+    versions of the modules, by which torch knows old states, are where they belong.
+    """
+    for wrap in (nn.DataParallel, Wrapped, lambda module: Wrapped(nn.DataParallel(module))):
+
+        def average(network: nn.Module) -> nn.Module:
+            return nn.Sequential(AveragedModel(network), nn.BatchNorm1d(1))
+
+        # A part of the network is called as wrappers call theirs.
+        plain = average(nn.Sequential(nn.Linear(1, 1), AveragedModel(nn.Linear(1, 1))))
+        wrapped = average(wrap(nn.Sequential(nn.Linear(1, 1), wrap(AveragedModel(nn.Linear(1, 1))))))
+        for state in (get_state(plain), wrapped.state_dict()):
+            fresh = average(wrap(nn.Sequential(nn.Linear(1, 1), wrap(AveragedModel(nn.Linear(1, 1))))))
+            set_state(fresh, state, "fresh")
+            assert list(get_state(fresh) or ()) == list(plain.state_dict())
+            versions = [getattr(of, "_metadata", None) for of in (get_state(fresh), plain.state_dict())]
+            assert versions[0] == versions[1] is not None
+            expected = plain if state is not None and set(state) == set(plain.state_dict()) else wrapped
+            assert are_equal(list(fresh.parameters()), list(expected.parameters()))
+        set_state(plain, get_state(wrapped), "plain")
+        assert are_equal(list(plain.parameters()), list(wrapped.parameters()))
+
+
+def test_a_wrapped_part_of_another_network_is_refused() -> None:
+    """SPEC E5: names that fit nothing are in the message as the checkpoint has them."""
+    with pytest.raises(CheckpointMismatchError, match="bias"):
+        set_state(AveragedModel(Wrapped(nn.Linear(1, 1, bias=False))), get_state(AveragedModel(nn.Linear(1, 1))), "x")
+
+
 def test_compiled_networks_are_unwrapped() -> None:
     """SPEC E5: what torch.compile returns is unwrapped to the network that it was given."""
     network = nn.Linear(1, 1)

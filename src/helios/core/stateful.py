@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import random
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from helios.core.shards import fit_network, fit_optimizer
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 _PLAIN: Final = "plain attributes"  # No attribute has a space in its name.
@@ -36,13 +37,64 @@ class Stateful(Protocol):
 
 def unwrap_module(module: nn.Module) -> nn.Module:
     """Return the network inside the wrappers that torch puts around one to distribute or compile it."""
-    while True:
-        if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            module = module.module
-        elif hasattr(module, "_orig_mod"):  # torch.compile
-            module = module._orig_mod  # type: ignore[assignment]  # noqa: SLF001 - the name is in every state_dict.
-        else:
-            return module
+    while (attribute := _get_wrapped_attribute(module)) is not None:
+        module = getattr(module, attribute)
+    return module
+
+
+def _get_wrapped_attribute(module: nn.Module) -> str | None:
+    """Return where a wrapper of torch's has the network that it wraps; `None` if this is no wrapper."""
+    if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return "module"
+    return "_orig_mod" if hasattr(module, "_orig_mod") else None  # torch.compile; the name is in every state_dict.
+
+
+def find_wrappers(network: nn.Module) -> dict[str, str]:
+    """Return, by its path, of each wrapper in a network, and around it, the attribute where it has what it wraps."""
+    modules = network.named_modules(remove_duplicate=False)
+    return {path: attribute for path, module in modules if (attribute := _get_wrapped_attribute(module)) is not None}
+
+
+def bare_name(name: str, wrappers: Mapping[str, str]) -> str:
+    """Return the name that a part of a network would have without the wrappers on the way to it.
+
+    Args:
+        name: its name, or its path.
+        wrappers: as `find_wrappers` returns them.
+    """
+    parts = name.split(".")
+    return ".".join(part for n, part in enumerate(parts) if wrappers.get(".".join(parts[:n])) != part)
+
+
+def get_network_state(network: nn.Module) -> dict[str, Any]:
+    """Return what `network.state_dict()` would, had nothing in it been wrapped, such as what an average is made of."""
+    network = unwrap_module(network)
+    _persist_torchmetrics(network)
+    state, wrappers = network.state_dict(), find_wrappers(network)
+    return _rename(state, lambda name: bare_name(name, wrappers)) if wrappers else state
+
+
+def _set_network_state(network: nn.Module, state: dict[str, Any]) -> None:
+    network = unwrap_module(network)
+    _persist_torchmetrics(network)
+    wrappers = find_wrappers(network)
+    present = network.state_dict() if wrappers else state
+    # Helios once wrote the names of wrappers within a network: such a state fits as it is.
+    if not set(state) <= set(present):
+        paths = [path for path, _ in network.named_modules(remove_duplicate=False)]
+        names = {bare_name(name, wrappers): name for name in [*paths, *present]}
+        state = _rename(state, lambda name: names.get(name, name))
+    network.load_state_dict(fit_network(state, network))
+
+
+def _rename(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Return a state with other names in it, also of the modules whose versions torch adds to it as an attribute."""
+    renamed = collections.OrderedDict((change(key), value) for key, value in state.items())
+    versions = getattr(state, "_metadata", None)
+    if versions is not None:
+        changed = collections.OrderedDict((change(path), entry) for path, entry in versions.items())
+        renamed._metadata = changed  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks for it.
+    return renamed
 
 
 def get_state(value: Any) -> Any | None:  # noqa: PLR0911 - one return for each kind of object.
@@ -52,9 +104,7 @@ def get_state(value: Any) -> Any | None:  # noqa: PLR0911 - one return for each 
     lists, tuples and dictionaries that hold something stateful.
     """
     if isinstance(value, nn.Module):
-        module = unwrap_module(value)
-        _persist_torchmetrics(module)
-        return module.state_dict()
+        return get_network_state(value)
     if isinstance(value, torch.Generator):
         return {"generator": value.get_state()}
     if isinstance(value, np.random.Generator):
@@ -92,9 +142,7 @@ def set_state(value: Any, state: Any, path: str) -> None:
 
 def _set_state(value: Any, state: Any, path: str) -> None:
     if isinstance(value, nn.Module):
-        module = unwrap_module(value)
-        _persist_torchmetrics(module)
-        module.load_state_dict(fit_network(state, module))
+        _set_network_state(value, state)
     elif isinstance(value, torch.Generator):
         value.set_state(state["generator"])
     elif isinstance(value, np.random.Generator):

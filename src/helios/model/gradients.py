@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from helios.core.shard_gradients import be_whole_once, find_sharded
 from helios.core.shard_tree import is_sharded
-from helios.core.stateful import networks_of, unwrap_module
+from helios.core.stateful import bare_name, find_wrappers, networks_of
 from helios.errors import CheckpointMismatchError
-from helios.model.wrapping import is_due, mark_used
+from helios.model.wrapping import mark_used
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +23,10 @@ _KEPT_BACK: Final = " (kept back)"  # No parameter has a space in its name.
 
 def _parameters(model: Model) -> dict[str, nn.Parameter]:
     return {
-        f"{name}.{parameter_name}": parameter
+        f"{name}.{bare_name(parameter_name, wrappers)}": parameter
         for name, network in networks_of(model).items()
-        for parameter_name, parameter in unwrap_module(network).named_parameters()
+        for wrappers in [find_wrappers(network)]
+        for parameter_name, parameter in network.named_parameters()
     }
 
 
@@ -65,8 +66,9 @@ def restore_gradients(model: Model, gradients: Mapping[str, torch.Tensor]) -> No
                 f"the checkpoint has a gradient of {name}, {tuple(gradient.shape)}; the model not"
             )
     networks = networks_of(model)
-    for name, network in networks.items():
-        mark_used(network, _find_kept_back(name, network, gradients))
+    in_flight = {key: parameters[key.removesuffix(_KEPT_BACK)] for key in gradients}
+    kept_back = [parameter for key, parameter in in_flight.items() if key.endswith(_KEPT_BACK)]
+    mark_used(networks, in_flight.values(), kept_back)
     be_whole_once(networks.values())
     sharded = find_sharded(networks.values())
     for name, parameter in parameters.items():
@@ -79,13 +81,3 @@ def restore_gradients(model: Model, gradients: Mapping[str, torch.Tensor]) -> No
             spread.keep_back(total)
         else:
             parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype, copy=True)
-
-
-def _find_kept_back(name: str, network: nn.Module, gradients: Mapping[str, torch.Tensor]) -> list[nn.Parameter]:
-    """Return the parameters of a network whose gradients ranks have, or may have, each for itself.
-
-    After a pass that has exchanged gradients they are alike on all ranks. To exchange them again would only round them.
-    """
-    suffixes = [_KEPT_BACK] if is_due(network) else ["", _KEPT_BACK]
-    parameters = unwrap_module(network).named_parameters()
-    return [each for key, each in parameters if any(f"{name}.{key}{suffix}" in gradients for suffix in suffixes)]

@@ -9,7 +9,7 @@ import torch
 
 from helios.core.context import RunMember
 from helios.core.registry import Registry
-from helios.core.stateful import AttributeStates, networks_of, unwrap_module
+from helios.core.stateful import AttributeStates, get_network_state, networks_of
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.model.wrapping import get_dues, restore_dues, wrap_network
 
@@ -169,7 +169,7 @@ class Model(RunMember, abc.ABC):
 
     def trained_state_dict(self) -> dict[str, Any]:
         """Return the states of the networks alone, by name: what is worth keeping after training."""
-        return {name: unwrap_module(network).state_dict() for name, network in networks_of(self).items()}
+        return {name: get_network_state(network) for name, network in networks_of(self).items()}
 
     def load_for_testing(self) -> None:
         """Load the networks from where they are kept, because `test` has found no checkpoint of this model."""

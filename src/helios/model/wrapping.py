@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from helios.core.shards import make_mesh, shard_network, unsharded
+from helios.core.stateful import bare_name, find_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -80,29 +81,40 @@ def restore_dues(networks: Mapping[str, nn.Module], dues: Mapping[str, bool]) ->
         network.require_forward_param_sync = dues.get(name, True)
 
 
-def is_due(network: nn.Module) -> bool:
-    """Whether a network's last pass, here or in an earlier process, has exchanged gradients; see `get_dues`."""
-    return not isinstance(network, DistributedDataParallel) or bool(network.require_forward_param_sync)
-
-
-def mark_used(network: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Have a network exchange the gradients of parameters the next time, whether it uses them then or not.
+def mark_used(
+    networks: Mapping[str, nn.Module], in_flight: Iterable[nn.Parameter], kept_back: Iterable[nn.Parameter]
+) -> None:
+    """Have networks exchange the gradients of parameters the next time, whether they use them then or not.
 
     With `find_unused_parameters`, DDP exchanges what any rank has used since the last exchange, and leaves the rest as
     it is on each rank. It notes that in a map of its own, also under `no_sync`, and nobody can set that but a backward
     pass. So one is made here, and it is nobody's: the gradients of the parameters are worth nothing afterwards.
 
     Args:
-        network: as `wrap_network` has returned it; if it needs no such map, it is left alone.
-        parameters: some of its parameters.
+        networks: the networks by name; those that need no such map are left alone.
+        in_flight: the parameters that have gradients. After a pass that has exchanged them, these are alike on all
+            ranks, and are not marked: to exchange them again would only round them.
+        kept_back: those of which each rank has a gradient for itself, whatever the last pass was.
     """
-    if isinstance(network, DistributedDataParallel) and network.find_unused_parameters:
-        sums = [parameter.sum() for parameter in parameters if parameter.requires_grad]
-        torch.autograd.backward(sums, [torch.zeros_like(total) for total in sums])
+    ids_in_flight, ids_kept_back = {id(each) for each in in_flight}, {id(each) for each in kept_back}
+    for _, network in _wrapped(networks):
+        wanted = ids_kept_back if network.require_forward_param_sync else ids_in_flight
+        if network.find_unused_parameters:
+            used = [each for each in network.parameters() if each.requires_grad and id(each) in wanted]
+            sums = [parameter.sum() for parameter in used]
+            torch.autograd.backward(sums, [torch.zeros_like(total) for total in sums])
 
 
 def _wrapped(networks: Mapping[str, nn.Module]) -> list[tuple[str, DistributedDataParallel]]:
-    return [(name, network) for name, network in networks.items() if isinstance(network, DistributedDataParallel)]
+    """Return what DDP has wrapped in networks or around them, compiled or not, by the name it has without wrappers."""
+    found: dict[int, tuple[str, DistributedDataParallel]] = {}
+    for name, network in networks.items():
+        wrappers = find_wrappers(network)
+        for path, module in network.named_modules():
+            if isinstance(module, DistributedDataParallel):
+                bare_path = bare_name(path, wrappers)
+                found.setdefault(id(module), (f"{name}.{bare_path}" if bare_path else name, module))
+    return list(found.values())
 
 
 @contextlib.contextmanager
@@ -115,9 +127,8 @@ def quiet(networks: Collection[nn.Module], *, is_uneven: bool) -> Iterator[None]
             together on each, which takes memory.
     """
     with contextlib.ExitStack() as stack:
-        for network in networks:
-            if isinstance(network, DistributedDataParallel):
-                stack.enter_context(_with_buffers_of_first(network))
+        for _, network in _wrapped({str(n): network for n, network in enumerate(networks)}):
+            stack.enter_context(_with_buffers_of_first(network))
         if is_uneven:
             stack.enter_context(unsharded(networks))
         yield
