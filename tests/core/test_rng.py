@@ -20,6 +20,7 @@ from helios.core.rng import (
     key_generators,
     load_rng_state_dict,
     make_keyer,
+    make_marker,
     seed_rngs,
 )
 from helios.errors import ConfigurationError
@@ -162,6 +163,29 @@ def test_a_taken_state_stays_as_it_was() -> None:
     assert draw_everything() == expected
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu"), torch.device("meta")])
+def test_a_mark_is_gone_back_to(device: torch.device | None) -> None:
+    """SPEC F2: after going back, each generator draws what it drew after the mark, cached Gaussians and all."""
+    mark = make_marker(device)
+    draw_everything()
+    go_back = mark()
+    expected = draw_everything()
+    for seed in (3, 4):
+        key_generators(seed)
+        draw_everything()
+        go_back()
+        assert draw_everything() == expected
+
+
+def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC F2: where an accelerator has no generator object, its module's functions mark, and go back."""
+    state = [torch.tensor([1, 2])]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", state.append)
+    make_marker(torch.device("mps"))()()
+    assert state[1] is state[0]
+
+
 @pytest.mark.gpu
 def test_keying_reaches_the_gpu() -> None:
     """SPEC F2: the keyer of a CUDA device keys that device, too, and so does the state dictionary."""
@@ -174,3 +198,13 @@ def test_keying_reaches_the_gpu() -> None:
     expected = torch.rand(4, device="cuda")
     load_rng_state_dict(state)
     assert torch.equal(torch.rand(4, device="cuda"), expected)
+
+
+@pytest.mark.gpu
+def test_a_mark_on_the_gpu_is_gone_back_to() -> None:
+    """SPEC F2: the marker of a CUDA device goes back on that device, too."""
+    go_back = make_marker(torch.device("cuda", 0))()
+    expected = torch.rand(4, device="cuda"), torch.rand(4)
+    make_keyer(torch.device("cuda", 0))(3)
+    go_back()
+    assert all(map(torch.equal, expected, (torch.rand(4, device="cuda"), torch.rand(4))))

@@ -285,23 +285,71 @@ class Recorder(Plugin):
 
 
 class Gambler(Plugin):
-    """Draws wherever it can, and does nothing with it."""
+    """Draws in every hook, a number of times that changes, and does nothing with it."""
 
     def __init__(self) -> None:
         super().__init__("gambler")
+        self.unique_overrides.validation_batch = True
+        self.unique_overrides.testing_batch = True
+        self.unique_overrides.should_training_stop = True
+        self._calls = itertools.count()
+
+    def _gamble(self) -> None:
+        for _ in range(next(self._calls) % 3 + 1):
+            draw()
 
     def setup(self) -> None:
-        draw()
+        self._gamble()
 
     def on_training_start(self) -> None:
-        draw()
+        self._gamble()
 
     def on_training_epoch_start(self, current_epoch: int) -> None:
         del current_epoch
+        self._gamble()
+
+    def on_training_batch_start(self, state: TrainingState) -> None:
+        del state
+        self._gamble()
+
+    def on_training_batch_end(self, state: TrainingState) -> None:
+        del state
+        self._gamble()
+
+    def on_training_epoch_end(self, current_epoch: int) -> None:
+        del current_epoch
+        self._gamble()
+
+    def on_training_end(self) -> None:
+        self._gamble()
 
     def on_validation_start(self, validation_cycle: int) -> None:
         del validation_cycle
-        draw()
+        self._gamble()
+
+    def process_validation_batch(self, batch: Any, step: int) -> Any:
+        del step
+        self._gamble()
+        return batch
+
+    def on_validation_end(self, validation_cycle: int) -> None:
+        del validation_cycle
+        self._gamble()
+
+    def on_testing_start(self) -> None:
+        self._gamble()
+
+    def process_testing_batch(self, batch: Any, step: int) -> Any:
+        del step
+        self._gamble()
+        return batch
+
+    def on_testing_end(self) -> None:
+        self._gamble()
+
+    def should_training_stop(self) -> bool:
+        self._gamble()
+        return False
 
 
 def make_trainer(spec: RunSpec, folder: Path) -> Trainer:
@@ -318,9 +366,10 @@ def make_trainer(spec: RunSpec, folder: Path) -> Trainer:
         chkpt_root=folder / spec.root,
         print_banner=False,
     )
-    Recorder().configure_trainer(trainer)
+    # The gambler comes first: what it draws must not reach the other plug-in either.
     if spec.extra_plugin:
         Gambler().configure_trainer(trainer)
+    Recorder().configure_trainer(trainer)
     return trainer
 
 

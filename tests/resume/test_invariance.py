@@ -42,6 +42,14 @@ def test_nothing_that_is_not_training_changes_the_weights(unit: str, tmp_path: P
         assert_same(other, first)
 
 
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+def test_a_plugin_that_draws_in_every_hook_changes_nothing(unit: str, tmp_path: Path) -> None:
+    """SPEC F2: neither the model nor another plug-in draws otherwise, in any of their hooks."""
+    spec = RunSpec(unit=unit, total=3 if unit == "epoch" else 10, valid_every=1, accumulation=2)
+    alone = undisturbed(spec, tmp_path / "alone")
+    assert_same(undisturbed(dataclasses.replace(spec, extra_plugin=True), tmp_path / "beside"), alone)
+
+
 def test_the_seed_and_the_order_do_change_them(tmp_path: Path) -> None:
     """SPEC F2: the comparison above can fail: another order of samples gives other weights."""
     shuffled, straight = (trained(RunSpec(shuffle=shuffle), tmp_path / str(shuffle)) for shuffle in (True, False))

@@ -143,9 +143,7 @@ def make_keyer(device: torch.device | None = None) -> Callable[[int], None]:
     if device is None or device.type in ("cpu", "meta"):
         return key_generators
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        accelerator: torch.Generator = torch.cuda.default_generators[index]
-        manual_seed = accelerator.manual_seed
+        manual_seed = _cuda_generator(device).manual_seed
     else:  # mps and xpu offer no generator object; their module's function sets the current device's.
         manual_seed = getattr(torch, device.type).manual_seed
 
@@ -154,6 +152,46 @@ def make_keyer(device: torch.device | None = None) -> Callable[[int], None]:
         manual_seed(seed)
 
     return key_with_accelerator
+
+
+def make_marker(device: torch.device | None = None) -> Callable[[], Callable[[], None]]:
+    """Return a function that notes where the generators are that `make_keyer` keys, and returns what puts them back.
+
+    Marking and going back take 0.1 ms, most of it for NumPy's legacy generator. Keying takes less: this is for places
+    in the middle of a stream.
+
+    Args:
+        device: the device of the run; `None` or a CPU device for the host alone.
+    """
+    accelerators: list[tuple[Callable[[], Any], Callable[[Any], object]]] = []
+    if device is not None and device.type == "cuda":
+        generator = _cuda_generator(device)
+        accelerators = [(generator.get_state, generator.set_state)]
+    elif device is not None and device.type not in ("cpu", "meta"):
+        module = getattr(torch, device.type)
+        accelerators = [(module.get_rng_state, module.set_rng_state)]
+
+    def mark() -> Callable[[], None]:
+        python, legacy, philox = random.getstate(), np.random.get_state(), _PHILOX.state  # noqa: NPY002 - see key_generators.
+        host, others = torch.get_rng_state(), [get() for get, _ in accelerators]
+
+        def go_back() -> None:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002 - see key_generators.
+            _PHILOX.state = philox
+            torch.set_rng_state(host)
+            for (_, put), state in zip(accelerators, others, strict=True):
+                put(state)
+
+        return go_back
+
+    return mark
+
+
+def _cuda_generator(device: torch.device) -> torch.Generator:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator: torch.Generator = torch.cuda.default_generators[index]
+    return generator
 
 
 def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:

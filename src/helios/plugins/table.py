@@ -134,10 +134,12 @@ class PluginTable(MutableMapping[str, Plugin]):
         """
         _ensure_no_conflict(list(self._plugins.values()))
 
-    def bind(self, method: str) -> list[Callable[..., Any]]:
-        """Return the bound methods of this name, of those plug-ins that override it, in order."""
-        bound = [getattr(plugin, method) for plugin in self._plugins.values() if overrides(plugin, method, Plugin)]
-        return [_take_batch_alone(call) for call in bound] if method.startswith("process_") else bound
+    def bind(self, method: str) -> dict[str, Callable[..., Any]]:
+        """Return the bound methods of this name, of those plug-ins that override it, by id and in order."""
+        bound = {
+            key: getattr(plugin, method) for key, plugin in self._plugins.items() if overrides(plugin, method, Plugin)
+        }
+        return {key: _take_batch_alone(call) for key, call in bound.items()} if method.startswith("process_") else bound
 
 
 def _take_batch_alone(process: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Calls:
-    """The methods of the model and the plug-ins that a phase calls, bound."""
+    """The methods of the model and the plug-ins that a phase calls, bound; the plug-ins' by id."""
 
-    plugin_starts: list[Hook]
+    plugin_starts: dict[str, Hook]
     model_start: Hook
-    processes: list[Hook]
+    processes: dict[str, Hook]
     step: Hook
     batch_start: Hook | None
     batch_end: Hook | None
-    plugin_ends: list[Hook]
+    plugin_ends: dict[str, Hook]
     model_end: Hook
 
 
@@ -71,7 +71,8 @@ def _bind(phase: Phase, model: Model, plugins: PluginTable) -> _Calls:
 class EvaluationLoop:
     """Runs a model over a data set without training it.
 
-    Every draw on the way is a function of the seed, the rank, the cycle and the step; nothing of it reaches training.
+    Every draw on the way is a function of the seed, the rank, the cycle and the step, and in a plug-in of its id;
+    nothing of it reaches training, and nothing that a plug-in draws reaches the model.
     """
 
     def __init__(
@@ -120,32 +121,41 @@ class EvaluationLoop:
         is_validation = self._phase is Phase.VALIDATION
         arguments = (cycle,) if is_validation else ()
         calls = self._calls
-        seeds = SeedSequence(self._seed, self._phase.value, self._rank, cycle)
+        place = self._seed, self._phase.value, self._rank, cycle
+        seeds = SeedSequence(*place)
         scores = self._model._val_scores if is_validation else self._model._test_scores  # noqa: SLF001 - API.md names them.
         scores.clear()
+        for plug_id, hook in calls.plugin_starts.items():
+            self._key(SeedSequence(*place, plug_id)[-1])
+            hook(*arguments)
         self._key(seeds[-1])
-        for hook in (*calls.plugin_starts, calls.model_start):
-            hook(*arguments)
+        calls.model_start(*arguments)
         self._model.eval()
+        processes = [(process, SeedSequence(*place, plug_id)) for plug_id, process in calls.processes.items()]
         with quiet(networks_of(self._model).values(), is_uneven=self._is_uneven):
-            steps = self._run_batches(seeds)
-        self._key(seeds[steps])
-        for hook in (*calls.plugin_ends, calls.model_end):
+            steps = self._run_batches(seeds, processes)
+        for plug_id, hook in calls.plugin_ends.items():
+            self._key(SeedSequence(*place, plug_id)[steps])
             hook(*arguments)
+        self._key(seeds[steps])
+        calls.model_end(*arguments)
 
-    def _run_batches(self, seeds: SeedSequence) -> int:
+    def _run_batches(self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence]]) -> int:
         total = self._feed.batches_per_epoch()
         bar = None if self._display is None else self._display.open(self._phase.value.capitalize(), "batch", total, 0)
         with contextlib.nullcontext() if bar is None else contextlib.closing(bar):
-            return self._run_steps(seeds, bar)
+            return self._run_steps(seeds, processes, bar)
 
-    def _run_steps(self, seeds: SeedSequence, bar: ProgressBar | None) -> int:
+    def _run_steps(
+        self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence]], bar: ProgressBar | None
+    ) -> int:
         calls, step = self._calls, 0
         # Always epoch 0: a validation sees the same samples, drawn alike, whenever it runs.
         for batch in self._feed.open(0):
-            self._key(seeds[step])
-            for process in calls.processes:
+            for process, own_seeds in processes:
+                self._key(own_seeds[step])
                 batch = process(batch, step)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
+            self._key(seeds[step])
             if calls.batch_start is not None:
                 calls.batch_start(step)
             calls.step(batch, step)

@@ -55,6 +55,7 @@ class TrainingJob:
             save=None if self._store is None else self._save,
             interrupted=control.agree_on_leaving(self._signals.was_asked, lambda: self._state.global_iteration),
             key=session.key,
+            mark=session.mark,
             control=control,
         )
 

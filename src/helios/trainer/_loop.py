@@ -17,6 +17,7 @@ from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.table import overrides
 from helios.trainer._checks import OptimizerWatch
+from helios.trainer._plugin_hooks import PluginHooks
 from helios.trainer._ranks import average_losses, in_step
 from helios.trainer._stopping import StopVote
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from helios.plugins.table import PluginTable
     from helios.trainer._evaluation import EvaluationLoop
     from helios.trainer._options import TrainerOptions
+    from helios.trainer._plugin_hooks import KeyedHook
     from helios.trainer._progress import ProgressBar
 
 
@@ -62,6 +64,7 @@ class TrainingLoop:
         save: Callable[[], None] | None,
         interrupted: Callable[[], bool],
         key: Callable[[int], None],
+        mark: Callable[[], Callable[[], None]],
         control: Control,
     ) -> None:
         """Bind what is called.
@@ -76,13 +79,14 @@ class TrainingLoop:
             save: writes a checkpoint.
             interrupted: whether the run shall leave here; answered alike on every rank.
             key: sets the generators to the stream of a seed.
+            mark: notes where the generators are, and returns what puts them back there.
             control: what the ranks agree through.
         """
         self.is_stopped = False
         self._options = options
         self._unit = options.train_unit
         self._model = model
-        self._plugins = plugins
+        self._hooks = PluginHooks(plugins, seed=options.seed, rank=control.rank, key=key, mark=mark)
         self._state = state
         self._feed = feed
         self._validation = validation
@@ -128,7 +132,7 @@ class TrainingLoop:
             self._watch.close()
 
     def _run(self) -> Outcome:
-        self._call("start", self._plugins.bind("on_training_start"), self._model.on_training_start)
+        self._call("start", self._hooks.bind("on_training_start"), self._model.on_training_start)
         self._model.train()
         # A run that was complete when it was saved has nothing left but its end.
         outcome = self._outcome(ask=self._state.global_iteration > 0)
@@ -145,27 +149,27 @@ class TrainingLoop:
         # on the same state, and a run that is given more steps goes on as if they had never run.
         if self._state.is_epoch_in_progress:
             self._end_epoch()
-        self._call("end", self._plugins.bind("on_training_end"), self._model.on_training_end)
+        self._call("end", self._hooks.bind("on_training_end"), self._model.on_training_end)
 
     def _end_epoch(self) -> None:
         self._watch.check(self._iterations)
         epoch = self._state.global_epoch
-        self._call("epoch end", self._plugins.bind("on_training_epoch_end"), self._model.on_training_epoch_end, epoch)
+        self._call("epoch end", self._hooks.bind("on_training_epoch_end"), self._model.on_training_epoch_end, epoch)
 
-    def _call(
-        self, where: str, plugin_hooks: list[Callable[..., Any]], model_hook: Callable[..., Any], *args: int
-    ) -> None:
+    def _call(self, where: str, plugin_hooks: list[KeyedHook], model_hook: Callable[..., Any], *args: int) -> None:
         """Run a hook that is not part of a step, with the generators keyed by its place."""
-        self._key(derive_seed(self._options.seed, where, self._rank, *args))
-        for hook in (*plugin_hooks, model_hook):
+        for hook, own_seeds in plugin_hooks:
+            self._key(own_seeds[args[0] if args else 0])
             hook(*args)
+        self._key(derive_seed(self._options.seed, where, self._rank, *args))
+        model_hook(*args)
 
     def _run_epoch(self) -> Outcome:
         state = self._state
         epoch = state.completed_epochs
         if not state.is_epoch_in_progress:
             state.global_epoch += 1
-            hooks = self._plugins.bind("on_training_epoch_start")
+            hooks = self._hooks.bind("on_training_epoch_start")
             self._call("epoch start", hooks, self._model.on_training_epoch_start, state.global_epoch)
         account, self._account = self._account, None
         batches = self._feed.open(epoch, state.dataset_iter, account)
@@ -185,14 +189,12 @@ class TrainingLoop:
     def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901 - the hot path: written out, no calls.
         state, model, key = self._state, self._model, self._key
         seeds = SeedSequence(self._options.seed, "step", self._rank)
-        processes = self._plugins.bind("process_training_batch")
-        starts = self._plugins.bind("on_training_batch_start")
-        if overrides(model, "on_training_batch_start", Model):
-            starts.append(model.on_training_batch_start)
+        processes, starts = self._hooks.bind("process_training_batch"), self._hooks.bind("on_training_batch_start")
+        model_start = model.on_training_batch_start if overrides(model, "on_training_batch_start", Model) else None
         train_step = model.train_step
         end_batch = model._end_batch  # noqa: SLF001 - a part of the base class that no subclass may lose.
-        ends = self._plugins.bind("on_training_batch_end")
         model_end = model.on_training_batch_end if overrides(model, "on_training_batch_end", Model) else None
+        plugin_ends = self._hooks.bind_batch_ends(is_last=model_end is None and not self._stop_vote.asks_model)
         accumulation_steps = self._options.accumulation_steps
         may_stop, has_stop_news = self._stop_vote.may_stop, self._stop_vote.has_news
         asks_every_iteration = self._unit is TrainingUnit.ITERATION
@@ -201,12 +203,16 @@ class TrainingLoop:
         began = clock() - self._seconds
 
         for batch in batches:
-            key(seeds[state.global_iteration])
-            for process in processes:
+            for process, own_seeds in processes:
+                key(own_seeds[state.global_iteration])
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
             model._loss_items.clear()  # noqa: SLF001 - API.md names it; a step may well assign another dict to it.
-            for hook in starts:
+            for hook, own_seeds in starts:
+                key(own_seeds[state.global_iteration])
                 hook(state)
+            key(seeds[state.global_iteration])  # After the plug-ins: what they draw never reaches the model.
+            if model_start is not None:
+                model_start(state)
             train_step(batch, state)
             state.global_iteration += 1
             state.dataset_iter += 1
@@ -217,8 +223,8 @@ class TrainingLoop:
                 self._iterations += 1
             if model._loss_items:  # noqa: SLF001 - see above.
                 end_batch()
-            for hook in ends:
-                hook(state)
+            if plugin_ends is not None:
+                plugin_ends(state)
             if model_end is not None:
                 should_log = self._should_log(completes)
                 if should_log:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from helios.core.environment import kernel_choice
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
-from helios.core.rng import derive_seed, make_keyer, seed_rngs
+from helios.core.rng import derive_seed, make_keyer, make_marker, seed_rngs
 from helios.core.shards import make_mesh
 from helios.core.state import Phase
 from helios.data.feed import BatchFeed, StreamFeed, make_feed
@@ -73,7 +73,7 @@ class Session(contextlib.ExitStack):
         self.control = control
         self.device = task.options.device_of(control.info)
         self.rank = control.rank
-        self.key = make_keyer(self.device)
+        self.key, self.mark = make_keyer(self.device), make_marker(self.device)
         is_spread = control.world_size > 1 and task.options.strategy == "fsdp"
         # The ranks over which checkpoints' tensors are spread; None to have them whole.
         self.mesh = make_mesh(self.device.type) if is_spread else None

@@ -30,8 +30,10 @@ class StopVote:
         self._control = control
         self._questions = [(plugin.should_training_stop, plugin._stops_for_good) for plugin in asked]  # noqa: SLF001 - the run's side of Plugin.
         self._news: list[Callable[[], bool]] = [plugin._has_stop_news for plugin in asked]  # noqa: SLF001 - as above.
-        if overrides(model, "should_training_stop", Model):
-            self._questions.append((model.should_training_stop, True))
+        self.asks_model = overrides(model, "should_training_stop", Model)
+        if self.asks_model:
+            # First, so that it draws what it would draw without a plug-in.
+            self._questions.insert(0, (model.should_training_stop, True))
             self._news.append(lambda: True)
         self.may_stop = bool(self._questions)
 

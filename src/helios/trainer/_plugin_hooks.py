@@ -1,0 +1,71 @@
+"""The plug-ins' hooks of training, each with the generators keyed for it alone: by its place and the plug-in's id.
+
+What a plug-in draws then depends on no other plug-in. Nor does it reach the model: the model's hook is keyed after the
+plug-ins', or, where it goes on in the stream of its step, finds that stream where it left it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from helios.core.rng import SeedSequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helios.core.state import TrainingState
+    from helios.plugins.table import PluginTable
+
+    KeyedHook: TypeAlias = tuple[Callable[..., Any], SeedSequence]
+
+
+class PluginHooks:
+    """Binds the hooks of a training's plug-ins."""
+
+    def __init__(
+        self,
+        plugins: PluginTable,
+        *,
+        seed: int,
+        rank: int,
+        key: Callable[[int], None],
+        mark: Callable[[], Callable[[], None]],
+    ) -> None:
+        """Take what keys are made of.
+
+        Args:
+            plugins: the plug-ins.
+            seed: the seed of the run.
+            rank: this process's rank.
+            key: sets the generators to the stream of a seed.
+            mark: notes where the generators are, and returns what puts them back there.
+        """
+        self._plugins = plugins
+        self._seed = seed
+        self._rank = rank
+        self._key = key
+        self._mark = mark
+
+    def bind(self, method: str) -> list[KeyedHook]:
+        """Return the hooks of this name, each with its seeds: one for each epoch or step, whichever the hook is of."""
+        hooks = self._plugins.bind(method).items()
+        return [(hook, SeedSequence(self._seed, method, self._rank, plug_id)) for plug_id, hook in hooks]
+
+    def bind_batch_ends(self, *, is_last: bool) -> Callable[[TrainingState], None] | None:
+        """Return what runs the hooks after a step, or `None` if there are none.
+
+        Args:
+            is_last: whether nothing of the model comes between them and the next key. Going back to where its step has
+                left the generators costs ten times what keying does.
+        """
+        ends, key, mark = self.bind("on_training_batch_end"), self._key, self._mark
+
+        def run(state: TrainingState) -> None:
+            go_back = None if is_last else mark()
+            for hook, seeds in ends:
+                key(seeds[state.global_iteration])
+                hook(state)
+            if go_back is not None:
+                go_back()
+
+        return run if ends else None
