@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -19,7 +20,7 @@ from helios.core.archive import load_archive, save_archive
 from helios.errors import ArgumentTypeError, CorruptCheckpointError
 from helios.plugins.optuna.reproducible import ReproducibleSampler
 from helios.plugins.optuna.sampler import checkpoint_sampler, restore_sampler
-from tests.plugins.optuna.samplers import MAKERS, make_objective, table
+from tests.plugins.optuna.samplers import MAKERS, Killed, make_objective, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +124,49 @@ def test_restored_sampler_goes_on_exactly(name: str, done: int, tmp_path: Path) 
         tables.append(table(again))
     assert tables[0] == tables[1]
     assert len(tables[0]) == done + more
+
+
+def _run_killed(name: str, root: Path, trials: int, where: str) -> list[Any]:
+    """Return the trials of a study that saves after the last suggestion, and is killed once, in or after trial 7."""
+    storage = InMemoryStorage()
+    suggest = make_objective(name, lambda _: None)
+    kills = iter([7])  # Trial 5 is pruned, and not saved.
+
+    def die_at(place: str, trial: optuna.Trial) -> None:
+        if place == where and trial.number == 7 and next(kills, None) is not None:
+            raise Killed
+
+    def objective(trial: optuna.Trial) -> float:
+        die_at("before suggestions", trial)
+        value = suggest(trial)
+        checkpoint_sampler(trial, root)
+        die_at("after saving", trial)
+        return value
+
+    def make_study() -> optuna.Study:
+        sampler = restore_sampler(root) or _make(name)
+        return optuna.create_study(study_name="s", storage=storage, load_if_exists=True, sampler=sampler)
+
+    study = make_study()
+    with contextlib.suppress(Killed):
+        study.optimize(objective, n_trials=8)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    study = make_study()
+    study.optimize(objective, n_trials=trials - len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))))
+    return table(study)
+
+
+@pytest.mark.parametrize("where", ["before suggestions", "after saving", "between trials"])
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_saved_after_the_last_suggestion_no_number_is_drawn_twice(name: str, where: str, tmp_path: Path) -> None:
+    """SPEC D1: killed before a trial's suggestions, or after its sampler is saved, a study goes on exactly."""
+    trials = 10 if name == "gp" else 16
+    whole = _study(_make(name))
+    whole.optimize(make_objective(name, lambda _: None), n_trials=trials)
+    killed = _run_killed(name, tmp_path, trials, where)
+    assert killed == table(whole)
+    assert len(killed) == trials
 
 
 def test_newest_three_are_kept(tmp_path: Path) -> None:

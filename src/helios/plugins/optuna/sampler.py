@@ -29,8 +29,9 @@ _SEAL: Final = b"helios-sha256:"
 def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
     """Save the sampler of a trial's study, whole or not at all; the newest three in a folder are kept.
 
-    Call it in the objective. A `ReproducibleSampler` has no state and is not saved. In a distributed run rank 0 alone
-    saves: the sampler lives there.
+    Call it in the objective, after the trial's last suggestion: what a trial has been suggested stands in the storage,
+    and a sampler that was saved before would draw the same numbers again, for what comes next. A `ReproducibleSampler`
+    has no state and is not saved. In a distributed run rank 0 alone saves: the sampler lives there.
 
     Args:
         trial: the running trial.
@@ -61,7 +62,10 @@ def restore_sampler(root: str | Path) -> BaseSampler | None:
     """Return the sampler that was saved last, in the state it was in, or `None` if there is none.
 
     Code in a file is never run. A torn file is passed over, with a warning that names it, and the one before it used.
-    A study that is resumed in its place goes on with the very suggestions that it would have had.
+    A study that is killed after `checkpoint_sampler` saved a trial's sampler, and before the next trial's first
+    suggestion, goes on with the very suggestions that it would have had. One that is killed between a trial's first
+    suggestion and that call does not, and a trial that ended without the call is no better: the numbers behind what the
+    trial had been suggested are drawn again. A `ReproducibleSampler` goes on exactly wherever it is killed.
 
     Args:
         root: the folder that `checkpoint_sampler` was given; it need not exist.
