@@ -64,3 +64,23 @@ def test_what_cannot_be_pickled_is_refused_where_it_is_put_in() -> None:
         with pytest.raises(AttributeError, match="lambda"):
             put(lambda: None)
     assert home.empty()
+
+
+def test_what_a_failed_run_has_put_in_is_not_taken_for_the_next_ones() -> None:
+    """SPEC E2: it can be taken out until the next run begins, which drops that alone, however equal the rest is."""
+    home = ResultQueue()
+    with home.filling():
+        home.put("same")
+        home.put("well")
+    with pytest.raises(ZeroDivisionError), home.filling():
+        home.put("same")
+        home.put("ill")
+        raise ZeroDivisionError
+    home.put("same")
+    assert len(home) == 5
+    assert home.get() == "same"
+    with home.filling():
+        home.put("next")
+    assert [home.get() for _ in range(len(home))] == ["well", "same", "next"]
+    with home.filling():
+        assert home.empty()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helios.core.distributed import get_dist_info
+from helios.errors import RankFailedError
 from tests.distributed import reports, torchrun
 from tests.distributed.parts import PATIENCE, Stop, Trouble, TroubledData, TroubledModel, TroubledPlugin
 from tests.distributed.reports import PreparedData, Reporting
@@ -39,9 +40,14 @@ def fit_and_fail(folder: Path) -> list[Any]:
 
 
 def fit_twice(folder: Path) -> list[Any]:
-    """Train twice with one trainer and once with another; return what is in the queue and in the metrics after each."""
+    """Train twice with one trainer and once with another; return what is in the queue and in the metrics after each.
+
+    Before that, a run fails that has put something into the queue.
+    """
     told: list[Any] = []
-    model, trainer = Reporting(reports.put_metrics), make_trainer()
+    model, trainer = Reporting(reports.put_and_raise), make_trainer()
+    with pytest.raises((KeyError, RankFailedError), match="after all"):
+        trainer.fit(model, ListData())
     for number in range(3):
         if number == 2:
             trainer = make_trainer(random_seed=7)
@@ -83,7 +89,7 @@ def test_an_error_is_raised_where_it_happens_and_reported_elsewhere(tmp_path: Pa
 
 
 def test_every_rank_has_the_results_of_all(tmp_path: Path) -> None:
-    """SPEC E2, E3: what any rank puts in, every rank takes out after each of several runs; data is prepared once."""
+    """SPEC E2, E3: what any rank puts in, every rank takes out after each of several runs; one that failed has none."""
     (tmp_path / "data").mkdir()
     told = run_job("fit_twice", tmp_path)
     for number in range(3):

@@ -66,11 +66,16 @@ def test_an_empty_queue_says_so_at_once() -> None:
 
 
 def test_what_was_put_in_before_an_error_is_there() -> None:
-    """SPEC E2, A11: a rank that fails takes nothing back."""
-    trainer = make()
+    """SPEC E2, A11: a rank that fails takes nothing back; the next run begins without what nobody has taken out."""
+    trainer, model = make(), Reporting(reports.put_and_raise)
     with pytest.raises(RankFailedError, match="KeyError: 'after all'"):
-        trainer.fit(Reporting(reports.put_and_raise), ListData())
+        trainer.fit(model, ListData())
     assert 1 in take_all(trainer)
+    with pytest.raises(RankFailedError, match="KeyError: 'after all'"):
+        trainer.fit(model, ListData())
+    model.report = reports.put_metrics
+    assert trainer.fit(model, ListData())
+    assert sorted(item[:2] for item in take_all(trainer)) == [("reporting", 0), ("reporting", 1)]
 
 
 def test_two_runs_at_once_do_not_meet() -> None:

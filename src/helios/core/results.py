@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import pickle
 import queue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class ResultQueue:
@@ -19,6 +20,28 @@ class ResultQueue:
 
     def __init__(self) -> None:
         self._items: collections.deque[bytes] = collections.deque()
+        self._stale: list[bytes] = []
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Be filled by a run while the context lasts.
+
+        What one that fails has put in can be taken out until the next one begins, which shall not pass it off as its
+        own. What was left by others stays.
+        """
+        self._items = collections.deque(self._without(self._stale))
+        self._stale = []
+        before = list(self._items)
+        try:
+            yield
+        except BaseException:
+            self._stale = self._without(before)
+            raise
+
+    def _without(self, others: list[bytes]) -> list[bytes]:
+        """Return what is in and is none of these; what is equal to one of them is another item."""
+        known = {id(other) for other in others}
+        return [item for item in self._items if id(item) not in known]
 
     def put(self, item: Any) -> None:
         """Put something in; it must be possible to pickle it."""

@@ -57,7 +57,7 @@ class Spawn:
                 "fit was called while a process that it had started was importing the script: put what the script does "
                 "under `if __name__ == '__main__':`, as Python asks of every script that starts processes"
             )
-        with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow):
+        with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow), self.queue.filling():
             task.prepare()
             result = _Crew(task, self.queue, self._world_size).run()
             task.model.metrics.clear()

@@ -16,6 +16,8 @@ from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log, report_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from helios.core.distributed import DistributedInfo
     from helios.core.stores import Store
     from helios.trainer._task import Result, Task
@@ -33,7 +35,7 @@ class Torchrun:
     def launch(self, task: Task) -> Result:
         """Run the task together with the other ranks; each returns what it returns on rank 0."""
         info = get_dist_info()
-        with open_log(task.options, info.rank), report_errors(task.phase, task.control_flow):
+        with open_log(task.options, info.rank), report_errors(task.phase, task.control_flow), self.queue.filling():
             store, device = next_meeting(), task.options.device_of(info)
             with membership(store, info, device) as group, Lookout(store.clone(), info) as lookout:
                 try:
@@ -63,6 +65,17 @@ class _SharedQueue(ResultQueue):
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[bytes] = []
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Be filled by a run. What one that fails has put in reaches nobody: the ranks part before it is exchanged."""
+        kept = len(self.sent)
+        with super().filling():
+            try:
+                yield
+            except BaseException:
+                del self.sent[kept:]
+                raise
 
     def put(self, item: Any) -> None:
         """Put something in, for all ranks; it must be possible to pickle it."""
