@@ -230,13 +230,17 @@ class OutOfReach:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_store_out_of_reach_is_the_failure_of_its_machine() -> None:
-    """SPEC E3: when the store of the run is gone, the machine of rank 0 is, for the question and behind an echo."""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_store_out_of_reach_is_the_failure_of_its_machine(rank: int) -> None:
+    """SPEC E3: when the store of the run is gone, the machine of rank 0 is, to each rank's question and behind an echo.
+
+    Rank 0 may be told so as well, and must not wait for ever for where it can leave.
+    """
     store: Any = OutOfReach()
-    cause = find_cause(store, GONE, info_of(1, 2))
+    cause = find_cause(store, GONE, info_of(rank, 2))
     assert (cause.rank, cause.host) == (0, "rank 0's machine")
     assert "out of reach" in cause.text
-    lookout = Lookout(store, info_of(1, 2))
+    lookout = Lookout(store, info_of(rank, 2))
     question = lookout.attend(lambda: False, lambda: 0)
     with lookout:
         error = error_of(question)
@@ -261,6 +265,16 @@ def test_a_store_that_does_not_answer_is_given_up() -> None:
         error = error_of(lookout.attend(lambda: False, lambda: 0))
     assert str(error).endswith("failed first: the store of the run is out of reach: it has not answered for 1 s")
     assert error.rank == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_caller_that_is_stopped_is_waited_for() -> None:
+    """SPEC E3: ranks that `fit` has started bear the silence of its store: Ctrl-Z stops it, and it may be woken."""
+    store: Any = Silent()
+    with Lookout(store, info_of(1, 2), watches=False) as lookout:
+        question = lookout.attend(lambda: False, lambda: 0)
+        time.sleep(1.6 * room._SILENCE)
+        assert not question()
 
 
 def be_stuck(port: int, folder: Path) -> None:

@@ -113,19 +113,20 @@ class Lookout:
             self._store.compare_set(_place(self._info.rank), "", str(self._position()))
             self._store.set(_end(self._info.rank), "")
         except RuntimeError as error:
-            self._fail(lost_store(error))
+            self._take(lost_store(error))
 
     def _watch_over(self) -> None:
         """Look after the thread that looks: a store whose machine is silent never answers it.
 
         Ticks are counted instead of seconds, so that a main thread that keeps all others waiting is not held against
-        anybody.
+        anybody. Where somebody else watches, it is who hosts the store, and may be stopped for as long as it pleases
+        who has started it: that it is gone is noticed without this, see `follow_parent`.
         """
         seen, ticks = 0, 0
         while self._failure is None and not self._closed.wait(_TICK):
-            seen, ticks = self._looks, ticks + 1 if seen == self._looks else 0
+            seen, ticks = self._looks, ticks + 1 if self._watches and seen == self._looks else 0
             if ticks * _TICK > _SILENCE:
-                self._fail(lost_store(f"it has not answered for {_SILENCE:g} s"))
+                self._take(lost_store(f"it has not answered for {_SILENCE:g} s"))
         if self._failure is not None and not self._noticed.wait(_GRACE):
             get_root_logger().error(
                 "%s\nThis process is busy, or waits for that rank and cannot be woken: it is ended. Start the run "
@@ -178,7 +179,12 @@ class Lookout:
         self._fail(announce_failure(self._store, Failure.lost(rank, host, text)))
 
     def _fail(self, failure: Failure) -> None:
-        if self._failure is None and failure.rank != self._info.rank:
+        if failure.rank != self._info.rank:  # Else the main thread knows it already.
+            self._take(failure)
+
+    def _take(self, failure: Failure) -> None:
+        """Have the main thread end with a failure: a store that is lost is that of rank 0, which does not know yet."""
+        if self._failure is None:
             self._failure = failure
             self._is_flagged = True
             self._settled.set()
