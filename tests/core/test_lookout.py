@@ -170,6 +170,28 @@ def test_silence_is_noticed(hosted: Hosted) -> None:
         assert str(error_of(question)) == f"rank 1 (on there) {silence}"
 
 
+def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC E3: when all processes are stopped for hours, and woken one after the other, nobody is given up for that."""
+    stores, now = hosted.new_run(), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lookout = Lookout(stores[0], info_of(0, 2))
+    lookout.attend(lambda: True, lambda: 0)
+    stores[1].set("beat/1", "1 there")
+    for _ in range(3):
+        now += room._BEAT
+        lookout._look()
+    for _ in range(20):
+        now += 10_000
+        lookout._look()
+    was_well = lookout._failure is None
+    for _ in range(100):
+        now += room._BEAT
+        lookout._look()
+    assert was_well
+    assert lookout._failure is not None
+    assert lookout._failure.text == "nothing has been heard of it for 60 s"
+
+
 @pytest.mark.usefixtures("impatient")
 def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
     """SPEC E3: a rank that is asked to leave and says nothing does not keep the others for ever."""
