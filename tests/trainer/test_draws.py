@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset, random_split
 
 from helios import Plugin
 from helios.core.rng import derive_seed, get_default_seed, key_generators, seed_rngs
+from helios.trainer import _session
 from tests.resume.runs import Gambler, draw
 from tests.trainer.parts import CountingModel, ListData, SimplePlugin, make_trainer
 
@@ -227,3 +228,43 @@ def test_each_plugin_draws_numbers_of_its_own() -> None:
     assert other.drawn == alone.drawn
     everything = {tuple(drawn) for drawn in (*by_model, *one.drawn, *other.drawn)}
     assert len(everything) == len(by_model) + len(one.drawn) + len(other.drawn)
+
+
+class Silent(Plugin):
+    """Has hooks with every batch, and draws nothing in them."""
+
+    draws_nothing = True
+
+    def setup(self) -> None:
+        """There is nothing to make."""
+
+    def process_training_batch(self, batch: Any, state: TrainingState) -> Any:
+        del state
+        return batch
+
+    def on_training_batch_start(self, state: TrainingState) -> None:
+        """Do nothing."""
+
+    def on_training_batch_end(self, state: TrainingState) -> None:
+        """Do nothing."""
+
+
+class Wary(Silent):
+    """Does not say that it draws nothing."""
+
+    draws_nothing = False
+
+
+def test_for_whoever_draws_nothing_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC F2, H: hooks of a plug-in that says that it draws nothing cost no key; others cost one each."""
+    keyed: list[int] = []
+    monkeypatch.setattr(_session, "make_keyer", lambda _: keyed.append)
+    counts = []
+    for plugins in ([], [Silent("silent")], [Wary("wary")]):
+        keyed.clear()
+        set_up(*plugins)
+        counts.append(len(keyed))
+    none, silent, wary = counts
+    steps = (wary - silent) / 3
+    assert silent == none + 1, "its setup, where nothing is known of it"
+    assert steps == int(steps) > 1

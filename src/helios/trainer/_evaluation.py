@@ -102,6 +102,7 @@ class EvaluationLoop:
         self._phase = phase
         self._model = model
         self._calls = _bind(phase, model, plugins)
+        self._quiet = {plug_id for plug_id, plugin in plugins.items() if plugin.draws_nothing}
         self._feed = feed
         self._key = key
         self._seed = seed
@@ -131,7 +132,10 @@ class EvaluationLoop:
         self._key(seeds[-1])
         calls.model_start(*arguments)
         self._model.eval()
-        processes = [(process, SeedSequence(*place, plug_id)) for plug_id, process in calls.processes.items()]
+        processes = [
+            (process, None if plug_id in self._quiet else SeedSequence(*place, plug_id))
+            for plug_id, process in calls.processes.items()
+        ]
         with quiet(networks_of(self._model).values(), is_uneven=self._is_uneven):
             steps = self._run_batches(seeds, processes)
         for plug_id, hook in calls.plugin_ends.items():
@@ -140,20 +144,21 @@ class EvaluationLoop:
         self._key(seeds[steps])
         calls.model_end(*arguments)
 
-    def _run_batches(self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence]]) -> int:
+    def _run_batches(self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence | None]]) -> int:
         total = self._feed.batches_per_epoch()
         bar = None if self._display is None else self._display.open(self._phase.value.capitalize(), "batch", total, 0)
         with contextlib.nullcontext() if bar is None else contextlib.closing(bar):
             return self._run_steps(seeds, processes, bar)
 
     def _run_steps(
-        self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence]], bar: ProgressBar | None
+        self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence | None]], bar: ProgressBar | None
     ) -> int:
         calls, step = self._calls, 0
         # Always epoch 0: a validation sees the same samples, drawn alike, whenever it runs.
         for batch in self._feed.open(0):
             for process, own_seeds in processes:
-                self._key(own_seeds[step])
+                if own_seeds is not None:
+                    self._key(own_seeds[step])
                 batch = process(batch, step)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
             self._key(seeds[step])
             if calls.batch_start is not None:

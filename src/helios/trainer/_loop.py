@@ -159,7 +159,8 @@ class TrainingLoop:
     def _call(self, where: str, plugin_hooks: list[KeyedHook], model_hook: Callable[..., Any], *args: int) -> None:
         """Run a hook that is not part of a step, with the generators keyed by its place."""
         for hook, own_seeds in plugin_hooks:
-            self._key(own_seeds[args[0] if args else 0])
+            if own_seeds is not None:
+                self._key(own_seeds[args[0] if args else 0])
             hook(*args)
         self._key(derive_seed(self._options.seed, where, self._rank, *args))
         model_hook(*args)
@@ -186,7 +187,7 @@ class TrainingLoop:
             )
         return self._after_epoch()
 
-    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901 - the hot path: written out, no calls.
+    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901, PLR0912 - the hot path: written out, no calls.
         state, model, key = self._state, self._model, self._key
         seeds = SeedSequence(self._options.seed, "step", self._rank)
         processes, starts = self._hooks.bind("process_training_batch"), self._hooks.bind("on_training_batch_start")
@@ -204,11 +205,13 @@ class TrainingLoop:
 
         for batch in batches:
             for process, own_seeds in processes:
-                key(own_seeds[state.global_iteration])
+                if own_seeds is not None:
+                    key(own_seeds[state.global_iteration])
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
             model._loss_items.clear()  # noqa: SLF001 - API.md names it; a step may well assign another dict to it.
             for hook, own_seeds in starts:
-                key(own_seeds[state.global_iteration])
+                if own_seeds is not None:
+                    key(own_seeds[state.global_iteration])
                 hook(state)
             key(seeds[state.global_iteration])  # After the plug-ins: what they draw never reaches the model.
             if model_start is not None:

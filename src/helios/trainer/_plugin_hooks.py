@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from helios.core.state import TrainingState
     from helios.plugins.table import PluginTable
 
-    KeyedHook: TypeAlias = tuple[Callable[..., Any], SeedSequence]
+    KeyedHook: TypeAlias = tuple[Callable[..., Any], SeedSequence | None]
 
 
 class PluginHooks:
@@ -47,9 +47,17 @@ class PluginHooks:
         self._mark = mark
 
     def bind(self, method: str) -> list[KeyedHook]:
-        """Return the hooks of this name, each with its seeds: one for each epoch or step, whichever the hook is of."""
-        hooks = self._plugins.bind(method).items()
-        return [(hook, SeedSequence(self._seed, method, self._rank, plug_id)) for plug_id, hook in hooks]
+        """Return the hooks of this name, each with its seeds: one for each epoch or step, whichever the hook is of.
+
+        There are none for a plug-in that draws nothing.
+        """
+        return [
+            (hook, None if self._plugins[plug_id].draws_nothing else self._seeds_of(method, plug_id))
+            for plug_id, hook in self._plugins.bind(method).items()
+        ]
+
+    def _seeds_of(self, method: str, plug_id: str) -> SeedSequence:
+        return SeedSequence(self._seed, method, self._rank, plug_id)
 
     def bind_batch_ends(self, *, is_last: bool) -> Callable[[TrainingState], None] | None:
         """Return what runs the hooks after a step, or `None` if there are none.
@@ -59,11 +67,13 @@ class PluginHooks:
                 left the generators costs ten times what keying does.
         """
         ends, key, mark = self.bind("on_training_batch_end"), self._key, self._mark
+        is_quiet = is_last or all(seeds is None for _, seeds in ends)
 
         def run(state: TrainingState) -> None:
-            go_back = None if is_last else mark()
+            go_back = None if is_quiet else mark()
             for hook, seeds in ends:
-                key(seeds[state.global_iteration])
+                if seeds is not None:
+                    key(seeds[state.global_iteration])
                 hook(state)
             if go_back is not None:
                 go_back()
