@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -135,6 +136,26 @@ def test_who_is_done_keeps_nobody_waiting(hosted: Hosted) -> None:
         assert position == 8, "after the position of the rank that is done"
         time.sleep(2 * room._SILENCE)
         assert question()
+
+
+class Place:
+    """Where a main thread is."""
+
+    def tell(self) -> int:
+        return 7
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_was_attended_is_let_go_of(hosted: Hosted) -> None:
+    """SPEC E3: what trains is gone with its last user, not when a collector comes by; where it has left is known."""
+    stores = hosted.new_run()
+    place = Place()
+    watched = weakref.ref(place)
+    with Lookout(stores[0], info_of(0, 2)) as lookout:
+        lookout.attend(lambda place=place: place.tell() < 0, place.tell)  # type: ignore[misc]  # Its type is that of place.
+    del place
+    assert watched() is None
+    assert lookout._position() == 7
 
 
 @pytest.mark.usefixtures("fast")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +26,6 @@ from tests.distributed.parts import (
 from tests.distributed.reports import Calling, make
 from tests.processes import survivors
 from tests.trainer.parts import ListData
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SOON = 10  # seconds from the trouble of a rank to the error of fit
 HERE = socket.gethostname()
@@ -118,6 +117,33 @@ def test_a_killed_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_a_rank_that_ends_without_a_word_is_named(tmp_path: Path, where: str, how: str, end: str) -> None:
     """SPEC E3: a rank that leaves by `os._exit` or a crash is named, with its exit code or signal."""
     assert str(fail(Trouble(tmp_path, where, 1, how))) == f"rank 1 (on {HERE}) failed first: {end}"
+
+
+def test_failed_runs_leave_nothing_open(tmp_path: Path) -> None:
+    """SPEC E3: files and threads of a run that failed are closed at once, and if its error is kept, before that, too.
+
+    Many trials of a study may fail, and nothing has Python's collector come by in time.
+    """
+    kept: list[BaseException] = []
+
+    def fail_quietly(*, keeps: bool) -> tuple[int, int]:
+        try:
+            fit_into(Trouble(tmp_path, "model setup", 1), workers=0)
+        except RankFailedError as error:
+            if keeps:
+                kept.append(error)
+        return tuple(len(list(Path("/proc/self", kind).iterdir())) for kind in ("fd", "task"))  # type: ignore[return-value]  # Of two.
+
+    gc.collect()
+    gc.disable()
+    try:
+        fail_quietly(keeps=False)
+        before = fail_quietly(keeps=False)
+        assert fail_quietly(keeps=False) == before
+        assert fail_quietly(keeps=True) == before
+    finally:
+        gc.enable()
+    assert len(kept) == 1
 
 
 def test_a_signal_at_the_end_is_not_swallowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

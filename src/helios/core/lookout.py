@@ -89,6 +89,10 @@ class Lookout:
         # that waits for a store which is lost never comes back.
         self._thread.join(_ANSWER if self._failure is None else _GRACE)
         self._guard.join()
+        # All that trains hangs on these, and this on it: it would not be let go of for long. A thread that is late
+        # still has the place to say at which its main thread has left.
+        place = self._position()
+        self.attend(lambda: False, lambda: place)
 
     def attend(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
         """Begin to pass on that this process is asked to leave; see `Control.agree_on_leaving`."""

@@ -65,6 +65,12 @@ class TrainingJob:
         Returns:
             False if a signal has stopped it.
         """
+        try:
+            return self._run()
+        finally:
+            del self._loop  # It refers to this job; all that trains hangs on both, and would not be let go of for long.
+
+    def _run(self) -> bool:
         session = self._session
         with self._signals:
             if self._store is not None:

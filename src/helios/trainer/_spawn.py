@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import torch
 
@@ -99,20 +99,29 @@ class _Crew:
                         ask_to_leave(self._store)
             finally:
                 self._end()
+                del self._store  # It closes; whoever keeps the error of a run keeps this object.
         if self._failures:
-            failure, known = self._first_failure(), self._task.control_flow
+            failure = self._first_failure()
             if failure.rank not in self._begun:
                 # A terminal sends Ctrl-C to a rank as well that has no process group of its own yet. The set-up of one
                 # process does not survive it either: no checkpoint can be written there.
                 signals.raise_again()
-            error = failure.to_error(known)
-            if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
-                known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
-            raise error
+            self._raise(failure)
         result: Result = pickle.loads(self._results[0])  # noqa: S301 - by a rank of this run.
         if result.is_finished:
             signals.report(is_leaving=False)  # Ranks that leave say so by themselves.
         return result
+
+    def _raise(self, failure: Failure) -> NoReturn:
+        """Raise here what a rank has failed with."""
+        known = self._task.control_flow
+        error = failure.to_error(known)
+        try:
+            if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
+                known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
+            raise error
+        finally:
+            del error  # It refers to this call, which must not refer to it: neither would be let go of for long.
 
     def _start(self) -> None:
         context = _choose_context()
@@ -193,6 +202,7 @@ class _Crew:
                 process.kill()
             for process in started.values():
                 process.join()
+                process.close()
         for connection in self._connections.values():
             connection.close()
 

@@ -45,7 +45,10 @@ class Torchrun:
                     if cause.rank == info.rank:
                         raise
                     reported = cause.to_error(task.control_flow)
-                    raise reported from reported.__cause__  # The error here is no more than an echo of that.
+                    try:
+                        raise reported from reported.__cause__  # The error here is no more than an echo of that.
+                    finally:
+                        del reported  # It refers to this call, which must not refer to it.
 
     def _run(self, task: Task, control: Control) -> Result:
         # Once on every machine: each has a disk of its own.
