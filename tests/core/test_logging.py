@@ -130,6 +130,39 @@ def test_a_session_within_a_session_prints_once(capsys: pytest.CaptureFixture[st
     assert [line.rsplit(" ", 1)[1] for line in lines] == ["inner", "outer"]
 
 
+def test_sessions_may_end_in_any_order(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that train at once share the console, the level and the warnings; the last one puts all back."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logger, show_warning = get_root_logger(), warnings.showwarning
+    first, second = (logging_session(log_file=None, capture_warnings=True, rank=0) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    logger.info("still here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("odd thing", UserWarning, stacklevel=1)
+    assert is_root_logger_active()
+    second.__exit__(None, None, None)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(" INFO still here")
+    assert "WARNING" in lines[1]
+    assert "odd thing" in lines[1]
+    assert (logger.handlers, logger.level, warnings.showwarning) == ([], logging.NOTSET, show_warning)
+    assert not is_root_logger_active()
+
+
+def test_writers_may_be_closed_in_any_order(tmp_path: Path) -> None:
+    """The writer of a run that goes on is not let go of when another thread's run ends."""
+    first, second = (tensorboard_session(tmp_path / name, rank=0) for name in "ab")
+    first.__enter__()
+    writer = second.__enter__()
+    first.__exit__(None, None, None)
+    assert get_tensorboard_writer() is writer
+    second.__exit__(None, None, None)
+    assert not get_tensorboard_writer()
+
+
 def test_the_console_goes_around_progress_bars(capsys: pytest.CaptureFixture[str]) -> None:
     """A record printed while a bar is shown stands on a line of its own, and the bar is drawn again below it."""
     with plain_session() as logger:

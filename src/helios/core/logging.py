@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
@@ -47,9 +48,43 @@ def _do_nothing(*_args: Any, **_kwargs: Any) -> None:
 
 _NULL_WRITER: Final = cast("SummaryWriter", _NullWriter())
 
-# One entry for each session that is open, innermost last. A process has one log, so this is its home.
-_open_sessions: Final[list[int]] = []
 _open_writers: Final[list[SummaryWriter]] = []
+
+
+class _Shared:
+    """Something that is in place while any session needs it: the first one in sets it up, the last one out undoes it.
+
+    Sessions are opened within each other, and by several threads, which close them in any order.
+    """
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._lock = threading.Lock()
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def held(self, set_up: Callable[[contextlib.ExitStack], None]) -> Iterator[None]:
+        """Have it in place while the context lasts.
+
+        Args:
+            set_up: sets it up, and puts what undoes that on the stack.
+        """
+        with self._lock:
+            if self.users == 0:
+                set_up(self._undo)
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.users -= 1
+                if self.users == 0:
+                    self._undo.close()
+
+
+# A process has one log, so this is its home.
+_console: Final = _Shared()
+_captured_warnings: Final = _Shared()
 
 
 class _ConsoleHandler(logging.Handler):
@@ -73,7 +108,7 @@ def get_root_logger() -> logging.Logger:
 
 def is_root_logger_active() -> bool:
     """Return whether a run is logging now."""
-    return bool(_open_sessions)
+    return _console.users > 0
 
 
 def get_tensorboard_writer() -> SummaryWriter:
@@ -101,25 +136,13 @@ def logging_session(*, log_file: Path | None, capture_warnings: bool, rank: int)
     Raises:
         ConfigurationError: if the log file cannot be opened; nothing has changed then.
     """
-    handlers = _make_handlers(log_file, rank)
-    level = _LOGGER.level
-    show_warning = warnings.showwarning
-    for handler in handlers:
-        _LOGGER.addHandler(handler)
-    if level == logging.NOTSET:  # An application that chose a level keeps it.
-        _LOGGER.setLevel(logging.INFO)
-    if capture_warnings:
-        warnings.showwarning = _make_warning_logger(show_warning)
-    _open_sessions.append(rank)
-    try:
+    with contextlib.ExitStack() as stack:
+        if rank == 0 and log_file is not None:
+            _add(_open_file(log_file), rank, stack)
+        stack.enter_context(_console.held(lambda undo: _open_console(rank, undo)))
+        if capture_warnings:
+            stack.enter_context(_captured_warnings.held(_capture_warnings))
         yield _LOGGER
-    finally:
-        _open_sessions.pop()
-        warnings.showwarning = show_warning
-        _LOGGER.setLevel(level)
-        for handler in handlers:
-            _LOGGER.removeHandler(handler)
-            handler.close()
 
 
 @contextlib.contextmanager
@@ -141,7 +164,7 @@ def tensorboard_session(run_dir: Path, rank: int) -> Iterator[SummaryWriter]:
     try:
         yield writer
     finally:
-        _open_writers.pop()
+        _open_writers.remove(writer)
         writer.close()
 
 
@@ -165,20 +188,30 @@ def _import_writer() -> type[SummaryWriter]:
     return SummaryWriter
 
 
-def _make_handlers(log_file: Path | None, rank: int) -> list[logging.Handler]:
-    formatter = logging.Formatter(_FORMAT if rank == 0 else _RANK_FORMAT.format(rank=rank))
-    handlers: list[logging.Handler] = []
-    if rank == 0 and log_file is not None:
-        handlers.append(_open_file(log_file))
-    # An application's own handlers, and a session around this one, print the records already.
-    if not logging.getLogger().handlers and not _open_sessions:
-        console = _ConsoleHandler()
-        console.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-        handlers.append(console)
-    for handler in handlers:
-        handler.setFormatter(formatter)
+def _open_console(rank: int, undo: contextlib.ExitStack) -> None:
+    """Give the logger a console and a level, unless the application has done so."""
+    if logging.getLogger().handlers:  # They print the records already.
+        handler: logging.Handler = logging.NullHandler()
+    else:
+        handler = _ConsoleHandler()
+        handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     # Without any handler, the standard library would print warnings in a format of its own.
-    return handlers or [logging.NullHandler()]
+    _add(handler, rank, undo)
+    undo.callback(_LOGGER.setLevel, _LOGGER.level)
+    if _LOGGER.level == logging.NOTSET:  # An application that chose a level keeps it.
+        _LOGGER.setLevel(logging.INFO)
+
+
+def _add(handler: logging.Handler, rank: int, undo: contextlib.ExitStack) -> None:
+    handler.setFormatter(logging.Formatter(_FORMAT if rank == 0 else _RANK_FORMAT.format(rank=rank)))
+    _LOGGER.addHandler(handler)
+    undo.callback(handler.close)
+    undo.callback(_LOGGER.removeHandler, handler)
+
+
+def _capture_warnings(undo: contextlib.ExitStack) -> None:
+    undo.callback(setattr, warnings, "showwarning", warnings.showwarning)
+    warnings.showwarning = _make_warning_logger(warnings.showwarning)
 
 
 def _open_file(log_file: Path) -> logging.FileHandler:
