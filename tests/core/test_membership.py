@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -79,3 +80,25 @@ def let_down(rank: int, meeting: Path) -> float:
 def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
     """SPEC A11, E3: whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
     assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3
+
+
+def begin_twice(rank: int, meeting: Path) -> tuple[str, bool, bool]:
+    """Fail to make a group, and begin again; return the error, whether something was left then, and at the end."""
+    shutdown_dist()
+    info, cpu = DistributedInfo(rank, 2, rank, 2), torch.device("cpu")
+    broken = mock.patch.object(dist, "new_group", side_effect=RuntimeError("no group today"))
+    text = ""
+    try:
+        with broken, membership(store_at(meeting), info, cpu):
+            pass
+    except RuntimeError as error:
+        text = str(error)
+    was_left = is_dist_active()
+    with membership(store_at(meeting.with_suffix(".again")), info, cpu) as group:
+        assert Control(info, group).gather(rank) == [0, 1]
+    return text, was_left, is_dist_active()
+
+
+def test_a_run_that_cannot_begin_leaves_no_group(tmp_path: Path) -> None:
+    """SPEC E3: when the groups of a run cannot be made, the next run does not find half of them, and makes its own."""
+    assert run_ranks(tmp_path, 2, begin_twice, tmp_path / "store") == [("no group today", False, False)] * 2

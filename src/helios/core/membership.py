@@ -41,7 +41,12 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
     if not is_guest:
         init_dist(info, backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store)
     settle_before_forks()
-    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    try:
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    except BaseException:
+        if not is_guest:
+            shutdown_dist()  # The next run would be a guest in what is left here.
+        raise
     assert control is not None  # noqa: S101 - for the type checker: this process is a member of it.
     connections = _open_sockets() - others
     try:
