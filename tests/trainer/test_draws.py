@@ -250,9 +250,7 @@ class Silent(Plugin):
 
 
 class Wary(Silent):
-    """Does not say that it draws nothing."""
-
-    draws_nothing = False
+    """Does not say by itself that it draws nothing."""
 
 
 def test_for_whoever_draws_nothing_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:

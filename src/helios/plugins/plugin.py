@@ -61,8 +61,9 @@ class Plugin(RunMember, abc.ABC):
         plug_id: the key of the plug-in in `Trainer.plugins`.
 
     Attributes:
-        draws_nothing: whether no hook of it draws a random number: the generators are not keyed for it then, which
-            takes 8 µs. One that draws all the same draws from wherever they happen to be, and changes what others draw.
+        draws_nothing: whether no hook of this class draws a random number: the generators are not keyed for it then,
+            which takes 8 µs. It is not inherited, as a subclass may well draw. One that draws all the same draws from
+            wherever the generators happen to be, and changes what others draw.
     """
 
     draws_nothing: ClassVar[bool] = False
@@ -82,6 +83,9 @@ class Plugin(RunMember, abc.ABC):
             raise ConfigurationError(f"plug-in id {plug_id!r} is no key: pass a string that is not empty")
         self._plug_id = plug_id
         self._unique_overrides = UniquePluginOverrides()
+
+    def _draws(self) -> bool:
+        return vars(type(self)).get("draws_nothing", False) is not True
 
     @property
     def plug_id(self) -> str:
@@ -284,6 +288,7 @@ class CUDAPlugin(DevicePlugin):
     """
 
     plugin_id: ClassVar[str] = "cuda"
+    draws_nothing: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Claim the batches, if there is a GPU."""

@@ -102,7 +102,7 @@ class EvaluationLoop:
         self._phase = phase
         self._model = model
         self._calls = _bind(phase, model, plugins)
-        self._quiet = {plug_id for plug_id, plugin in plugins.items() if plugin.draws_nothing}
+        self._quiet = {plug_id for plug_id, plugin in plugins.items() if not plugin._draws()}  # noqa: SLF001 - the run's side of Plugin.
         self._feed = feed
         self._key = key
         self._seed = seed

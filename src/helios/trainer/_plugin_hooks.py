@@ -52,7 +52,7 @@ class PluginHooks:
         There are none for a plug-in that draws nothing.
         """
         return [
-            (hook, None if self._plugins[plug_id].draws_nothing else self._seeds_of(method, plug_id))
+            (hook, self._seeds_of(method, plug_id) if self._plugins[plug_id]._draws() else None)  # noqa: SLF001 - the run's side of Plugin.
             for plug_id, hook in self._plugins.bind(method).items()
         ]
 
