@@ -86,7 +86,15 @@ def begin_twice(rank: int, meeting: Path) -> tuple[str, bool, bool]:
     """Fail to make a group, and begin again; return the error, whether something was left then, and at the end."""
     shutdown_dist()
     info, cpu = DistributedInfo(rank, 2, rank, 2), torch.device("cpu")
-    broken = mock.patch.object(dist, "new_group", side_effect=RuntimeError("no group today"))
+
+    def refuse(**_: Any) -> None:
+        marks = [meeting.with_suffix(f".{number}") for number in range(2)]
+        marks[rank].touch()
+        while not all(mark.exists() for mark in marks):  # Until the first group stands on both.
+            time.sleep(0.01)
+        raise RuntimeError("no group today")
+
+    broken = mock.patch.object(dist, "new_group", refuse)
     text = ""
     try:
         with broken, membership(store_at(meeting), info, cpu):
