@@ -44,6 +44,7 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
     try:
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     except BaseException:
+        _hang_up(_open_sockets() - others)
         if not is_guest:
             shutdown_dist()  # The next run would be a guest in what is left here.
         raise
