@@ -41,6 +41,7 @@ def look_around(rank: int, meeting: Path, environment: dict[str, str]) -> Distri
     shutdown_dist()
     os.environ.update(environment | {"RANK": str(rank)})
     dist.init_process_group("gloo", store=store_at(meeting), rank=rank, world_size=2)
+    dist.barrier()  # Neither leaves while the other one still makes the group.
     return get_dist_info()
 
 

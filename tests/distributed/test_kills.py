@@ -173,7 +173,8 @@ def test_torchrun_restarts_a_run(tmp_path: Path) -> None:
     assert_same(load_result(tmp_path / "job"), whole)
 
 
-@pytest.mark.parametrize("whom", ["all", pytest.param("agent", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("whom", ["all", "agent"])
 def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
     """SPEC F1, E3: `torchrun` is killed, with its ranks or before them, and started again at once: it ends the same."""
     spec = RankSpec(unit="iteration", total=60, valid_every=7, save_every=5, samples=40, sleep=0.02)
