@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from benchmarks._pair import RANKS
-from helios import DataModule, Model, Trainer
+from benchmarks._parts import Shuffled
+from helios import Model, Trainer
 from helios.data import create_dataloader
 
 if TYPE_CHECKING:
@@ -114,22 +115,10 @@ class _Classifier(Model):
         self._loss_items["loss"] = loss
 
 
-class _Data(DataModule):
-    """A data set, shuffled."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__()
-        self._dataset = dataset
-
-    def setup(self) -> None:
-        """Join the data set with its parameters."""
-        self._train_dataset = self._create_dataset(self._dataset, {"batch_size": BATCH, "shuffle": True})
-
-
 def _train_with_helios(plan: Plan) -> tuple[nn.Module, Round]:
     model = _Classifier(plan.network)
     trainer = Trainer(train_unit="iteration", total_steps=plan.steps, use_cpu=True, print_banner=False)
-    trainer.fit(model, _Data(plan.dataset))
+    trainer.fit(model, Shuffled(plan.dataset, BATCH))
     return model.network, model.watch.read()
 
 

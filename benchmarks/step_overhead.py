@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks._idle import Idle, Ready
+from benchmarks._parts import Shuffled
 from benchmarks._table import Table
 from benchmarks._timing import interleave, median_ratio, verdict
 from helios import DataModule, Model, Trainer
@@ -63,18 +64,6 @@ class _Classifier(Model):
         torch.autograd.backward(loss)
         self.optimizer.step()
         self._loss_items["loss"] = loss
-
-
-class _Data(DataModule):
-    """A data set, shuffled."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__()
-        self._dataset = dataset
-
-    def setup(self) -> None:
-        """Join the data set with its parameters."""
-        self._train_dataset = self._create_dataset(self._dataset, {"batch_size": _BATCH, "shuffle": True})
 
 
 def _fit(model: Model, data: DataModule) -> None:
@@ -198,7 +187,7 @@ def _time_loops(dataset: Any) -> dict[str, list[float]]:
         {
             "theirs": lambda: _train_by_hand(DataLoader(dataset, batch_size=_BATCH, shuffle=True)),
             "ours": lambda: _train_by_hand(create_dataloader(dataset, batch_size=_BATCH, shuffle=True)[0]),
-            "helios": lambda: _fit(_Classifier("mlp"), _Data(dataset)),
+            "helios": lambda: _fit(_Classifier("mlp"), Shuffled(dataset, _BATCH)),
         },
         rounds=7,
         clock=time.process_time,
@@ -214,7 +203,7 @@ def run_items() -> Table:
         counts["item"] += 1
         return original(tensor)
 
-    data = _Data(TensorDataset(torch.randn(_BATCH * 20, _FEATURES), torch.randint(0, 10, (_BATCH * 20,))))
+    data = Shuffled(TensorDataset(torch.randn(_BATCH * 20, _FEATURES), torch.randint(0, 10, (_BATCH * 20,))), _BATCH)
     torch.Tensor.item = counting  # type: ignore[method-assign,assignment]  # Counted, and put back below.
     try:
         _fit(_Classifier("mlp"), data)
