@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helios.core.environment import kernel_choice, read_environment
+from helios.core.environment import kernel_choice, prefer_loopback, read_environment
 
 
 def choice() -> tuple[bool, bool, bool]:
@@ -45,3 +45,16 @@ def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.Monk
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     with kernel_choice(deterministic=True, benchmark=False):
         assert read_environment()["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_ranks_of_one_machine_talk_over_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC E3: gloo and NCCL are given the loopback interface, and keep another one that the user has chosen."""
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")  # So that it is put back as it was.
+        monkeypatch.delenv(name)
+    prefer_loopback()
+    assert read_environment()["GLOO_SOCKET_IFNAME"] == "lo"
+    assert read_environment()["NCCL_SOCKET_IFNAME"] == "=lo"
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth1")
+    prefer_loopback()
+    assert read_environment()["NCCL_SOCKET_IFNAME"] == "eth1"

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -87,3 +89,11 @@ def test_two_stores_have_two_ports() -> None:
     store, port = host_store()
     assert port != PORT
     assert not store.check(["here"])
+
+
+def test_a_hosted_store_is_reached_over_the_loopback_alone() -> None:
+    """SPEC E3: whoever comes over another address of this machine, as over a network, is refused."""
+    with socket.create_connection(("127.0.0.1", PORT), timeout=10):
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", PORT), timeout=10)

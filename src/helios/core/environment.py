@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+_LOOPBACKS: Final = ("lo", "lo0")  # As Linux names it, and as macOS does.
 
 
 def read_environment() -> Mapping[str, str]:
@@ -19,12 +21,15 @@ def read_environment() -> Mapping[str, str]:
 
 
 def prefer_loopback() -> None:
-    """Have gloo connect processes of this machine over its loopback interface, unless something else was chosen.
+    """Have gloo and NCCL connect processes of this machine over its loopback interface, unless another one was chosen.
 
-    Left alone, gloo goes by the machine's name, which need not lead anywhere.
+    By themselves, gloo chooses by the machine's name, which may lead nowhere, and NCCL chooses any other interface: its
+    sockets then accept connections from the network.
     """
-    if "lo" in [name for _, name in socket.if_nameindex()]:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    loopback = next((name for _, name in socket.if_nameindex() if name in _LOOPBACKS), None)
+    if loopback is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")  # "=": this name, not every name it begins.
 
 
 @contextlib.contextmanager

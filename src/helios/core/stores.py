@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import itertools
 import secrets
+import socket
 import time
 from typing import Any, Final, Protocol
 
 import torch.distributed as dist
 
 TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long ranks wait for each other, unless it is said otherwise.
+_LOOPBACK: Final = "127.0.0.1"
+_BACKLOG: Final = 2048  # Connections that may wait to be accepted; torch's own number.
 _POLL: Final = 0.01  # Seconds between two looks for the others.
 
 
@@ -113,14 +116,20 @@ def host_store() -> tuple[Store, int]:
     """Open a store in this process, for ranks on this machine.
 
     Returns:
-        The store, which closes when it is let go of, and its port: one that is free, and taken from here on.
+        The store, which closes when it is released, and its port: one that is free, and taken from here on.
     """
-    store: Any = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]  # torch exports it, its annotations do not
-    return store, store.port
+    # Left alone, torch's store listens on every interface, whatever its host name is: it is given a socket that is
+    # bound to the loopback.
+    with socket.create_server((_LOOPBACK, 0), backlog=_BACKLOG) as listener:
+        port = listener.getsockname()[1]
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+            _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+    return store, port
 
 
 def reach_store(port: int) -> Store:
     """Return the store that another process of this machine hosts."""
-    store: Any = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]  # as above
+    store: Any = dist.TCPStore(_LOOPBACK, port, is_master=False)  # type: ignore[attr-defined]  # as above
     reached: Store = store
     return reached
