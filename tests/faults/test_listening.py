@@ -30,7 +30,7 @@ class Looking(CountingModel):
 
 
 def test_what_a_process_listens_on_is_found() -> None:
-    """The search finds sockets of this process on one address, on all of them, and of IPv6; not those that only talk."""
+    """The search finds sockets on one address, on all of them, and of IPv6; not those that are connected."""
     before = listening([os.getpid()])
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
