@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import torch
 
-from helios.core.files import atomic_write
+from helios.core.files import atomic_write, open_regular
 from helios.core.plain import decode, encode
 from helios.core.safe_load import safe_torch_load
 from helios.errors import CorruptCheckpointError
@@ -90,8 +90,9 @@ def verify_archive(path: Path) -> None:
 
     Raises:
         CorruptCheckpointError: if not.
+        OSError: if it cannot be read, or is no file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = path.stat().st_size - _COMMENT_SIZE
         digest, left = hashlib.sha256(), size
         while left > 0 and (chunk := file.read(min(_CHUNK, left))):
@@ -109,6 +110,7 @@ def load_archive(path: Path) -> dict[str, Any]:
 
     Raises:
         CorruptCheckpointError: if the bytes are not those that were written, or not plain data.
+        OSError: if the file cannot be read, or is no file.
     """
     verify_archive(path)
     data = safe_torch_load(path, map_location="cpu")

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import BufferedReader
 
 _TEMPORARY: Final = re.compile(r"^\..+\.[0-9a-f]{16}\.tmp$")
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+_KINDS: Final = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object], *, over_folder: bool = False) -> None:
@@ -145,6 +155,34 @@ def ensure_writable(folder: Path) -> None:
     probe = folder / f".probe.{secrets.token_hex(8)}.tmp"
     probe.write_bytes(b"helios")
     probe.unlink()
+
+
+def ensure_regular(path: str | Path) -> None:
+    """Check that what has a name is a file, or a link to one, before it is opened: opening a FIFO waits for ever.
+
+    Raises:
+        OSError: if it is something else, or there is nothing of that name.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 - of a string as well.
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+        error = IsADirectoryError if stat.S_ISDIR(mode) else OSError
+        raise error(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is {kind}, and not a file", str(path))
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to be read. Nothing else is opened: a FIFO would wait for a writer, a device may never end.
+
+    Raises:
+        OSError: if there is no such file, if it cannot be read, or if it is something else than a file.
+    """
+    ensure_regular(path)
+    return open(path, "rb", opener=_open_at_once)  # Path.open takes no opener.
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    # Somebody may have put a FIFO in the file's place since it was looked at. On files, the flag does nothing.
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def as_path(path: str | Path | None) -> Path | None:

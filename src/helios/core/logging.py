@@ -9,6 +9,7 @@ Helios then leaves the console to it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import sys
 import threading
@@ -217,6 +218,8 @@ def _capture_warnings(undo: contextlib.ExitStack) -> None:
 def _open_file(log_file: Path) -> logging.FileHandler:
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
+        if log_file.is_fifo():
+            raise OSError(errno.EINVAL, "it is a FIFO, and would be waited for until somebody reads")  # noqa: TRY301 - as one that cannot be opened.
         return logging.FileHandler(log_file, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, KeysView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError, DuplicateNameError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -184,7 +185,10 @@ def _find_sources(directory: Path, *, recurse: bool) -> Iterator[Path]:
             if recurse and path.name.isidentifier() and path.name != "__pycache__":
                 yield from _find_sources(path, recurse=recurse)
         elif path.suffix == ".py" and path.stem != "__main__":  # Importing __main__ would run a program.
-            yield path
+            if path.is_file():
+                yield path
+            else:  # Opening a FIFO would wait for ever, and editors leave links that lead nowhere.
+                get_root_logger().warning("passed over '%s': it is no file", path)
 
 
 def _registers_something(path: Path) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import torch.distributed as dist
 
 from helios.core.archive import load_archive, save_archive
-from helios.core.files import atomic_folder
+from helios.core.files import atomic_folder, open_regular
 from helios.core.plain import encode
 from helios.core.shard_tree import put_shards_in, take_shards_out
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError, RankFailedError
@@ -190,7 +190,7 @@ def _verify(path: Path, shards: dict[str, dict[str, Any]]) -> None:
 
 
 def _hash(file: Path) -> str:
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

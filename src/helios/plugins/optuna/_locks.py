@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
+from helios.core.files import ensure_regular
 from helios.core.logging import get_root_logger
 from helios.core.rng import derive_seed
 from helios.plugins.optuna._patience import keep_trying
@@ -65,7 +66,10 @@ def _file_lock(neighbour: str) -> Iterator[None]:
     import fcntl  # noqa: PLC0415 - POSIX only, and needed nowhere else.
 
     # Not flock: a worker of a data loader that is forked meanwhile would inherit that lock, and keep it.
-    with Path(os.path.realpath(neighbour) + _SUFFIX).open("a") as file:
+    path = Path(os.path.realpath(neighbour) + _SUFFIX)
+    if path.exists():
+        ensure_regular(path)
+    with path.open("a") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield
 

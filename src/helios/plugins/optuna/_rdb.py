@@ -63,7 +63,7 @@ def open_storage(storage: str) -> RDBStorage:
     """Open the database of a storage URL, patiently: other processes may hold it, and servers may be restarted.
 
     Raises:
-        ConfigurationError: if the string is no storage URL, or the folder of a SQLite file does not exist.
+        ConfigurationError: if the string is no storage URL, or a SQLite file is none, or its folder does not exist.
     """
     try:
         url = sql.make_url(storage.format(SCHEMA_VERSION=models.SCHEMA_VERSION))
@@ -79,6 +79,9 @@ def open_storage(storage: str) -> RDBStorage:
     folder = Path(url.database or "").parent
     if "uri" not in url.query and not folder.is_dir():
         raise ConfigurationError(f"storage is in {folder}, which is no folder: make it, or correct the URL")
+    file = Path(url.database or "")
+    if "uri" not in url.query and file.exists() and not file.is_file():
+        raise ConfigurationError(f"storage is in {file}, which is no file: move it away, or correct the URL")
     patience = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT}
     return RDBStorage(storage, engine_kwargs={"connect_args": patience})
 

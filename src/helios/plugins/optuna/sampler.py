@@ -61,7 +61,9 @@ def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
 def restore_sampler(root: str | Path) -> BaseSampler | None:
     """Return the sampler that was saved last, in the state it was in, or `None` if there is none.
 
-    Code in a file is never run. A torn file is passed over, with a warning that names it, and the one before it used.
+    Code in a file is never run. A torn file, and what is no file, is passed over, with a warning that names it, and the
+    one before it is used.
+
     A study that is killed after `checkpoint_sampler` saved a trial's sampler, and before the next trial's first
     suggestion, goes on with the very suggestions that it would have had. One that is killed between a trial's first
     suggestion and that call does not, and a trial that ended without the call is no better: the numbers behind what the
@@ -79,6 +81,9 @@ def restore_sampler(root: str | Path) -> BaseSampler | None:
         path = checkpoints[key]
         try:
             verify_archive(path)
+        except OSError as error:
+            get_root_logger().warning("passed over the sampler in %s, which cannot be read: %s", path, error)
+            continue
         except CorruptCheckpointError as error:
             if not _is_torn(path):
                 raise CorruptCheckpointError(

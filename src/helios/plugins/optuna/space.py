@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import optuna
 
+from helios.core.files import open_regular
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna._conditions import check_existence, read_conditions, sort_by_dependence
 from helios.plugins.optuna._definitions import read_domain
@@ -81,12 +82,14 @@ class SearchSpace(Mapping[str, Parameter]):
         """Make a space from a TOML file with a table for each parameter, as `from_dict` describes them.
 
         Raises:
-            OSError: if the file cannot be read.
+            OSError: if the file cannot be read, or is something else than a file.
             ArgumentTypeError: as `from_dict`; the message begins with the path.
             ConfigurationError: as `from_dict`, or if the file is not TOML; the message says where.
         """
+        with open_regular(Path(path)) as file:
+            source = file.read()
         try:
-            definitions = tomllib.loads(Path(path).read_bytes().decode())
+            definitions = tomllib.loads(source.decode())
         except ValueError as error:  # Not UTF-8, not TOML, or a number with more digits than Python reads.
             raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
         return cls(definitions, source=str(path))

@@ -1,0 +1,25 @@
+"""What the tests of faults share: a limit of time, because what they prove is that nothing waits for ever."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def time_limit() -> Iterator[None]:
+    """Have a test fail that has not ended after a minute: Python's own calls, such as `open`, are interrupted."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("it waits for ever", pytrace=True)
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
