@@ -116,6 +116,34 @@ def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: t
     assert rest == whole[done:]
 
 
+@given(
+    size=st.integers(9, 60),
+    worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    drop_last=st.booleans(),
+    pad=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=60)
+def test_the_end_of_an_epoch_is_known_on_any_number_of_ranks(
+    size: int, worlds: tuple[int, int], sizes: tuple[int, int], drop_last: bool, pad: bool, data: st.DataObject
+) -> None:
+    """An epoch resumed on other ranks, in batches of another size, ends after as many batches as was said."""
+
+    def feed_of(world: int, batch_size: int, rank: int) -> BatchFeed:
+        sampler = ResumableDistributedSampler(range(size), world, rank, drop_last=drop_last, pad=pad)
+        return make_sampler_feed(size, sampler=sampler, batch_size=min(batch_size, len(sampler)), drop_last=drop_last)
+
+    before = feed_of(worlds[0], sizes[0], 0)
+    list(before.open(1))
+    done = data.draw(st.integers(0, before.batches_per_epoch() or 0))
+    assert before.batches_at_end() == before.batches_per_epoch()
+    account = account_at(before, done)
+    for rank in range(worlds[1]):
+        after = feed_of(worlds[1], sizes[1], rank)
+        assert done + len(list(after.open(1, done, account))) == after.batches_at_end()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool, tmp_path: Path) -> None:

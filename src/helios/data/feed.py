@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from helios.data.fetching import KeyedBatchSampler
 from helios.data.samplers import ResumableSampler
 from helios.data.streaming import Stamped, StreamedBatches, WorkerProgress
-from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,31 @@ class BatchFeed(abc.ABC):
     @abc.abstractmethod
     def batches_per_epoch(self) -> int | None:
         """Return the number of batches in a whole epoch, `None` if nobody knows."""
+
+    @abc.abstractmethod
+    def batches_at_end(self) -> int | None:
+        """Return how many batches are done when the epoch that was opened last is over, `None` if nobody knows.
+
+        In an epoch that is resumed on another number of ranks, they are not as many as in a whole one.
+        """
+
+    def check_end(self, done: int, what: str) -> None:
+        """Check, when there are no more batches, that the epoch is over.
+
+        Args:
+            done: batches of it that are done.
+            what: what to call it in an error.
+
+        Raises:
+            TrainingError: if batches are missing.
+        """
+        end = self.batches_at_end()
+        if end is not None and done < end:
+            raise TrainingError(
+                f"{what} has ended after {done} of {end} batches, though nothing has failed: either the sampler yields "
+                "fewer indices than its __len__ says, or something that the data loader calls has raised "
+                "StopIteration, which ends a loop without an error"
+            )
 
     @abc.abstractmethod
     def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
@@ -48,6 +73,10 @@ class SequenceFeed(BatchFeed):
         self._batches = batches
 
     def batches_per_epoch(self) -> int:
+        """Return the length of the list."""
+        return len(self._batches)
+
+    def batches_at_end(self) -> int:
         """Return the length of the list."""
         return len(self._batches)
 
@@ -83,13 +112,20 @@ class SamplerFeed(BatchFeed):
                 f"the data loader does not take its order from the {type(sampler).__name__} returned beside it, so "
                 "seeking that one would not move the loader: return the sampler that the loader was made with",
             )
+        self._batch_size = batch_size
         self._samples_per_batch = batch_size * sampler.num_replicas
         self._size = sampler.size
+        self._drops_last = bool(inner.drop_last)  # type: ignore[union-attr]  # as above: it has the sampler
         self._opened_at = (0, 0)
+        self._end: int | None = None
 
     def batches_per_epoch(self) -> int:
         """Return the number of batches on this rank."""
         return len(self._loader)
+
+    def batches_at_end(self) -> int | None:
+        """Return the number of batches that were done when the epoch was opened, and of those that remained then."""
+        return self._end
 
     def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Return the batches after those that are done, without fetching a sample of them."""
@@ -99,8 +135,19 @@ class SamplerFeed(BatchFeed):
             _ensure_size(account["size"], self._size, "samples")
             samples = account["samples"]
         self._opened_at = (done, samples)
-        self._sampler.seek(epoch, min(samples, self._size))
+        position = min(samples, self._size)
+        self._end = self._find_end(done, position)
+        self._sampler.seek(epoch, position)
         return iter(self._loader)
+
+    def _find_end(self, done: int, position: int) -> int | None:
+        if position == min(done * self._samples_per_batch, self._size):
+            return max(done, len(self._loader))
+        remaining = self._sampler.count_remaining(position)
+        if remaining is None:
+            return None
+        whole, rest = divmod(remaining, self._batch_size)
+        return done + whole + (rest > 0 and not self._drops_last)
 
     def account(self, done: int) -> dict[str, Any]:
         """Return the position in the epoch's order, in samples of all ranks."""
@@ -142,6 +189,10 @@ class StreamFeed(BatchFeed):
             )
 
     def batches_per_epoch(self) -> None:
+        """Return `None`: a stream has no length."""
+        return
+
+    def batches_at_end(self) -> None:
         """Return `None`: a stream has no length."""
         return
 

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Sampler, Subset, TensorDataset, defa
 
 from helios.core import rng
 from helios.data.streaming import pass_on
+from helios.errors import TrainingError
 
 if TYPE_CHECKING:
     from helios.data.samplers import ResumableSampler
@@ -94,16 +95,21 @@ class KeyedDataset:
             self._batches = rng.SeedSequence(self._seed, "batch", fetch.epoch)
         fetched = _Fetched()
         fetched.seed = self._batches[fetch.position]
-        if self._fetches_batches:
-            rng.key_generators(fetched.seed)
-            fetched.extend(dataset.__getitems__(fetch.indices))
-        elif self._draws:
-            samples = self._samples
-            for index in fetch.indices:
-                rng.key_generators(samples[index])
-                fetched.append(dataset[index])
-        else:
-            fetched.extend([dataset[index] for index in fetch.indices])
+        try:
+            if self._fetches_batches:
+                rng.key_generators(fetched.seed)
+                fetched.extend(dataset.__getitems__(fetch.indices))
+            elif self._draws:
+                samples = self._samples
+                for index in fetch.indices:
+                    rng.key_generators(samples[index])
+                    fetched.append(dataset[index])
+            else:
+                for index in fetch.indices:
+                    fetched.append(dataset[index])
+        except StopIteration as error:
+            which = f"samples {fetch.indices}" if self._fetches_batches else f"sample {fetch.indices[len(fetched)]}"
+            raise refuse_stop_iteration(f"{type(dataset).__name__} raised StopIteration for {which}") from error
         return fetched
 
 
@@ -139,7 +145,23 @@ class KeyedCollate:
     def __call__(self, samples: _Fetched) -> Any:
         """Make a batch of samples."""
         rng.key_generators(samples.seed)
-        return self.collate_fn(list(samples))
+        try:
+            return self.collate_fn(list(samples))
+        except StopIteration as error:
+            name = getattr(self.collate_fn, "__qualname__", type(self.collate_fn).__qualname__)
+            raise refuse_stop_iteration(f"the collate function {name} raised StopIteration") from error
+
+
+def refuse_stop_iteration(what: str) -> TrainingError:
+    """Return what to raise in the place of a `StopIteration`, which would end the loop over the batches.
+
+    Args:
+        what: who has raised it.
+    """
+    return TrainingError(
+        f"{what}: the epoch would have ended there, as if there were no more batches; where it comes from next(), pass "
+        "that a default, or catch the error"
+    )
 
 
 def fetches_batches(dataset: object) -> bool:

@@ -14,7 +14,7 @@ from helios.core import rng
 from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, take_place
 from helios.core.processes import follow_parent
 from helios.core.registry import Registry
-from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher
+from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher, refuse_stop_iteration
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
@@ -245,9 +245,13 @@ def _size_of(dataset: object) -> int:
             f"{type(dataset).__name__} cannot be loaded: a data set has __len__ and __getitem__, or is an "
             f"IterableDataset",
         )
-    if len(dataset) == 0:
+    try:
+        size = len(dataset)
+    except StopIteration as error:
+        raise refuse_stop_iteration(f"{type(dataset).__name__}.__len__ raised StopIteration") from error
+    if size == 0:
         raise ConfigurationError(f"{type(dataset).__name__} has 0 samples: a data set must have at least one")
-    return len(dataset)
+    return size
 
 
 def _choose_sampler(dataset: Any, params: DataLoaderParams, seed: int, *, training: bool) -> ResumableSampler:

@@ -87,6 +87,20 @@ class ResumableSampler(Sampler[int], ABC):
             )
         self._epoch, self._position = epoch, position
 
+    def count_remaining(self, position: int) -> int | None:
+        """Return how many indices this rank gets from a position of an epoch on; `None` if that is not known.
+
+        A subclass that overrides `__len__` overrides this as well, or only epochs that are resumed on as many ranks and
+        in batches of the same size are checked for their length.
+
+        Args:
+            position: the samples of the global order that are left out, in [0, size].
+        """
+        if position == 0:
+            return len(self)
+        is_whole = type(self).__len__ is ResumableSampler.__len__ and self.num_replicas == 1
+        return self.size - position if is_whole else None
+
     @abstractmethod
     def indices(self, epoch: int, position: int) -> Iterator[int]:
         """Yield the indices of this rank's samples of an epoch, from a position of the global order to its end.
@@ -236,7 +250,16 @@ class ResumableDistributedSampler(ResumableSampler):
 
     def __len__(self) -> int:
         """Return the number of samples that this rank sees in a whole epoch, repeated ones included."""
-        return len(range(self._rank, self._count_shared_out(self.size), self._num_replicas))
+        return self._count_share(0)
+
+    def count_remaining(self, position: int) -> int | None:
+        """Return how many indices this rank gets from a position on, repeated ones included."""
+        if type(self).__len__ is ResumableDistributedSampler.__len__:
+            return self._count_share(position)
+        return super().count_remaining(position)
+
+    def _count_share(self, position: int) -> int:
+        return len(range(self._rank, self._count_shared_out(self.size - position), self._num_replicas))
 
     def _order(self, epoch: int, start: int, stop: int) -> Iterator[int]:
         if self._shuffle:

@@ -169,4 +169,5 @@ class EvaluationLoop:
             step += 1
             if bar is not None:
                 bar.update(1)
+        self._feed.check_end(step, f"the {self._phase.value}")
         return step

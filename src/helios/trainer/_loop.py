@@ -179,6 +179,7 @@ class TrainingLoop:
         outcome = self._run_batches(batches)
         if outcome is not Outcome.GOING:
             return outcome
+        self._feed.check_end(state.dataset_iter, f"epoch {state.global_epoch}")
         if not state.is_epoch_in_progress:
             raise TrainingError(
                 f"epoch {state.global_epoch} has no batch, so training would never end: a data set must yield at "
@@ -252,7 +253,7 @@ class TrainingLoop:
         if self._unit is TrainingUnit.ITERATION:
             return completes and is_due(state.current_iteration, every)
         # An epoch is logged at its last batch; one whose length nobody knows has none that can be told.
-        return is_due(state.global_epoch, every) and state.dataset_iter == self._feed.batches_per_epoch()
+        return is_due(state.global_epoch, every) and state.dataset_iter == self._feed.batches_at_end()
 
     def _after_batch(self, completes: bool, *, ask: bool) -> Outcome:
         is_boundary = completes and self._unit is TrainingUnit.ITERATION
