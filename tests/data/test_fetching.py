@@ -255,3 +255,29 @@ def test_a_data_set_may_say_that_it_draws_nothing() -> None:
     before = torch.get_rng_state()
     assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3]]
     assert torch.equal(torch.get_rng_state(), before)
+    assert draws_nothing(Subset(ConcatDataset([Plain(), Plain()]), [0, 5]))
+
+
+def test_that_a_dataset_draws_nothing_is_not_inherited() -> None:
+    """SPEC F2: a class derived from one with `draws_nothing` is keyed unless it says so itself, in wrappers too."""
+
+    class Plain(Drawing):
+        draws_nothing = True
+
+    class Augmented(Plain):
+        pass
+
+    class View(Subset[Any]):
+        draws_nothing = True
+
+    class NoisyView(View):
+        pass
+
+    marked = Drawing(SIZE)
+    vars(marked)["draws_nothing"] = True  # As a constructor would that a subclass calls.
+    for dataset in (Augmented(SIZE), marked):
+        assert fetch(dataset, 1) == {index: draw_for(1, index) for index in range(SIZE)}
+        assert not draws_nothing(Subset(dataset, [0]))
+        assert not draws_nothing(ConcatDataset([Plain(SIZE), dataset]))
+    assert draws_nothing(View(Drawing(SIZE), [0]))
+    assert not draws_nothing(NoisyView(Plain(SIZE), [0]))

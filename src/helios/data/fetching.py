@@ -177,10 +177,11 @@ def fetches_batches(dataset: object) -> bool:
 def draws_nothing(dataset: object) -> bool:
     """Whether fetching is known to draw no random numbers, so that keying, 8 µs a sample, can be saved.
 
-    torch's `TensorDataset` draws none, nor do subsets and joins of such. A data set of one's own says so by an
-    attribute `draws_nothing = True`; one that draws all the same then draws from wherever the generators happen to be.
+    torch's `TensorDataset` draws none, nor do subsets and joins of such. A class of datasets says so by an attribute
+    `draws_nothing = True`; one that draws all the same then draws from wherever the generators happen to be. It is not
+    inherited, as a subclass may well draw.
     """
-    if getattr(dataset, "draws_nothing", False) is True:
+    if vars(type(dataset)).get("draws_nothing", False) is True:
         return True
     if type(dataset) is Subset:
         return draws_nothing(dataset.dataset)
