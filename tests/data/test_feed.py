@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, get_worker_info
 
 from helios.core.plain import decode, encode
 from helios.data.feed import BatchFeed, SamplerFeed, SequenceFeed, StreamFeed, make_feed
@@ -18,7 +19,7 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
 )
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
-from tests.data.drawing import Drawing, Stream
+from tests.data.drawing import Drawing, Stream, draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,3 +261,46 @@ def test_the_kind_of_feed_follows_from_the_data() -> None:
     assert isinstance(sampler, ResumableSampler)
     assert isinstance(make_feed(loader, sampler), SamplerFeed)
     assert make_feed(*create_dataloader(Stream([2]))).batches_per_epoch() is None
+
+
+# ------------------------------------------------------------------------------------------------------ workers' seeds
+
+
+class FromWorkers(Dataset[torch.Tensor]):
+    """Sample i is i, what torch says of the worker that fetches it, and draws that follow each other in the worker."""
+
+    draws_nothing = True  # So that nobody keys the generators between the samples.
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        info = get_worker_info()
+        assert info is not None
+        own = np.random.default_rng((info.seed, index)).random()
+        return torch.tensor([index, info.seed % 2**32, info.id, own, *draw()], dtype=torch.float64)
+
+
+def samples_of(feed: BatchFeed, epoch: int, done: int = 0) -> list[list[float]]:
+    return [row for batch in feed.open(epoch, done) for row in batch.tolist()]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_seeds_of_workers_are_exact_under_resume(persistent: bool) -> None:
+    """SPEC F1, F2: `get_worker_info().seed`, and who fetches what, follow from the seed, the epoch and the position."""
+
+    def make(seed: int = 2, rank: int = 0) -> BatchFeed:
+        sampler = ResumableDistributedSampler(range(20), 2, rank, shuffle=False)
+        options: dict[str, Any] = {"sampler": sampler, "num_workers": 2, "persistent_workers": persistent}
+        return make_feed(*create_dataloader(FromWorkers(), seed, 2, **options))
+
+    feed = make()
+    epochs = [samples_of(feed, epoch) for epoch in range(2)]
+    resumed = make()
+    assert [row[:4] for row in samples_of(resumed, 1, 3)] == [row[:4] for row in epochs[1][6:]]
+    if not persistent:
+        assert samples_of(resumed, 1) == epochs[1]  # The workers' own generators begin alike, too.
+    seeds = [{row[1] for row in rows} for rows in (*epochs, samples_of(make(rank=1), 0), samples_of(make(seed=3), 0))]
+    assert [len(two) for two in seeds] == [2] * 4
+    # torch does not tell persistent workers of a new seed.
+    assert len(set().union(*seeds)) == (6 if persistent else 8)

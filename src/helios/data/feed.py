@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from helios.data.fetching import KeyedBatchSampler
@@ -16,6 +18,8 @@ from helios.errors import ArgumentTypeError, CheckpointMismatchError, Configurat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from helios.core.rng import SeedSequence
 
 
 class BatchFeed(abc.ABC):
@@ -138,7 +142,18 @@ class SamplerFeed(BatchFeed):
         position = min(samples, self._size)
         self._end = self._find_end(done, position)
         self._sampler.seek(epoch, position)
-        return iter(self._loader)
+        return self._iterate(epoch, done)
+
+    def _iterate(self, epoch: int, done: int) -> Iterator[Any]:
+        inner: Any = self._loader.batch_sampler
+        workers = self._loader.num_workers
+        if not isinstance(inner, KeyedBatchSampler):
+            return iter(self._loader)
+        _seed_workers(self._loader, inner.worker_seeds, epoch)
+        # Each batch is fetched by the worker that would have fetched it without a resume.
+        turns = inner.turns_passed = done % workers if workers else 0
+        batches = iter(self._loader)
+        return itertools.islice(batches, turns, None) if turns else batches
 
     def _find_end(self, done: int, position: int) -> int | None:
         if position == min(done * self._samples_per_batch, self._size):
@@ -214,6 +229,7 @@ class StreamFeed(BatchFeed):
             # This process's data set, and those of persistent workers, carry on by themselves.
             self._progress, self._last_worker = self._next_progress(), -1
             self._stream.seek(epoch, {}, 0)
+        _seed_workers(self._loader, self._stream.worker_seeds, epoch)
         return self._unpack(iter(self._loader))
 
     def _next_progress(self) -> dict[int, WorkerProgress]:
@@ -243,6 +259,13 @@ class StreamFeed(BatchFeed):
             "progress": {worker: tuple(entry) for worker, entry in progress.items()},
             "last_worker": self._last_worker if done else -1,
         }
+
+
+def _seed_workers(loader: DataLoader[Any], seeds: SeedSequence | None, epoch: int) -> None:
+    """Have torch make the seeds of a loader's workers from the epoch, and not from how often it was iterated over."""
+    if isinstance(loader.generator, torch.Generator) and seeds is not None:
+        # Persistent workers keep the seed of the epoch in which they were started, which a resume changes.
+        loader.generator.manual_seed(seeds[0 if loader.persistent_workers else epoch])
 
 
 def _ensure_kind(account: Mapping[str, Any], kind: str) -> None:

@@ -21,7 +21,10 @@ CollateFn: TypeAlias = Callable[[list[Any]], Any]
 
 
 class Fetch(NamedTuple):
-    """What a worker is asked for: the samples of one batch, and where in the epoch they stand."""
+    """What a worker is asked for: the samples of one batch, and where in the epoch they stand.
+
+    One without samples only takes a worker's turn: what comes of it is `None`, and is no batch.
+    """
 
     epoch: int
     position: int
@@ -31,11 +34,27 @@ class Fetch(NamedTuple):
 class KeyedBatchSampler(Sampler[Fetch]):
     """Groups the indices of a sampler into batches that know their place in the epoch."""
 
-    def __init__(self, sampler: ResumableSampler, batch_size: int, *, drop_last: bool) -> None:
-        """Group `batch_size` indices each; the last may be short unless it is dropped."""
+    def __init__(
+        self,
+        sampler: ResumableSampler,
+        batch_size: int,
+        *,
+        drop_last: bool,
+        worker_seeds: rng.SeedSequence | None = None,
+    ) -> None:
+        """Group `batch_size` indices each; the last may be short unless it is dropped.
+
+        Args:
+            sampler: the order of samples.
+            batch_size: samples per batch.
+            drop_last: leave out a short last batch.
+            worker_seeds: the seeds, by epoch, that torch makes those of the workers from.
+        """
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
+        self.worker_seeds = worker_seeds
+        self.turns_passed = 0  # Workers, from the first, that have had their turn in the round under way.
 
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch, on this rank."""
@@ -48,6 +67,8 @@ class KeyedBatchSampler(Sampler[Fetch]):
         # Where the batch's first sample stands in the global order: ranks draw apart from each other.
         epoch, position = sampler.epoch, sampler.position + sampler.rank
         order = iter(sampler)
+        for _ in range(self.turns_passed):
+            yield Fetch(epoch, position, [])
         # Of any integer type: NumPy's are not what seeds are made of.
         while indices := list(map(operator.index, itertools.islice(order, size))):
             if len(indices) < size and self.drop_last:
@@ -86,8 +107,10 @@ class KeyedDataset:
         """Return the samples of a batch; torch asks `__getitems__` instead wherever it knows it."""
         return self.__getitems__(fetch)
 
-    def __getitems__(self, fetch: Fetch) -> list[Any]:
+    def __getitems__(self, fetch: Fetch) -> list[Any] | None:
         """Return the samples of a batch."""
+        if not fetch.indices:
+            return None
         dataset = self.dataset
         if fetch.epoch != self._epoch:
             self._epoch = fetch.epoch
@@ -124,12 +147,14 @@ class TensorFetcher:
         """Return the number of samples."""
         return len(self._tensors[0])
 
-    def __getitem__(self, fetch: Fetch) -> list[torch.Tensor]:
+    def __getitem__(self, fetch: Fetch) -> list[torch.Tensor] | None:
         """Return a batch."""
         return self.__getitems__(fetch)
 
-    def __getitems__(self, fetch: Fetch) -> list[torch.Tensor]:
+    def __getitems__(self, fetch: Fetch) -> list[torch.Tensor] | None:
         """Return a batch."""
+        if not fetch.indices:
+            return None
         indices = torch.tensor(fetch.indices)
         # Not tensor[indices], which keeps memory formats that stacking does not.
         return [tensor.index_select(0, indices.to(tensor.device)) for tensor in self._tensors]
@@ -142,14 +167,21 @@ class KeyedCollate:
         """Wrap a collate function."""
         self.collate_fn = collate_fn
 
-    def __call__(self, samples: _Fetched) -> Any:
+    def __call__(self, samples: _Fetched | None) -> Any:
         """Make a batch of samples."""
+        if samples is None:
+            return None
         rng.key_generators(samples.seed)
         try:
             return self.collate_fn(list(samples))
         except StopIteration as error:
             name = getattr(self.collate_fn, "__qualname__", type(self.collate_fn).__qualname__)
             raise refuse_stop_iteration(f"the collate function {name} raised StopIteration") from error
+
+
+def collate_by_default(samples: list[Any] | None) -> Any:
+    """Make a batch of samples as torch does by default."""
+    return None if samples is None else default_collate(samples)
 
 
 def refuse_stop_iteration(what: str) -> TrainingError:
@@ -200,4 +232,4 @@ def choose_fetcher(dataset: Any, collate_fn: CollateFn | None, seed: int) -> tup
     """
     if collate_fn is None and type(dataset) is TensorDataset:
         return TensorFetcher(dataset.tensors), pass_on
-    return KeyedDataset(dataset, seed), default_collate if collate_fn is None else KeyedCollate(collate_fn)
+    return KeyedDataset(dataset, seed), collate_by_default if collate_fn is None else KeyedCollate(collate_fn)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from helios.core import rng
 from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, take_place
@@ -197,7 +197,8 @@ def make_loader(
         "pin_memory": torch.cuda.is_available() if params.pin_memory is None else params.pin_memory,
         "persistent_workers": params.persistent_workers and workers > 0,
         "worker_init_fn": functools.partial(_begin_worker, get_dist_info()),
-        # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses.
+        # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses. A
+        # feed seeds it anew in each epoch.
         "generator": torch.Generator().manual_seed(rng.derive_seed(seed, "workers")),
     }
     if isinstance(dataset, IterableDataset):
@@ -214,12 +215,20 @@ def make_loader(
             "samples on this rank; lower batch_size or keep the last batch",
         )
     fetcher, collate = choose_fetcher(dataset, params.collate_fn, seed)
-    batches = KeyedBatchSampler(sampler, params.batch_size, drop_last=params.drop_last)
+    place = (sampler.rank,) if sampler.rank > 0 else ()
+    batches = KeyedBatchSampler(
+        sampler,
+        params.batch_size,
+        drop_last=params.drop_last,
+        worker_seeds=rng.SeedSequence(seed, "workers", *place),
+    )
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
 
 
 def _begin_worker(info: DistributedInfo, worker_id: int) -> None:
-    """Let a worker stand where the rank does that it fetches for, and end with it, however that one is killed.
+    """Key a worker's generators by its seed, those that torch does not know of as well.
+
+    Let a worker stand where the rank does that it fetches for, and end with it, however that one is killed.
 
     A worker that was not forked knows of no ranks, and a data set that shares itself out would give it everything.
 
@@ -228,6 +237,9 @@ def _begin_worker(info: DistributedInfo, worker_id: int) -> None:
     """
     del worker_id
     take_place(info)
+    torch_info = get_worker_info()
+    if torch_info is not None:
+        rng.key_generators(torch_info.seed)
     follow_parent()
 
 

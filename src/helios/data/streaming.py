@@ -105,6 +105,7 @@ class StreamedBatches(IterableDataset[Stamped]):
         self._drop_last = drop_last
         # Ranks have parts of their own, and draw apart from each other.
         self._place = (rank,) if rank > 0 else ()
+        self.worker_seeds = rng.SeedSequence(seed, "workers", *self._place)  # As those of a KeyedBatchSampler.
         # Shared, because persistent workers are not made anew for an epoch, and would not hear of it otherwise.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch's
         self._progress: dict[int, WorkerProgress] = {}
