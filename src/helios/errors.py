@@ -17,7 +17,8 @@ Every one of them is also the builtin error that callers already catch::
     ├── RankFailedError           RuntimeError  another process of the run has failed; the message has its traceback
     └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
         ├── CorruptCheckpointError  ValueError  the bytes are not what was written, or would run code
-        └── CheckpointMismatchError ValueError  the bytes are fine but belong to something else
+        ├── CheckpointMismatchError ValueError  the bytes are fine but belong to something else
+        └── FolderInUseError                    another run owns the folder of checkpoints
 """
 
 from __future__ import annotations
@@ -107,3 +108,7 @@ class CorruptCheckpointError(CheckpointError, ValueError):
 
 class CheckpointMismatchError(CheckpointError, ValueError):
     """A checkpoint is intact but belongs to another class, plug-in or version."""
+
+
+class FolderInUseError(CheckpointError):
+    """Another run owns the folder of checkpoints that this one would write to."""

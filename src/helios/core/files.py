@@ -134,7 +134,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> list[Path]:
-    """Delete what killed writers left behind in a folder; nobody may be writing there meanwhile.
+    """Delete what killed writers left behind in a folder; only for one who owns it, so that nobody else writes there.
 
     Returns:
         What was deleted.

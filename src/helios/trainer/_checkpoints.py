@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from helios.checkpoint.lock import FolderLock
 from helios.core.archive import load_archive, save_archive
 from helios.core.control import Control
 from helios.core.files import ensure_writable, remove_temporaries
@@ -97,16 +99,26 @@ class CheckpointStore:
         """Use the folder `root/save_name`, which need not exist."""
         self.folder = root / save_name
         self._save_name = save_name
+        self._lock = FolderLock(self.folder)
 
-    def prepare(self) -> None:
-        """Make the folder, and delete what killed writers left in it.
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Own the folder while the context lasts: make it if it is missing, and delete what killed writers left in it.
 
         Raises:
+            FolderInUseError: if another run owns it.
             CheckpointError: if nothing can be written there.
         """
+        with contextlib.ExitStack() as stack:
+            self._prepare(stack)
+            yield
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
         try:
+            stack.enter_context(self._lock)
             ensure_writable(self.folder)
-            remove_temporaries(self.folder)
+            if self._lock.is_certain:
+                remove_temporaries(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder} ({error}): choose another chkpt_root, or make it "
@@ -126,6 +138,8 @@ class CheckpointStore:
         """
         path = self.folder / str(name)
         control = Control() if control is None else control
+        if control.rank == 0:
+            self._lock.ensure()
         plain, shards, _ = take_shards_out(data)
         if control.world_size > 1:
             data = {**data, "ranks": collect_overlays(plain, control)}

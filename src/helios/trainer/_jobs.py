@@ -125,7 +125,7 @@ class TrainingJob:
     def _resume(self, store: CheckpointStore) -> None:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
         if self._control.rank == 0:
-            store.prepare()
+            self._session.enter_context(store.owned())
         check_can_be_saved(self._collect())  # What cannot be is to be known before the first batch.
         newest = store.load_newest(self._control, self._session.mesh)
         if newest is None:

@@ -1,0 +1,1 @@
+"""Checkpoints: what is captured, and how files are kept."""
