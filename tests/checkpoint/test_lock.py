@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helios.checkpoint import lock
-from helios.checkpoint.lock import LOCK_NAME, FolderLock, Owner
+from helios.checkpoint.lock import LOCK_NAME, FolderLock
+from helios.checkpoint.owner import Owner
 from helios.errors import FolderInUseError
 from tests.checkpoint import owners
 
@@ -119,11 +120,30 @@ def test_a_file_that_is_removed_meanwhile_is_not_locked(tmp_path: Path, monkeypa
 def test_a_file_that_was_left_behind_is_harmless(tmp_path: Path) -> None:
     """A lock file that nobody holds is taken over, be its process alive by number, its content torn or empty."""
     describe(tmp_path, started="1")
-    for content in (None, b"", b"{", b"[1]", b'{"pid": 1}', b"\xff"):
+    odd = [
+        json.dumps({"pid": pid, "host": host, "since": "now"}) for pid, host in ((-1, "a"), ("1", "a"), (1, "\x1b[2J"))
+    ]
+    for content in (None, "", "{", "[" * 5000, "[1]", '{"pid": 1}', *odd):
         if content is not None:
-            (tmp_path / LOCK_NAME).write_bytes(content)
+            (tmp_path / LOCK_NAME).write_text(content)
+            assert Owner.parse(content.encode()) is None
         with FolderLock(tmp_path) as taken:
             assert taken.is_certain
+
+
+def test_only_a_file_is_locked(tmp_path: Path) -> None:
+    """A link in the file's place is not followed and its target not overwritten; a FIFO and a folder do not hang."""
+    (tmp_path / "precious").write_text("precious")
+    places = [tmp_path / name / LOCK_NAME for name in ("link", "fifo", "folder")]
+    for place in places:
+        place.parent.mkdir()
+    places[0].symlink_to(tmp_path / "precious")
+    os.mkfifo(places[1])
+    places[2].mkdir()
+    for place in places:
+        with pytest.raises(OSError, match=LOCK_NAME), FolderLock(place.parent):
+            pass
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_an_owner_of_another_machine_is_named(

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import errno
 import json
-import multiprocessing
 import os
-import socket
+import stat
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from helios.core.distributed import is_using_torchrun
-from helios.core.environment import read_environment
+from helios.checkpoint.owner import Owner
+from helios.core.files import open_regular
 from helios.core.logging import get_root_logger
-from helios.core.processes import exists
 from helios.errors import FolderInUseError
 
 if TYPE_CHECKING:
@@ -51,58 +48,6 @@ def _forget_in_child() -> None:
 
 # No process is forked between the opening of a file and its entry in the table.
 os.register_at_fork(before=_table.acquire, after_in_parent=_table.release, after_in_child=_forget_in_child)
-
-
-@dataclasses.dataclass(frozen=True)
-class Owner:
-    """Who holds a lock.
-
-    Attributes:
-        pid: its process.
-        host: the name of its machine.
-        since: when it took the lock, in ISO 8601.
-        started: when the process was started, as the system counts it; `None` where it does not tell.
-        supervisor: the process without which it ends by itself: the caller of `fit`, for a rank; `None` for none.
-    """
-
-    pid: int
-    host: str
-    since: str
-    started: str | None = None
-    supervisor: int | None = None
-
-    @classmethod
-    def here(cls) -> Owner:
-        """Return the description of this process."""
-        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return cls(os.getpid(), socket.gethostname(), since, _start_of(os.getpid()), _find_supervisor())
-
-    @classmethod
-    def parse(cls, content: bytes) -> Owner | None:
-        """Return the owner that a lock file describes; `None` if it describes none."""
-        try:
-            return cls(**json.loads(content))
-        except (ValueError, TypeError):
-            return None
-
-    def __str__(self) -> str:
-        """Return what a person needs in order to find it."""
-        return f"process {self.pid} on {self.host}, since {self.since}"
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it runs, or ran, on this machine."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it runs, if it is of this machine: another process that has its number by now is not it."""
-        return exists(self.pid) and _start_of(self.pid) == self.started
-
-    @property
-    def is_orphan(self) -> bool:
-        """Whether it is a rank of this machine that is about to end, because its supervisor is gone."""
-        return self.is_here and self.supervisor is not None and not exists(self.supervisor)
 
 
 class FolderLock:
@@ -180,9 +125,11 @@ class FolderLock:
 
     def _try_to_open(self) -> tuple[int, bool] | None:
         with _table:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            # No link is followed: the file is overwritten.
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             _held.add(self)
         try:
+            _ensure_file(self._descriptor, self._path)
             is_locked = _lock(self._descriptor)
         except BaseException as error:
             self.close()
@@ -200,14 +147,14 @@ class FolderLock:
             return False
         mine = os.fstat(self._descriptor)
         try:
-            there = self._path.stat()
+            there = self._path.lstat()
         except FileNotFoundError:
             return False
         return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
     def _read_owner(self) -> Owner | None:
-        with contextlib.suppress(FileNotFoundError):
-            return Owner.parse(self._path.read_bytes())
+        with contextlib.suppress(OSError), open_regular(self._path) as file:
+            return Owner.parse(file.read(1 << 12))
         return None
 
     def _judge(self, previous: Owner | None, *, is_locked: bool) -> bool:
@@ -244,6 +191,11 @@ class FolderLock:
         )
 
 
+def _ensure_file(descriptor: int, path: Path) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+
+
 def _lock(descriptor: int) -> bool:
     """Lock an open file; return false where the file system, or the operating system, has no locks.
 
@@ -265,22 +217,6 @@ def _lock(descriptor: int) -> bool:
             return False
         raise
     return True
-
-
-def _start_of(pid: int) -> str | None:
-    """Return when a process was started, in the kernel's ticks; `None` where the system does not tell."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return status.rpartition(")")[2].split()[19]  # After the name, which may hold anything.
-
-
-def _find_supervisor() -> int | None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        return parent.pid
-    return os.getppid() if is_using_torchrun(read_environment()) else None
 
 
 def _is_local(folder: Path) -> bool:
