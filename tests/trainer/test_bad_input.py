@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,6 +62,74 @@ def test_a_model_that_never_steps_is_told_so() -> None:
     with pytest.raises(TrainingError, match=r"Idle has trained 3 iterations without a step .* call optimizer.step\(\)"):
         make_trainer(total_steps=100).fit(model, TinyDataModule())
     assert model.batches_seen == 3
+
+
+class SteppingAt(Idle):
+    """Steps its optimizer at every so many batches, whatever the trainer thinks."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+
+    def is_optimizer_step(self, state: TrainingState) -> bool:
+        return (state.global_iteration + 1) % self.every == 0
+
+    def on_training_epoch_end(self, current_epoch: int) -> None:
+        """Leave the scheduler alone, which belongs to an optimizer that may not step."""
+
+
+def test_a_model_that_has_not_stepped_yet_is_told_after_the_first_batches(caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC E1: a warning comes after the first batches, long before the end of an epoch; steps by hand are seen."""
+
+    def warnings_of(model: TinyModel) -> list[str]:
+        caplog.clear()
+        fails = pytest.raises(TrainingError) if type(model) is Idle else contextlib.nullcontext()
+        with fails:
+            make_trainer(train_unit="iteration", total_steps=12).fit(model, TinyDataModule(samples=160))
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    (told,) = warnings_of(Idle())
+    assert told.startswith("Idle has trained 10 iterations without a step of any of its optimizers")
+    (told,) = warnings_of(SteppingAt(12))
+    assert "SteppingAt has trained 10 iterations" in told
+    assert warnings_of(SteppingAt(10)) == []
+
+    class AtTheEnd(Idle):
+        def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+            del should_log
+            if state.global_iteration == 10:
+                self.optimizer.step()
+
+    class Anew(SteppingAt):
+        def on_training_start(self) -> None:
+            self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    class ByHand(SteppingAt):
+        def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
+            super().train_step(batch, state)
+            with torch.no_grad():
+                for parameter in self.net.parameters():
+                    parameter.sub_(0.1)
+
+    for model in (AtTheEnd(), Anew(1), ByHand(100)):
+        assert warnings_of(model) == []
+
+
+def test_a_resumed_model_that_has_stepped_before_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC E1: an epoch that is resumed shortly before its end raises no alarm when its steps came before."""
+    options: dict[str, Any] = {"train_unit": "iteration", "chkpt_frequency": 1}
+    data = TinyDataModule(samples=20)
+    make_trainer(tmp_path, total_steps=4, **options).fit(SteppingAt(3), data)
+    model = SteppingAt(8)
+    assert make_trainer(tmp_path, total_steps=7, **options).fit(model, data)  # The first epoch ends after 5 batches.
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+    other = tmp_path / "other"
+    for total_steps, trained in ((4, 4), (7, 5)):
+        with pytest.raises(TrainingError, match=f"Idle has trained {trained} iterations without a step"):
+            make_trainer(other, total_steps=total_steps, **options).fit(Idle(), data)
 
 
 def test_hooks_on_the_optimizer_are_left_alone() -> None:

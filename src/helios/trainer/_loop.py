@@ -16,10 +16,10 @@ from helios.core.state import TrainingUnit
 from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.table import overrides
-from helios.trainer._checks import OptimizerWatch
 from helios.trainer._plugin_hooks import PluginHooks
 from helios.trainer._ranks import average_losses, in_step
 from helios.trainer._stopping import StopVote
+from helios.trainer._watches import LossWatch, OptimizerWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,8 +97,8 @@ class TrainingLoop:
         self._rank = control.rank
         self._bar: ProgressBar | None = None
         self._account: Mapping[str, Any] | None = None
-        self._steps, self._seconds, self._iterations = 0, 0.0, 0
-        self._watch: OptimizerWatch
+        self._steps, self._seconds = 0, 0.0
+        self._optimizer_watch, self._loss_watch = OptimizerWatch(model), LossWatch(model)
         self._stop_vote = StopVote(model, plugins, control)
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,6 +106,7 @@ class TrainingLoop:
         return {
             "state": self._state.to_dict(),
             "stopped": self.is_stopped,
+            "has_stepped": self._optimizer_watch.has_stepped,
             "feed": self._feed.account(self._state.dataset_iter),
         }
 
@@ -113,6 +114,7 @@ class TrainingLoop:
         """Take over what `state_dict` returned."""
         self._state.load_dict(state_dict["state"])
         self.is_stopped = state_dict["stopped"]
+        self._optimizer_watch.has_stepped = state_dict.get("has_stepped", True)
         self._account = state_dict["feed"]
 
     def run(self, bar: ProgressBar | None = None) -> Outcome:
@@ -125,11 +127,12 @@ class TrainingLoop:
             How it ended: anything but `Outcome.GOING`.
         """
         self._bar = bar
-        self._watch = OptimizerWatch(self._model)
+        self._optimizer_watch.open()
+        self._loss_watch.look(self._state.global_iteration)
         try:
             return self._run()
         finally:
-            self._watch.close()
+            self._optimizer_watch.close()
 
     def _run(self) -> Outcome:
         self._call("start", self._hooks.bind("on_training_start"), self._model.on_training_start)
@@ -152,7 +155,8 @@ class TrainingLoop:
         self._call("end", self._hooks.bind("on_training_end"), self._model.on_training_end)
 
     def _end_epoch(self) -> None:
-        self._watch.check(self._iterations)
+        self._optimizer_watch.check(self._state.current_iteration)
+        self._loss_watch.look(self._state.global_iteration)
         epoch = self._state.global_epoch
         self._call("epoch end", self._hooks.bind("on_training_epoch_end"), self._model.on_training_epoch_end, epoch)
 
@@ -193,14 +197,13 @@ class TrainingLoop:
         seeds = SeedSequence(self._options.seed, "step", self._rank)
         processes, starts = self._hooks.bind("process_training_batch"), self._hooks.bind("on_training_batch_start")
         model_start = model.on_training_batch_start if overrides(model, "on_training_batch_start", Model) else None
-        train_step = model.train_step
+        train_step, accumulation_steps = model.train_step, self._options.accumulation_steps
         end_batch = model._end_batch  # noqa: SLF001 - a part of the base class that no subclass may lose.
         model_end = model.on_training_batch_end if overrides(model, "on_training_batch_end", Model) else None
         plugin_ends = self._hooks.bind_batch_ends(is_last=model_end is None and not self._stop_vote.asks_model)
-        accumulation_steps = self._options.accumulation_steps
         may_stop, has_stop_news = self._stop_vote.may_stop, self._stop_vote.has_news
-        asks_every_iteration = self._unit is TrainingUnit.ITERATION
-        interrupted = self._interrupted
+        asks_every_iteration, interrupted = self._unit is TrainingUnit.ITERATION, self._interrupted
+        logs, is_watching = self._options.print_frequency is not None, self._optimizer_watch.is_waiting
         clock, steps = time.perf_counter, self._steps
         began = clock() - self._seconds
 
@@ -224,16 +227,17 @@ class TrainingLoop:
             if completes:
                 state.current_iteration += 1
                 state.running_iter += 1
-                self._iterations += 1
             if model._loss_items:  # noqa: SLF001 - see above.
                 end_batch()
+            should_log = logs and self._should_log(completes)
+            if should_log:
+                self._average_losses()
             if plugin_ends is not None:
                 plugin_ends(state)
             if model_end is not None:
-                should_log = self._should_log(completes)
-                if should_log:
-                    average_losses(model, self._control)
                 model_end(state, should_log)
+            if is_watching and completes:
+                is_watching = self._optimizer_watch.look(state.current_iteration)
             steps += 1
             state.average_iter_time = (clock() - began) / steps
             has_news = may_stop and has_stop_news()
@@ -254,6 +258,11 @@ class TrainingLoop:
             return completes and is_due(state.current_iteration, every)
         # An epoch is logged at its last batch; one whose length nobody knows has none that can be told.
         return is_due(state.global_epoch, every) and state.dataset_iter == self._feed.batches_at_end()
+
+    def _average_losses(self) -> None:
+        """Average the losses over the ranks, before anybody reads them: plug-ins and the model see the same."""
+        average_losses(self._model, self._control)
+        self._loss_watch.look(self._state.global_iteration)
 
     def _after_batch(self, completes: bool, *, ask: bool) -> Outcome:
         is_boundary = completes and self._unit is TrainingUnit.ITERATION
@@ -284,6 +293,7 @@ class TrainingLoop:
         # Asked before saving, so that the last checkpoint says whether training was stopped.
         outcome = self._outcome(ask=ask or is_save_due)
         if self._save is not None and (is_save_due or outcome not in (Outcome.GOING, Outcome.GIVEN_UP)):
+            self._loss_watch.look(self._state.global_iteration)
             self._save()
         return outcome
 
@@ -306,6 +316,7 @@ class TrainingLoop:
         state, model = self._state, self._model
         assert self._validation is not None  # noqa: S101 - for the type checker: valid_frequency without one is refused.
         cycle = state.validation_cycles + 1
+        self._loss_watch.look(state.global_iteration)  # Before the running losses are cleared.
         self._validation.run(cycle)
         model.train()
         state.validation_cycles = cycle

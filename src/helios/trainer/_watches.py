@@ -1,0 +1,176 @@
+"""What can be seen to go wrong while a model trains: optimizers that never step, losses that are not finite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from helios.core.logging import get_root_logger
+from helios.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch.utils.hooks import RemovableHandle
+
+    from helios.model.model import Model
+
+_FIRST_ITERATIONS: Final = 10  # Who accumulates by hand, unknown to the trainer, may leave out some steps.
+_ITERATIONS_TO_SCALE: Final = 20  # A gradient scaler leaves out steps until it has found its scale.
+
+
+class OptimizerWatch:
+    """Notices a model whose optimizers never step: it would train for days and learn nothing.
+
+    It looks at each iteration until there was a step of any optimizer, in this process or before it was resumed.
+
+    Attributes:
+        has_stepped: whether there was one.
+    """
+
+    def __init__(self, model: Model) -> None:
+        """Watch the optimizers among a model's attributes."""
+        self.has_stepped = False
+        self._owner = type(model).__name__
+        self._optimizers = list(_find_optimizers(list(vars(model).values())))
+        has_scaler = any(isinstance(value, GradScaler) for value in vars(model).values())
+        self._patience = _ITERATIONS_TO_SCALE if has_scaler else 1
+        self._first_iterations = max(_FIRST_ITERATIONS, self._patience)
+        self._versions: list[int] | None = None
+        self._has_warned = False
+        self._handle: RemovableHandle | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are optimizers, but was no step yet."""
+        return bool(self._optimizers) and not self.has_stepped
+
+    def open(self) -> None:
+        """Start watching."""
+        if self.is_waiting:
+            # Of any optimizer, as a hook of the model's may well make another one.
+            self._handle = register_optimizer_step_post_hook(self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.has_stepped = True  # The handle stays for now: torch is iterating over its hooks.
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def look(self, iterations: int) -> bool:
+        """Look after an iteration whether there was a step, and warn if the first ones have brought none.
+
+        Args:
+            iterations: how many iterations have been trained since the start of the run.
+
+        Returns:
+            Whether to look again after the next.
+        """
+        if not self._is_idle():
+            self.close()
+            return False
+        if iterations >= self._first_iterations and not self._has_warned:
+            self._has_warned = True
+            get_root_logger().warning(
+                "%s; this is fine if it collects data first, or accumulates over more batches",
+                self._describe(iterations),
+            )
+        return True
+
+    def check(self, iterations: int) -> None:
+        """Check, at the end of an epoch, that an optimizer has stepped.
+
+        Args:
+            iterations: how many iterations have been trained since the start of the run.
+
+        Raises:
+            TrainingError: if there are optimizers, but none has stepped in all of them.
+        """
+        if self.is_waiting and iterations >= self._patience and self._is_idle():
+            raise TrainingError(self._describe(iterations))
+
+    def _describe(self, iterations: int) -> str:
+        return (
+            f"{self._owner} has trained {iterations} iterations without a step of any of its optimizers, so its "
+            "weights have not changed: call optimizer.step() in train_step, whenever self.is_optimizer_step(state) is "
+            "true if batches are accumulated"
+        )
+
+    def _is_idle(self) -> bool:
+        """Whether nothing has changed the weights, in whatever way, since this was asked first."""
+        if not self.is_waiting:
+            return False
+        # Some train without their optimizer. Each change in place counts up the version of a tensor.
+        groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
+        versions = [parameter._version for group in groups for parameter in group["params"]]  # noqa: SLF001 - no public name.
+        if self._versions is not None and versions != self._versions:
+            self.has_stepped = True
+            return False
+        self._versions = versions
+        return True
+
+
+class LossWatch:
+    """Notices losses that are NaN or infinite, and warns once.
+
+    Looking makes the host wait for the device, so it is done only where it waits anyway: at logs, validations,
+    checkpoints and the ends of epochs. A running loss that was not finite once stays so.
+    """
+
+    def __init__(self, model: Model) -> None:
+        """Watch the losses of a model."""
+        self._model = model
+        self._finite_until = 0
+        self._has_warned = False
+
+    def look(self, batches: int) -> None:
+        """Look at the running losses, and warn if one of them is not finite.
+
+        Args:
+            batches: how many batches have been trained since the start of the run.
+        """
+        if self._has_warned:
+            return
+        found = _find_not_finite(self._model._running_losses)  # noqa: SLF001 - API.md names it.
+        if found is None:
+            self._finite_until = batches
+            return
+        self._has_warned = True
+        first = self._finite_until + 1
+        get_root_logger().warning(
+            "%s: the loss %r has become %s in %s; training goes on, from weights that are likely not finite either: to "
+            "find the cause, train those batches again from a checkpoint before them, under "
+            "torch.autograd.detect_anomaly()",
+            type(self._model).__name__,
+            *found,
+            f"batch {batches}" if first >= batches else f"one of the batches {first} to {batches}",
+        )
+
+
+def _find_not_finite(losses: dict[str, torch.Tensor]) -> tuple[str, str] | None:
+    """Return the name of a loss and what it is, if one is not finite."""
+    for name, loss in losses.items():
+        if loss.is_meta or bool(loss.isfinite().all()):
+            continue
+        if bool(loss.isnan().any()):
+            return name, "NaN"
+        if loss.dtype != torch.float16:  # A sum of small numbers is soon too large for it.
+            return name, "infinite"
+    return None
+
+
+def _find_optimizers(values: list[Any]) -> Iterator[Optimizer]:
+    for value in values:
+        if isinstance(value, Optimizer):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _find_optimizers(list(value))
+        elif isinstance(value, dict):
+            yield from _find_optimizers(list(value.values()))
