@@ -14,6 +14,7 @@ Every one of them is also the builtin error that callers already catch::
     ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
     ├── StudyViewError            RuntimeError  a study is to be changed through a view of it
     ├── TrainingError             RuntimeError  training cannot go on and nobody's code raised
+    │   └── StoreContentError     RuntimeError  the store of a run holds what no rank of the run has written
     ├── RankFailedError           RuntimeError  another process of the run has failed; the message has its traceback
     └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
         ├── CorruptCheckpointError  ValueError  the bytes are not what was written, or would run code
@@ -79,8 +80,12 @@ class TrainingError(HeliosError, RuntimeError):
     """Training cannot go on, and it was not the user's code that raised."""
 
 
+class StoreContentError(TrainingError):
+    """The key-value store that the ranks of a run share holds what none of them has written."""
+
+
 class RankFailedError(HeliosError, RuntimeError):
-    """Another process of the run has failed, been killed or lost. What it raised, if it could travel, is the cause.
+    """Another process of the run has failed, been killed or lost. What it raised, if it could be sent, is the cause.
 
     Attributes:
         rank: the global rank that failed first.

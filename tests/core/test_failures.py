@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 
 from helios.core.distributed import all_reduce_tensors
 from helios.core.failures import Failure, portable
-from helios.errors import ConfigurationError, RankFailedError, TrainingError
+from helios.errors import ConfigurationError, RankFailedError, StoreContentError, TrainingError
 from tests.core.ranks import run_ranks
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def test_an_error_arrives_with_all_that_is_known_of_it() -> None:
 @pytest.mark.parametrize("error", [TwoArguments("a", 1), Holding("a 1"), Changing("a 1")])
 def test_an_error_that_cannot_travel_arrives_as_text(error: Exception) -> None:
     """SPEC A11: of an exception that cannot be pickled, or not be made again, everything but itself arrives."""
-    arrived = travel(Failure.of(raised(error), 1)).to_error([type(error)])
+    arrived = travel(Failure.of(raised(error), 1)).to_error()
     assert isinstance(arrived, RankFailedError)
     assert arrived.__cause__ is None
     assert f"failed first: {type(error).__module__}.{type(error).__qualname__}: a 1\n\nTraceback" in str(arrived)
@@ -107,6 +108,86 @@ def test_control_flow_may_be_known_to_its_rank_alone() -> None:
     assert type(travel(Failure.of(raised(StopAtOnce()), 1, [Stop])).to_error()) is StopAtOnce
     assert isinstance(travel(Failure.of(raised(KeyError()), 1, [Stop])).to_error(), RankFailedError)
     assert isinstance(travel(Failure.of(raised(Holding("a")), 1, [Holding])).to_error(), RankFailedError)
+
+
+def through_store(failure: Failure) -> Failure:
+    """Return what other ranks read from the store of a run."""
+    return Failure.from_message(failure.to_message(), "failed")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigurationError("steps is -1"), KeyError(("a", 1)), FileNotFoundError(2, "gone", "x"), StopAtOnce("a", 1)],
+)
+def test_an_error_is_made_again_from_plain_data(error: Exception) -> None:
+    """SPEC A11: over a store, errors of Python's, Helios' and registered types arrive with type and arguments."""
+    failure = through_store(Failure.of(raised(error), 3, [Stop]))
+    arrived = failure.to_error([Stop])
+    cause = arrived if isinstance(error, Stop) else arrived.__cause__
+    assert type(cause) is type(error)
+    assert (cause.args, str(cause)) == (error.args, str(error))
+    report = arrived.__cause__ if isinstance(error, Stop) else arrived
+    assert isinstance(report, RankFailedError)
+    assert report.rank == 3
+    assert str(report) == failure.describe()
+    assert ", in raised\n" in str(report)
+
+
+def test_an_error_of_another_type_arrives_as_text_over_a_store() -> None:
+    """SPEC A11: over a store, no class is looked up but by the names that are known; text and traceback arrive."""
+    for error in (Stop("a 1"), subprocess.CalledProcessError(1, "x"), TwoArguments("a", 1)):
+        failure = through_store(Failure.of(raised(error), 1, [type(error)]))
+        arrived = failure.to_error([TwoArguments])
+        assert isinstance(arrived, RankFailedError)
+        assert arrived.__cause__ is None
+        assert f"{type(error).__qualname__}: {error}\n\nTraceback" in str(arrived)
+
+
+def test_arguments_that_are_no_plain_data_are_left_out() -> None:
+    """SPEC A11: over a store, an argument that could only be pickled is replaced by the text of the error."""
+    arrived = through_store(Failure.of(raised(ValueError(object(), 1)), 1)).to_error()
+    assert type(arrived.__cause__) is ValueError
+    assert str(arrived.__cause__).startswith("(<object object at")
+
+
+def test_a_lost_rank_is_lost_over_a_store_too() -> None:
+    """SPEC A11, F6: an error about another rank keeps, over a store, its text, its rank and whether that is lost."""
+    for failure in (Failure.lost(1, "there", "gone"), Failure.of(raised(RankFailedError("gone", 1, is_lost=True)), 0)):
+        error = through_store(failure).to_error()
+        assert isinstance(error, RankFailedError)
+        assert (error.rank, error.is_lost) == (1, True)
+
+
+HONEST = Failure.of(ValueError("x"), 1).to_message()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        pickle.dumps(Failure.lost(0, "a", "b")),
+        b"[1]",
+        HONEST[:-1],
+        HONEST.replace(b'"rank"', b'"bank"'),
+        HONEST.replace(b'"when"', b'"kind"'),
+        HONEST.replace(b'"tuple"', b'"Failure"'),
+        HONEST.replace(b'["is_lost", false]', b'["is_lost", 0]'),
+    ],
+)
+def test_what_is_no_failure_is_refused(message: bytes) -> None:
+    """What anybody else has written where a failure is expected is named, with the key, and nothing is made of it."""
+    assert message != HONEST
+    with pytest.raises(StoreContentError, match="the store of the run holds .* under 'failed', which no rank"):
+        Failure.from_message(message, "failed")
+
+
+def test_a_stranger_cannot_end_a_rank_in_silence() -> None:
+    """What claims to be control flow in a store, and is not registered here, is reported as a failure."""
+    claimed = through_store(Failure.of(SystemExit(0), 1, [SystemExit]))
+    assert claimed.is_control_flow
+    error = claimed.to_error([Stop])
+    assert isinstance(error, RankFailedError)
+    assert type(error.__cause__) is SystemExit
 
 
 def test_a_killed_rank_has_no_traceback() -> None:

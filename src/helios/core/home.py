@@ -14,6 +14,8 @@ from helios.errors import NotRunningError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Ask = Callable[[int, str, tuple[Any, ...], dict[str, Any]], Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
@@ -24,7 +26,7 @@ class _Kind:
 
 
 _kinds: dict[type, _Kind] = {}
-_ways: list[Callable[[bytes], bytes]] = []  # Of this process to its home; the last one counts.
+_ways: list[Ask] = []  # Of this process to its home; the last one counts.
 
 
 def keep_at_home(
@@ -58,21 +60,30 @@ class Home:
     def keep(self, value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """Return what makes the stand-in of an object that stays at home; `None` if it is not of such a kind."""
         kind = next((kind for base, kind in _kinds.items() if isinstance(value, base)), None)
-        if kind is None:
-            return None
+        return None if kind is None else kind.represent(value, self._number_of(value, kind))
+
+    def number_of(self, value: Any) -> int:
+        """Return the number under which an object of such a kind can be asked; it stays at home."""
+        return self._number_of(value, next(kind for base, kind in _kinds.items() if isinstance(value, base)))
+
+    def _number_of(self, value: Any, kind: _Kind) -> int:
         number = next((number for number, (kept, _) in enumerate(self._kept) if kept is value), len(self._kept))
         if number == len(self._kept):
             self._kept.append((value, kind))
-        return kind.represent(value, number)
+        return number
 
     def answer(self, question: bytes) -> bytes:
-        """Answer what `ask_home` asks. Whatever is raised on the way is the answer, and is raised there."""
-        number, name, arguments, options = pickle.loads(question)  # noqa: S301 - by a rank of this run.
-        value, kind = self._kept[number]
+        """Answer what `ask_home` asks over a pipe. Whatever is raised on the way is the answer, and is raised there."""
+        number, name, arguments, options = pickle.loads(question)  # noqa: S301 - by a rank of this run, over its pipe.
         try:
-            return pickle.dumps((True, kind.answer(value, name, arguments, options)))
+            return pickle.dumps((True, self.call(number, name, arguments, options)))
         except Exception as error:  # noqa: BLE001 - it is the asker's.
             return pickle.dumps((False, portable(error)))
+
+    def call(self, number: int, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Return the answer to a question, or raise what answering raises; see `ask_home`."""
+        value, kind = self._kept[number]
+        return kind.answer(value, name, arguments, options)
 
 
 class _Packer(pickle.Pickler):
@@ -87,10 +98,29 @@ class _Packer(pickle.Pickler):
 
 @contextlib.contextmanager
 def way_home(ask: Callable[[bytes], bytes]) -> Iterator[None]:
-    """Let `ask_home` reach another process while the context lasts.
+    """Let `ask_home` reach another process over a pipe while the context lasts.
 
     Args:
-        ask: takes a question there, and returns the answer.
+        ask: takes a pickled question there, and returns the pickled answer: nobody else may have access to the pipe.
+    """
+
+    def ask_pickled(number: int, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        question = pickle.dumps((number, name, arguments, options))
+        is_answered, answer = pickle.loads(ask(question))  # noqa: S301 - by home, over the pipe to it.
+        if not is_answered:
+            raise answer
+        return answer
+
+    with ask_by(ask_pickled):
+        yield
+
+
+@contextlib.contextmanager
+def ask_by(ask: Ask) -> Iterator[None]:
+    """Let `ask_home` reach another process through a function while the context lasts.
+
+    Args:
+        ask: gets what `ask_home` gets, and returns or raises what that must.
     """
     _ways.append(ask)
     try:
@@ -116,7 +146,4 @@ def ask_home(number: int, name: str, *arguments: Any, **options: Any) -> Any:
         raise NotRunningError(
             f"{name} asks the process that called fit, and there is no way to it: a stand-in can be used in a run only"
         )
-    is_answered, answer = pickle.loads(_ways[-1](pickle.dumps((number, name, arguments, options))))  # noqa: S301 - by home.
-    if not is_answered:
-        raise answer
-    return answer
+    return _ways[-1](number, name, arguments, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import socket
 import threading
 import time
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from helios.core.failures import Failure
 from helios.core.logging import get_root_logger
+from helios.core.messages import foreign_content
 from helios.core.processes import end_process
+from helios.errors import StoreContentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ _SILENCE: Final = 60.0  # Seconds without one after which a rank is given up: it
 _GRACE: Final = 5.0  # Seconds that the main thread has to notice a failure by itself.
 _ANSWER: Final = 30.0  # Seconds that ranks have to say where they are.
 _ECHO: Final = 3.0  # Seconds to wait for the reason why another rank is gone; longer than two signs of life take.
+_DIGITS: Final = 18  # Of a position, at most.
 _LEAVE: Final = "leave"
 _FAILED: Final = "failed"
 
@@ -150,7 +152,7 @@ class Lookout:
         if self._watches:
             self._exchange_beats(time.monotonic())
             if self._store.check([_FAILED]):
-                self._fail(pickle.loads(self._store.get(_FAILED)))  # noqa: S301 - by a rank of this run.
+                self._fail(Failure.from_message(self._store.get(_FAILED), _FAILED))
 
     def _settle(self) -> None:
         """Work out where to leave, once every rank has said where it is."""
@@ -158,7 +160,7 @@ class Lookout:
         silent = [rank for rank in ranks if not self._store.check([_place(rank)])]
         self._unanswered += 1
         if not silent:
-            self._leave_at = 1 + max(int(self._store.get(_place(rank))) for rank in ranks)
+            self._leave_at = 1 + max(_read_place(self._store, rank) for rank in ranks)
             self._is_settling = False
             self._settled.set()
         elif self._unanswered * _TICK * _HASTE > _ANSWER:
@@ -214,8 +216,7 @@ def announce_failure(store: Store, failure: Failure) -> Failure:
     Returns:
         The failure that came first.
     """
-    first: Failure = pickle.loads(store.compare_set(_FAILED, "", pickle.dumps(failure)))  # noqa: S301 - by a rank of this run.
-    return first
+    return Failure.from_message(store.compare_set(_FAILED, "", failure.to_message()), _FAILED)
 
 
 def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Failure:
@@ -246,13 +247,20 @@ def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Fai
 
 
 def lost_store(reason: object) -> Failure:
-    """Return the failure behind a store that is out of reach: that of rank 0, on whose machine it is."""
-    text = f"the store of the run is out of reach: {reason}"
+    """Return the failure behind a store that cannot be used any more: that of rank 0, on whose machine it is."""
+    text = str(reason) if isinstance(reason, StoreContentError) else f"the store of the run is out of reach: {reason}"
     return Failure.lost(0, "rank 0's machine", text)
 
 
 def _read_beat(store: Store, rank: int) -> str:
-    return store.get(_beat(rank)).decode() if store.check([_beat(rank)]) else ""
+    return store.get(_beat(rank)).decode(errors="replace") if store.check([_beat(rank)]) else ""
+
+
+def _read_place(store: Store, rank: int) -> int:
+    content = store.get(_place(rank))
+    if not content.isdigit() or len(content) > _DIGITS:
+        raise foreign_content(_place(rank), content)
+    return int(content)
 
 
 def ask_to_leave(store: Store) -> None:

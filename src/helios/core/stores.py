@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import secrets
 import socket
 import time
@@ -11,9 +12,12 @@ from typing import Any, Final, Protocol
 
 import torch.distributed as dist
 
+from helios.core.messages import foreign_content
+
 TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long ranks wait for each other, unless it is said otherwise.
 _LOOPBACK: Final = "127.0.0.1"
 _BACKLOG: Final = 2048  # Connections that may wait to be accepted; torch's own number.
+_NAME: Final = re.compile(rb"[0-9a-f]{32}")  # Of a life of a job.
 _POLL: Final = 0.01  # Seconds between two looks for the others.
 
 
@@ -95,6 +99,8 @@ def _agree_on_life(store: Any, rank: int, world_size: int) -> str:
         while True:
             name, _, heard = (store.get("helios/welcome") if store.check(["helios/welcome"]) else b"").partition(b" ")
             if own.encode() in heard.split():
+                if not _NAME.fullmatch(name):
+                    raise foreign_content("helios/welcome", name)
                 store.set(f"helios/thanks/{rank}", name)
                 return name.decode()
             time.sleep(_POLL)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import enum
 import json
 import random
 import time
@@ -15,15 +17,21 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from helios import DataModule, Model, Trainer
-from helios.errors import ConfigurationError, StudyViewError
+from helios.core.home import Home, ask_by
+from helios.core.messages import decode_message, encode_message
+from helios.core.stores import host_store, reach_store
+from helios.errors import ArgumentTypeError, ConfigurationError, StudyViewError, UnknownNameError
 from helios.plugins.optuna import OptunaPlugin, SearchSpace, run_study
 from helios.plugins.optuna import _ranks as ranks
+from helios.plugins.optuna._study_view import describe_study, view_study
+from helios.plugins.optuna.trial import TrialStandIn, intermediate_values, share
 from tests.distributed import torchrun
 from tests.docs.guide_optuna import run_guide
 from tests.docs.guide_optuna import table as guide_table
 from tests.plugins.optuna.studies import StudySpec, finish, kill_at_random, table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SPACE = SearchSpace.from_dict({"extra": {"kind": "int", "low": 0, "high": 9}})
@@ -208,7 +216,7 @@ def test_a_view_can_be_read_only() -> None:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["accuracy"])
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    view = ranks._view(ranks._describe(study))
+    view = view_study(decode_message(encode_message(describe_study(study)), "news"))
     assert (view.study_name, view.direction, view.best_value) == (study.study_name, study.direction, study.best_value)
     assert (view.user_attrs, view.metric_names) == (study.user_attrs, study.metric_names)
     assert [(t.params, t.values, t.state) for t in view.trials] == [(t.params, t.values, t.state) for t in study.trials]
@@ -231,9 +239,72 @@ def test_a_view_has_trials_that_were_enqueued_out_of_range() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
-    view = ranks._view(ranks._describe(study))
+    view = view_study(decode_message(encode_message(describe_study(study)), "news"))
     assert [(trial.number, trial.params) for trial in view.trials] == [(t.number, t.params) for t in study.trials]
     assert view.trials[0].params == {"x": 5.0}
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def test_a_view_shows_the_text_of_what_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC D7: an attribute or a choice that is no plain data does not end the study: other ranks see its text."""
+    study = optuna.create_study()
+    study.set_user_attr("kind", Colour.RED)
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr("colour", Colour.RED)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial.suggest_categorical("c", [Colour.RED, "b"])  # type: ignore[list-item]  # As users may.
+        return 0.0
+
+    study.optimize(objective, n_trials=1)
+    view = view_study(decode_message(encode_message(describe_study(study)), "news"))
+    assert view.user_attrs == {"kind": repr(Colour.RED)}
+    (trial,) = view.trials
+    assert trial.user_attrs == {"colour": repr(Colour.RED)}
+    assert trial.params["c"] in (repr(Colour.RED), "b")
+    assert "'kind' of the study is a Colour: ranks other than 0 see its text alone" in caplog.text
+    assert "'colour' of trial 0 is a Colour" in caplog.text
+
+
+@contextlib.contextmanager
+def stand_in_for(trial: optuna.Trial) -> Iterator[TrialStandIn]:
+    """Return what another rank has of a trial, which is asked over a store."""
+    store, port = host_store()
+    home = Home()
+    share(trial)
+    with ranks._answering(store.clone(), home), ask_by(ranks._Asker(reach_store(port), 1).ask):
+        yield TrialStandIn(home.number_of(trial), trial.number)
+
+
+def test_a_trial_is_asked_over_a_store() -> None:
+    """SPEC C8, D7: all that a stand-in has is what the trial has, in values and types, and errors are the trial's."""
+    trial = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=1)).ask()
+    with stand_in_for(trial) as other:
+        assert other.suggest_float("a", 0, 1, step=0.25) == trial.suggest_float("a", 0, 1, step=0.25)
+        assert other.suggest_int("b", 1, 64, log=True) == trial.params["b"]
+        choices = (None, True, 1, 1.5, "x")
+        assert other.suggest_categorical("c", choices) is trial.suggest_categorical("c", choices)
+        other.set_user_attr("note", {"a": (1, b"x"), 2: [None]})
+        other.report(float("inf"), 3)
+        assert other.should_prune()
+        for name in ("params", "distributions", "relative_params", "user_attrs", "datetime_start", "number"):
+            assert getattr(other, name) == getattr(trial, name), name
+        assert intermediate_values(other) == {3: float("inf")}
+        assert SPACE.suggest(other)["extra"] == trial.params["extra"]
+        assert trial.study.user_attrs
+        with pytest.raises(ValueError, match=r"^CategoricalDistribution does not support dynamic value space\.$"):
+            other.suggest_categorical("c", ["y"])
+        with pytest.raises(UnknownNameError, match="a trial cannot be asked for 'storage'"):
+            other.ask("storage")
+        with pytest.raises(
+            ArgumentTypeError, match=r"^argument 2 of suggest_categorical\[0\] is a .*Colour, which ranks"
+        ):
+            other.suggest_categorical("d", [Colour.RED])
+        assert other.suggest_int("e", 0, 0) == 0, "what was refused was not asked"
 
 
 def test_run_study_in_one_process_has_no_ranks() -> None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import pickle
 import threading
 import time
-import warnings
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import optuna
-from optuna.storages import InMemoryStorage
 
 from helios.core.distributed import get_dist_info
-from helios.core.failures import Failure
-from helios.core.home import Home, way_home
+from helios.core.failures import Failure, describe_error, make_error
+from helios.core.home import Home, ask_by
+from helios.core.logging import get_root_logger
 from helios.core.lookout import Lookout, announce_failure, lost_store
+from helios.core.messages import decode_message, encode_message, foreign_content
 from helios.core.stores import next_meeting
-from helios.errors import RankFailedError, StudyViewError
+from helios.errors import RankFailedError, StoreContentError, TrainingError
+from helios.plugins.optuna._study_view import describe_study, view_study
 from helios.plugins.optuna.plugin import TrialInterrupted
-from helios.plugins.optuna.trial import share
+from helios.plugins.optuna.trial import TrialStandIn, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def lead(run: Callable[[Objective], optuna.Study], objective: Objective) -> optu
         def announced(trial: optuna.Trial) -> Any:
             share(trial)
             number = next(numbers)
-            _tell(store, number, "trial", home.pack(trial))
+            _tell(store, number, "trial", [home.number_of(trial), trial.number])
             try:
                 result = objective(trial)
             except (optuna.TrialPruned, TrialInterrupted):
@@ -63,7 +63,7 @@ def lead(run: Callable[[Objective], optuna.Study], objective: Objective) -> optu
         except BaseException as error:
             _announce(store, error, rank=0)
             raise
-        _tell(store, next(numbers), "end", _describe(study))
+        _tell(store, next(numbers), "end", describe_study(study))
     return study
 
 
@@ -77,15 +77,15 @@ def follow(objective: Objective) -> optuna.Study:
         RankFailedError: if rank 0 has failed, or another rank's machine is gone, between two trials.
     """
     store, info = next_meeting(), get_dist_info()
-    with Lookout(store.clone(), info) as lookout, way_home(_Asker(store, info.rank).ask):
+    with Lookout(store.clone(), info) as lookout, ask_by(_Asker(store, info.rank).ask):
         is_anybody_gone = lookout.attend(lambda: False, lambda: 0)
         number = 0
         while True:
-            kind, content = _listen(store, number, is_anybody_gone)
-            if kind == "end":
-                return _view(content)
+            content = _listen(store, number, is_anybody_gone)
+            if isinstance(content, optuna.Study):
+                return content
             try:
-                objective(pickle.loads(content))  # noqa: S301 - by rank 0 of this study.
+                objective(cast("optuna.Trial", content))
             except (optuna.TrialPruned, TrialInterrupted):
                 pass  # What becomes of the trial is rank 0's to say, who was given the same answer.
             except RankFailedError:
@@ -119,19 +119,32 @@ def _done(number: int, rank: int) -> str:
     return f"done/{number}/{rank}"
 
 
+def _news(number: int) -> str:
+    return f"news/{number}"
+
+
 def _tell(store: Store, number: int, kind: str, content: Any) -> None:
-    store.set(f"news/{number}", pickle.dumps((kind, content)))
+    store.set(_news(number), encode_message([kind, content]))
 
 
-def _listen(store: Store, number: int, is_anybody_gone: Callable[[], bool]) -> tuple[str, Any]:
+def _listen(store: Store, number: int, is_anybody_gone: Callable[[], bool]) -> TrialStandIn | optuna.Study:
+    """Return what comes next: the stand-in of a trial, or a view of the study that has ended."""
     # Not by waiting in `get`: it may take days, and Ctrl-C shall be heard meanwhile, and the loss of a machine.
+    key = _news(number)
     with _in_reach():
-        while not store.check([f"news/{number}"]):
+        while not store.check([key]):
             is_anybody_gone()
             time.sleep(_PATIENT_POLL)
-        told = store.get(f"news/{number}")
-    news: tuple[str, Any] = pickle.loads(told)  # noqa: S301 - by rank 0 of this study.
-    return news
+        news = store.get(key)
+        match decode_message(news, key):
+            case ["trial", [int(home), int(of_study)]]:
+                return TrialStandIn(home, of_study)
+            case ["end", dict(described)]:
+                try:
+                    return view_study(described)
+                except Exception as error:
+                    raise foreign_content(key, news) from error
+        raise foreign_content(key, news)
 
 
 @contextlib.contextmanager
@@ -154,14 +167,29 @@ class _Asker:
         self._asked = 0
         self._turn = threading.Lock()
 
-    def ask(self, question: bytes) -> bytes:
-        with self._turn, _in_reach():
-            key = f"answer/{self._rank}/{self._asked}"
+    def ask(self, number: int, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        with self._turn:
+            for place, value in (*enumerate(arguments, start=1), *options.items()):
+                encode_message(value, f"argument {place} of {name}")  # What cannot be sent is refused by its name.
+            question = encode_message([self._rank, self._asked, number, name, arguments, options])
+            key = _answer(self._rank, self._asked)
             self._asked += 1
-            self._store.queue_push(_QUESTIONS, pickle.dumps((key, question)))
-            answer = self._store.get(key)
-            self._store.delete_key(key)
-            return answer
+            with _in_reach():
+                self._store.queue_push(_QUESTIONS, question)
+                answer = self._store.get(key)
+                self._store.delete_key(key)
+                match decode_message(answer, key):
+                    case [True, content]:
+                        return content
+                    case [False, [str(kind), tuple(made_with), str(text)]]:
+                        error = make_error(kind, made_with, [optuna.exceptions.OptunaError]) or TrainingError(text)
+                    case _:
+                        raise foreign_content(key, answer)
+            raise error
+
+
+def _answer(rank: int, number: int) -> str:
+    return f"answer/{rank}/{number}"
 
 
 @contextlib.contextmanager
@@ -172,8 +200,7 @@ def _answering(store: Store, home: Home) -> Iterator[None]:
     def answer() -> None:
         while not closed.wait(_POLL):
             while store.queue_len(_QUESTIONS) > 0:
-                key, question = pickle.loads(store.queue_pop(_QUESTIONS))  # noqa: S301 - by a rank of this study.
-                store.set(key, home.answer(question))
+                _answer_one(store, home, store.queue_pop(_QUESTIONS))
 
     thread = threading.Thread(target=answer, name="helios-trial", daemon=True)
     thread.start()
@@ -184,42 +211,19 @@ def _answering(store: Store, home: Home) -> Iterator[None]:
         thread.join()
 
 
-def _describe(study: optuna.Study) -> dict[str, Any]:
-    return {
-        "study_name": study.study_name,
-        "directions": study.directions,
-        "metric_names": study.metric_names,
-        "user_attrs": study.user_attrs,
-        "trials": study.get_trials(deepcopy=False),
-    }
-
-
-class _Sealed(InMemoryStorage):
-    """A study that can be read, and nothing else."""
-
-    def _refuse(self, *_arguments: Any, **_options: Any) -> NoReturn:
-        raise StudyViewError(
-            f"this is a view of a study that rank 0 holds, and this is rank {get_dist_info().rank}: change it there"
-        )
-
-    create_new_study = delete_study = create_new_trial = _refuse
-    set_study_user_attr = set_study_system_attr = _refuse
-    set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse
-    set_trial_user_attr = set_trial_system_attr = _refuse
-
-
-def _view(described: dict[str, Any]) -> optuna.Study:
-    storage = InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name=described["study_name"], directions=described["directions"])
-    for key, value in described["user_attrs"].items():
-        study.set_user_attr(key, value)
-    if described["metric_names"] is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Rank 0's user was warned.
-            study.set_metric_names(described["metric_names"])
-    study_id = storage.get_study_id_from_name(study.study_name)
-    for trial in described["trials"]:
-        # Not through `study.add_trials`, which refuses what was enqueued outside of the range that it was suggested in.
-        storage.create_new_trial(study_id, template_trial=trial)
-    storage.__class__ = _Sealed
-    return study
+def _answer_one(store: Store, home: Home, question: bytes) -> None:
+    try:
+        asked = decode_message(question, _QUESTIONS)
+        match asked:
+            case [int(rank), int(count), int(number), str(name), tuple(arguments), dict(options)]:
+                pass
+            case _:
+                raise foreign_content(_QUESTIONS, question)
+    except StoreContentError as error:
+        get_root_logger().error("a question was passed over: %s", error)
+        return
+    try:
+        answer = encode_message([True, home.call(number, name, arguments, options)], name)
+    except Exception as error:  # noqa: BLE001 - it is the asker's.
+        answer = encode_message([False, list(describe_error(error))])
+    store.set(_answer(rank, count), answer)
