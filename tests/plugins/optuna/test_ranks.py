@@ -190,7 +190,7 @@ def test_ranks_that_are_late_have_their_say(tmp_path: Path) -> None:
 
 def wait_for_checkpoint(folder: Path, job: torchrun.Job) -> None:
     """Wait until a trial has a checkpoint; the end of the block that holds the job kills it then."""
-    for _ in range(1200):
+    for _ in range(6000):
         if folder.is_dir() and any(folder.glob("*.pth")):
             return
         assert job.agent.poll() is None, job.output()
