@@ -12,6 +12,7 @@ Every one of them is also the builtin error that callers already catch::
     ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
     ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
     ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
+    ├── StudyTimeoutError         TimeoutError  another process of a study was waited for too long
     ├── StudyViewError            RuntimeError  a study is to be changed through a view of it
     ├── TrainingError             RuntimeError  training cannot go on and nobody's code raised
     │   └── StoreContentError     RuntimeError  the store of a run holds what no rank of the run has written
@@ -70,6 +71,10 @@ class NotRunningError(HeliosError, RuntimeError):
 
 class StudyInUseError(HeliosError, RuntimeError):
     """Another process runs trials of the study that shall be changed."""
+
+
+class StudyTimeoutError(HeliosError, TimeoutError):
+    """Another process of the study was waited for, for as long as the caller wanted to."""
 
 
 class StudyViewError(HeliosError, RuntimeError):

@@ -9,11 +9,13 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import alembic.command  # As torch._dynamo below: what Optuna imports when it is first needed.
 import cmaes  # As alembic.
@@ -51,6 +53,7 @@ class StudySpec:
     url: str = ""
     sleep: float = 0.0
     ranks: int | None = None
+    host: str = ""  # What the child takes its machine to be called.
     last_words: str = ""  # A file that rank 1 writes in trial 1, if it is not there yet, and is killed.
 
     def __str__(self) -> str:
@@ -182,6 +185,8 @@ def child(spec: StudySpec, folder: str, kill_at: int | None) -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     logging.getLogger("helios").setLevel(logging.ERROR)
     KILLER.at = kill_at
+    if spec.host:
+        mock.patch.object(socket, "gethostname", return_value=spec.host).start()
     if spec.ranks is not None:
         fork_ranks()
     where = Path(folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 
-from helios.core.processes import exists
+from helios.core.processes import exists, is_stopped
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -85,6 +85,13 @@ def is_alive(owner: Owner) -> bool | None:
     if here.start is None or owner.start is None:
         return None if exists(owner.pid) else False
     return _start_of(owner.pid) == owner.start
+
+
+def describe_owner(owner: Owner) -> str:
+    """Return who an owner is, and that it is stopped if that can be seen from here, with what to do then."""
+    if is_alive(owner) and is_stopped(owner.pid):
+        return f"{owner}, which is stopped: 'kill -CONT {owner.pid}' has it go on"
+    return str(owner)
 
 
 def this_process() -> Owner:

@@ -128,6 +128,27 @@ def read_trials(connection: sql.Connection, study_id: int, states: Collection[Tr
     ]
 
 
+def find_silences(storage: object, study_id: int) -> dict[int, float]:
+    """Return how many seconds ago the running trials of a study gave their last heartbeat, by their ids.
+
+    Trials that never gave one are not in it; nor is any where there is no relational database.
+    """
+    backend = getattr(storage, "_backend", storage)
+    if not isinstance(backend, RDBStorage):
+        return {}
+    chosen = (_TRIALS.c.study_id == study_id) & (_TRIALS.c.state == TrialState.RUNNING)
+    with backend.engine.connect() as connection:
+        return _read_silences(connection, sql.select(_TRIALS.c.trial_id).where(chosen))
+
+
+def forget_heartbeat(storage: object, trial_id: int) -> None:
+    """Take the last heartbeat off a trial: whoever runs it next need not be taken for somebody who is silent."""
+    backend = getattr(storage, "_backend", storage)
+    if isinstance(backend, RDBStorage):
+        with backend.engine.begin() as connection:
+            connection.execute(sql.delete(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id))
+
+
 def _read_silences(connection: sql.Connection, ids: sql.Select[Any]) -> dict[int, float]:
     # By the database's own clock, as Optuna does: its heartbeats are in local time on one database, in UTC on another.
     now: datetime.datetime = connection.execute(sql.select(sql.func.now())).scalar_one().replace(tzinfo=None)

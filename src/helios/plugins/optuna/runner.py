@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,10 +14,14 @@ from optuna.trial import TrialState
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError, RankFailedError
+from helios.plugins.optuna import _rdb
+from helios.plugins.optuna._heartbeat import SILENCE, beating, record_heartbeat
 from helios.plugins.optuna._locks import study_lock
-from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of
+from helios.plugins.optuna._others import OtherProcesses
+from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of, this_process
 from helios.plugins.optuna._patience import be_patient, is_beginning, keep_trying
 from helios.plugins.optuna._ranks import follow, lead
+from helios.plugins.optuna._waiting import check_limit
 from helios.plugins.optuna.plugin import TrialInterrupted
 
 if TYPE_CHECKING:
@@ -29,7 +34,11 @@ _POLL: Final = 0.5  # Seconds between looks at the trials that other processes r
 
 
 def run_study(
-    make_study: Callable[[], optuna.Study], objective: Callable[[optuna.Trial], Any], n_trials: int
+    make_study: Callable[[], optuna.Study],
+    objective: Callable[[optuna.Trial], Any],
+    n_trials: int,
+    *,
+    give_up_after: float | None = None,
 ) -> optuna.Study:
     """Run a study until it has finished a number of trials: those complete and those pruned, in all of its processes.
 
@@ -40,6 +49,11 @@ def run_study(
     write. SQLite itself waits for 5 s; `RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 100}})` makes that
     100 s for every use of the study, also before and after this call.
 
+    On a database, each process records a heartbeat for its trial once a minute, in Optuna's own table. So the trial of
+    a process that cannot be seen from here (on another host, in another container, or on this host under its former
+    name) is taken up when nothing was heard of it for five minutes. Whenever this call waits for a process that gives
+    no sign of life, it warns every minute, with the trial, the process and what to do.
+
     Under `torchrun`, rank 0 makes the study, asks and tells, and every rank runs the objective, each with the same
     suggestions: on the other ranks the trial is a stand-in for rank 0's. What the objective returns counts on rank 0.
 
@@ -47,6 +61,8 @@ def run_study(
         make_study: makes or loads the study, with `load_if_exists=True` for one that shall survive.
         objective: as for `optuna.Study.optimize`.
         n_trials: how many trials the study shall have finished in the end, not how many this call adds.
+        give_up_after: how many seconds to wait at most for another process that gives no sign of life: one that runs
+            the last trials, or that was stopped while it held the study's lock. `None` for no limit.
 
     Returns:
         The study; under `torchrun`, on ranks other than 0, a view of it that can only be read. If a signal has stopped
@@ -54,8 +70,9 @@ def run_study(
         gone on with.
 
     Raises:
-        ConfigurationError: if `n_trials` is below 1.
-        ArgumentTypeError: if `n_trials` is no integer.
+        ConfigurationError: if `n_trials` is below 1, or `give_up_after` not above 0.
+        ArgumentTypeError: if `n_trials` is no integer, or `give_up_after` no number.
+        StudyTimeoutError: if another process was waited for as long as `give_up_after` says.
         Exception: whatever the objective raises; Optuna has marked the trial as failed then, and it does not count.
         BaseException: whatever else ends the objective, as `KeyboardInterrupt`; the trial waits to be gone on with.
     """
@@ -63,38 +80,45 @@ def run_study(
         raise ArgumentTypeError(f"n_trials is {n_trials!r}: pass how many trials the study shall have finished")
     if n_trials < 1:
         raise ConfigurationError(f"n_trials is {n_trials}: pass at least 1")
+    check_limit(give_up_after)
     info = get_dist_info()
     if info.world_size == 1:
-        return _run_here(make_study, objective, n_trials)
+        return _run_here(make_study, objective, n_trials, give_up_after)
     if info.rank > 0:
         return follow(objective)
-    return lead(lambda announced: _run_here(make_study, announced, n_trials), objective)
+    return lead(lambda announced: _run_here(make_study, announced, n_trials, give_up_after), objective)
 
 
 def _run_here(
-    make_study: Callable[[], optuna.Study], objective: Callable[[optuna.Trial], Any], n_trials: int
+    make_study: Callable[[], optuna.Study],
+    objective: Callable[[optuna.Trial], Any],
+    n_trials: int,
+    give_up_after: float | None,
 ) -> optuna.Study:
     study = keep_trying(make_study, is_beginning)
     be_patient(study)
-    is_waiting = False
+    lock = functools.partial(study_lock, study, give_up_after=give_up_after)
+    others: OtherProcesses | None = None
     while True:
         # Whether there is a slot is looked up and taken by one process at a time: two that see the last one free would
         # both take it.
         turn = contextlib.ExitStack()
         with turn:
-            turn.enter_context(study_lock(study))
+            turn.enter_context(lock())
             _take_back_orphans(study)
             if not _has_slot(study, n_trials):
                 turn.close()
                 if _count(study, *_FINISHED) >= n_trials:
                     return study
-                if not is_waiting:
-                    get_root_logger().info("every trial that is left is being run by another process: waiting for them")
-                is_waiting = True
+                others = others or OtherProcesses(study, give_up_after)
+                others.look()
                 time.sleep(_POLL)
                 continue
+            others = None
             try:
-                study.optimize(_once_taken(study, objective, turn), n_trials=1)
+                study.optimize(_once_taken(study, objective, turn, lock), n_trials=1)
+            except _LostTrial as lost:
+                get_root_logger().warning("%s", lost)
             except _LeftTrial as left:
                 if isinstance(left.reason, TrialInterrupted):
                     return study
@@ -109,26 +133,50 @@ class _LeftTrial(BaseException):
         self.reason = reason
 
 
+class _LostTrial(BaseException):
+    """Passes through Optuna, as `_LeftTrial`: another process has the trial, and what happened to it here is void."""
+
+
 def _once_taken(
-    study: optuna.Study, objective: Callable[[optuna.Trial], Any], turn: contextlib.ExitStack
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], Any],
+    turn: contextlib.ExitStack,
+    lock: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> Callable[[optuna.Trial], Any]:
     """Return the objective, which lets the next process have its turn as soon as it has its trial."""
+    storage: Any = study._storage  # noqa: SLF001 - Optuna has no public way to it.
 
     def run(trial: optuna.Trial) -> Any:
         try:
+            record_heartbeat(storage, trial._trial_id)  # noqa: SLF001 - storages know ids alone.
             mark_owner(trial)
             turn.close()
-            return objective(trial)
+            with beating(storage, trial._trial_id):  # noqa: SLF001 - as above.
+                try:
+                    return objective(trial)
+                finally:
+                    _ensure_owned(storage, trial)
         except BaseException as reason:
             # A rank that was killed has not failed in its trial, no more than this process would have.
             if isinstance(reason, Exception) and not (isinstance(reason, RankFailedError) and reason.is_lost):
                 raise
             turn.close()
-            with study_lock(study):
+            if isinstance(reason, _LostTrial):
+                raise
+            with lock():
                 _let_wait(study, trial)
             raise _LeftTrial(reason) from reason
 
     return run
+
+
+def _ensure_owned(storage: Any, trial: optuna.Trial) -> None:
+    owner = owner_of(storage.get_trial(trial._trial_id))  # noqa: SLF001 - storages know ids alone.
+    if owner != this_process():
+        raise _LostTrial(
+            f"trial {trial.number} was taken over by {owner or 'nobody yet'}, while nothing was heard of this process:"
+            " what it has come to here is dropped"
+        )
 
 
 def _has_slot(study: optuna.Study, n_trials: int) -> bool:
@@ -145,6 +193,8 @@ def _take_back_orphans(study: optuna.Study) -> None:
     storage: Any = study._storage  # noqa: SLF001 - Optuna has no public way to it.
     # On other hosts, a heartbeat tells. Optuna would fail such a trial, once there is a slot for the next one.
     silent = {*storage._get_stale_trial_ids(study._study_id)} if trials and is_heartbeat_enabled(storage) else set()  # noqa: SLF001 - as above.
+    silences = keep_trying(lambda: _rdb.find_silences(storage, study._study_id)) if trials else {}  # noqa: SLF001 - as above.
+    silent.update(trial_id for trial_id, seconds in silences.items() if seconds > SILENCE)
     for trial in trials:
         owner = owner_of(trial)
         lives = None if owner is None else is_alive(owner)
@@ -157,6 +207,7 @@ def _take_back_orphans(study: optuna.Study) -> None:
 def _let_wait(study: optuna.Study, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
     """Put a trial back into its slot. Only with the study's lock: without an owner, it is there for anybody to take."""
     storage, trial_id = study._storage, trial._trial_id  # noqa: SLF001 - Optuna has no public way to let a trial wait.
+    _rdb.forget_heartbeat(storage, trial_id)
     # The process may live on. Whoever takes the trial next, and is killed before it can sign, leaves no stale mark so.
     storage.set_trial_system_attr(trial_id, OWNER_KEY, None)
     storage.set_trial_state_values(trial_id, TrialState.WAITING)

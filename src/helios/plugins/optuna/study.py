@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError, MissingArgumentError, StudyInUseError
 from helios.plugins.optuna import _backups, _rdb
+from helios.plugins.optuna._heartbeat import SILENCE
 from helios.plugins.optuna._locks import study_lock
 from helios.plugins.optuna._owners import is_alive, this_process
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     import sqlalchemy
-
-# A process that beats at all, and has not for so long, is gone. The storage does not tell how often it wanted to:
-# once a minute is common.
-_SILENCE: Final = 300.0
 
 _KEPT: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -171,7 +168,7 @@ def _make_plan(rows: list[_rdb.TrialRow], failed_states: Collection[TrialState])
 
 def _is_running(row: _rdb.TrialRow) -> bool | None:
     """Return whether a process runs a trial, or `None` where that cannot be known."""
-    is_beating = None if row.silence is None else row.silence < _SILENCE
+    is_beating = None if row.silence is None else row.silence < SILENCE
     if row.owner is None:
         return bool(is_beating)
     lives = is_alive(row.owner)
