@@ -11,6 +11,7 @@ Every one of them is also the builtin error that callers already catch::
     ├── PluginConflictError       ValueError    two plug-ins claim one unique override
     ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
     ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
+    ├── RunInProgressError        RuntimeError  another run is in progress that would share the random generators
     ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
     ├── StudyTimeoutError         TimeoutError  another process of a study was waited for too long
     ├── StudyViewError            RuntimeError  a study is to be changed through a view of it
@@ -67,6 +68,10 @@ class DeviceUnavailableError(HeliosError, RuntimeError):
 
 class NotRunningError(HeliosError, RuntimeError):
     """Something that only a run provides was asked for outside of one."""
+
+
+class RunInProgressError(HeliosError, RuntimeError):
+    """Another run is in progress in this process, and would share its random generators, or its trainer."""
 
 
 class StudyInUseError(HeliosError, RuntimeError):

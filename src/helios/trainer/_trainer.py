@@ -10,12 +10,14 @@ from helios.core.state import Phase, TrainingUnit
 from helios.errors import NotRunningError
 from helios.plugins.table import PluginTable
 from helios.trainer._checks import check_parts, check_training
+from helios.trainer._exclusive import exclusive
 from helios.trainer._launch import check_group, select_launcher
 from helios.trainer._options import TrainerOptions
 from helios.trainer._rank import AtRank
 from helios.trainer._task import Task
 
 if TYPE_CHECKING:
+    import contextlib
     from pathlib import Path
 
     from helios.data.datamodule import DataModule
@@ -198,15 +200,17 @@ class Trainer:
             `fit` again to go on.
 
         Raises:
-            HeliosError: if the arguments, the data or a checkpoint do not allow training.
+            HeliosError: if the arguments, the data or a checkpoint do not allow training, or another run in this
+                process does not.
             Exception: whatever the model, a plug-in or the data module raises, after it was written to the log.
         """
         check_parts(model, datamodule)
         check_training(model, self._options)
-        self._trained = None  # What a run that fails leaves behind is nothing to test.
-        result = self._run(Phase.TRAINING, model, datamodule)
-        self._trained = model, result.trained_state
-        return result.is_finished
+        with self._exclusive(Phase.TRAINING, model):
+            self._trained = None  # What a run that fails leaves behind is nothing to test.
+            result = self._run(Phase.TRAINING, model, datamodule)
+            self._trained = model, result.trained_state
+            return result.is_finished
 
     def test(self, model: Model, datamodule: DataModule) -> bool:
         """Test a model, as its newest checkpoint has it.
@@ -226,12 +230,16 @@ class Trainer:
             Exception: whatever the model, a plug-in or the data module raises, after it was written to the log.
         """
         check_parts(model, datamodule)
-        trained_state = None
-        if self._trained is not None and self._trained[0] is model:
-            trained_state = self._trained[1]
-            if trained_state is None and self._launcher.trains_here:
-                trained_state = model.state_dict()
-        return self._run(Phase.TESTING, model, datamodule, trained_state).is_finished
+        with self._exclusive(Phase.TESTING, model):
+            trained_state = None
+            if self._trained is not None and self._trained[0] is model:
+                trained_state = self._trained[1]
+                if trained_state is None and self._launcher.trains_here:
+                    trained_state = model.state_dict()
+            return self._run(Phase.TESTING, model, datamodule, trained_state).is_finished
+
+    def _exclusive(self, phase: Phase, model: Model) -> contextlib.AbstractContextManager[None]:
+        return exclusive(self, phase, model.save_name, trains_here=self._launcher.trains_here)
 
     def _run(
         self, phase: Phase, model: Model, datamodule: DataModule, trained_state: dict[str, Any] | None = None
