@@ -8,10 +8,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo check lint style types imports format soak bench clean
+.PHONY: help test test-gpu demo check lint style types imports format soak bench clean
 
 help: ## List the targets.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=..." >&2; exit 1; }
@@ -26,6 +26,9 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 
 test: $(VENV)/.installed-dev ## Run the tests (all but the soak).
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-gpu: $(VENV)/.installed-dev ## Run the tests that need a GPU, and print what they measure; an error where there is none.
+	$(BIN)/python -m tests.gpu $(ARGS)
 
 demo: $(VENV)/.installed-demo,tune,postgresql,rich ## Train and tune, kill, resume, compare; RANKS=2 does it on two ranks.
 	$(BIN)/python examples/demo.py --ranks $(or $(RANKS),1)

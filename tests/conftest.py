@@ -23,7 +23,11 @@ import torch
 from helios.core.rng import get_rng_state_dict, load_rng_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from tests.gpu.driver import Driver
+
+_MEASURED = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
 
@@ -66,11 +70,41 @@ def forked_ranks() -> Iterator[None]:
     multiprocessing.set_start_method(before, force=True)
 
 
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> Iterator[Driver | None]:
+    """Let there be two GPUs that are not there, and return their driver; or return `None`, and use those that are."""
+    if request.param == "gpu":
+        yield None
+        torch.cuda.set_sync_debug_mode("default")
+        return
+    if torch.version.cuda is not None:
+        pytest.skip("this build of torch has CUDA: what the stand-in shows, its GPUs show")
+    from tests.gpu.tensors import gpus  # noqa: PLC0415 - it imports torch's compiler, for seconds.
+
+    with gpus(2) as fake:
+        yield fake
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return what takes a line about a measurement, for the end of the session."""
+    return request.config.stash.setdefault(_MEASURED, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was measured."""
+    lines = config.stash.get(_MEASURED, [])
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, and there is none")
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu"):  # Not keywords: a folder above the tests may be called "gpu", too.
             item.add_marker(skip)

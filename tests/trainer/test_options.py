@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helios import Trainer, TrainingUnit
-from helios.core.distributed import DistributedInfo
+from helios.core.distributed import DistributedInfo, get_dist_info
 from helios.data import DataLoaderParams
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError, HeliosError
 from helios.trainer._options import TrainerOptions
@@ -137,7 +137,7 @@ def test_without_cuda_a_gpu_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "use_cpu=False needs CUDA, which is not available here" in str(refusal(use_cpu=False))
     assert "gpus is [0], but this machine has 0 CUDA GPUs" in str(refusal(gpus=[0]))
     options = TrainerOptions()
-    assert (options.use_cpu, options.gpu_ids, options.device_of(ALONE)) == (True, [], torch.device("cpu"))
+    assert (options.use_cpu, options.gpus_of(1), options.device_of(ALONE)) == (True, [], torch.device("cpu"))
 
 
 def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,6 @@ def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> No
         (TrainerOptions(num_processes=2), torch.device("cpu")),
     ):
         assert choice.device_of(ALONE) == device
-    assert Trainer(gpus=[1]).gpu_ids == [1]
     assert (TrainerOptions(gpus=[0, 2]).world_size, TrainerOptions(num_processes=3).world_size) == (2, 3)
 
 
@@ -169,6 +168,39 @@ def test_ranks_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> N
         DeviceUnavailableError, match=r"this machine has 4 ranks, and GPUs \[0, 1, 2\] for them: start one"
     ):
         TrainerOptions().device_of(fourth)
+
+
+@pytest.mark.parametrize(
+    ("local_ranks", "gpus", "expected"),
+    [
+        (None, None, [0]),
+        (None, [1], [1]),
+        (None, [2, 0], [2, 0]),
+        (1, None, [0]),
+        (1, [2, 0], [2]),
+        (2, None, [0, 1]),
+        (2, [2, 0, 1], [2, 0]),
+        (3, None, [0, 1, 2]),
+    ],
+)
+def test_the_gpus_of_a_trainer_are_those_of_its_ranks(
+    local_ranks: int | None, gpus: list[int] | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC E1, E3: `gpu_ids` has the GPU of each rank of this machine at its local rank, under torchrun, too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    last = (local_ranks or 1) - 1
+    values = (f"{4 + last}", f"{last}", "8", f"{local_ranks}", "localhost", "29500")
+    for name, value in zip(names, values, strict=True):
+        if local_ranks is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    trainer = Trainer(gpus=gpus)
+    assert trainer.gpu_ids == expected
+    assert trainer._options.device_of(get_dist_info()) == torch.device("cuda", expected[trainer.local_rank])
+    assert Trainer(use_cpu=True).gpu_ids == []
 
 
 def test_everything_has_a_default() -> None:

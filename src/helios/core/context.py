@@ -69,7 +69,7 @@ class RunContext(Protocol):
 
     @property
     def gpu_ids(self) -> list[int]:
-        """The GPUs that train; empty on CPU."""
+        """The GPUs of this machine's ranks, that of a rank at `gpu_ids[local_rank]`; empty on the CPU."""
         ...
 
     @property

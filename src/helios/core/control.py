@@ -62,6 +62,13 @@ class Control:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
         return tuple(tensor.tolist())
 
+    def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the ranks of a tensor on the CPU, of the same shape and dtype on each of them."""
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        if self.group is not None:
+            dist.all_reduce(total, group=self.group)
+        return total
+
     def share(self, value: T) -> T:
         """Return rank 0's value on every rank; what the others pass is ignored. It must be possible to pickle it."""
         if self.group is None:

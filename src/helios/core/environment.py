@@ -53,6 +53,22 @@ def kernel_choice(*, deterministic: bool, benchmark: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
+@contextlib.contextmanager
+def current_device(device: torch.device) -> Iterator[None]:
+    """Make a GPU the current device of this thread while the context lasts; for a CPU device, change nothing.
+
+    The current GPU is used by what names none: `"cuda"` without an index, collectives of NCCL, pinned memory.
+
+    Args:
+        device: the device of the run, of the CPU or with an index.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):  # It also initialises CUDA.
+        yield
+
+
 def _set_determinism(mode: bool, *, warn_only: bool) -> None:
     # Setting it imports torch's compiler, for a second: not where nothing changes.
     if (mode, warn_only) != (

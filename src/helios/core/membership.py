@@ -7,7 +7,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import torch.distributed as dist
 
 from helios.core.distributed import init_dist, is_dist_active, shutdown_dist
@@ -16,6 +15,8 @@ from helios.core.stores import TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
     from helios.core.distributed import DistributedInfo
     from helios.core.stores import Store
@@ -28,14 +29,12 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
     Args:
         store: where the ranks meet.
         info: this process's place among them.
-        device: the device of this process; on a GPU, its tensors are exchanged over NCCL, and those of the host over
-            gloo.
+        device: the device of this process, which must be the current one if it is a GPU; then its tensors are exchanged
+            over NCCL, and those of the host over gloo.
 
     Returns:
         A gloo group of all ranks for the agreement among the hosts, apart from the one that gradients go over.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     is_guest = is_dist_active()
     others = _open_sockets()
     if not is_guest:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import pickle
 import queue
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -110,8 +113,20 @@ class SendingQueue:
 
 
 def pack(item: Any) -> bytes:
-    """Pickle an item.
+    """Pickle an item, with its tensors on the CPU: the process that takes it out need not have the GPU of the rank.
 
     Not through a `multiprocessing.Queue`, which hands on tensors as files in memory that are gone with their process.
     """
-    return pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL)
+    buffer = io.BytesIO()
+    _Packer(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(item)
+    return buffer.getvalue()
+
+
+class _Packer(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.is_cpu or value.is_meta:
+            return NotImplemented
+        on_cpu = value.detach().cpu().requires_grad_(value.requires_grad)
+        if isinstance(value, torch.nn.Parameter):
+            on_cpu = torch.nn.Parameter(on_cpu.detach(), requires_grad=value.requires_grad)
+        return on_cpu.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[no-untyped-call]  # torch's own method

@@ -12,6 +12,7 @@ Python's `random`, NumPy's legacy `numpy.random.*` functions, and the `numpy.ran
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import random
@@ -24,7 +25,7 @@ import torch
 from helios.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Key: TypeAlias = int | str
 
@@ -142,16 +143,46 @@ def make_keyer(device: torch.device | None = None) -> Callable[[int], None]:
     """
     if device is None or device.type in ("cpu", "meta"):
         return key_generators
-    if device.type == "cuda":
-        manual_seed = _cuda_generator(device).manual_seed
-    else:  # mps and xpu offer no generator object; their module's function sets the current device's.
-        manual_seed = getattr(torch, device.type).manual_seed
+    manual_seed = _accelerator_seed(device)
 
     def key_with_accelerator(seed: int) -> None:
         key_generators(seed)
         manual_seed(seed)
 
     return key_with_accelerator
+
+
+_accelerator_seeds: list[Callable[[int], object]] = []  # Of the accelerator that this process trains on, if any.
+
+
+@contextlib.contextmanager
+def training_on(device: torch.device) -> Iterator[None]:
+    """Have `key_process` key the generator of a device, too, while the context lasts.
+
+    Args:
+        device: the device of the run; for a CPU device nothing is added.
+    """
+    before = list(_accelerator_seeds)
+    _accelerator_seeds[:] = [] if device.type in ("cpu", "meta") else [_accelerator_seed(device)]
+    try:
+        yield
+    finally:
+        _accelerator_seeds[:] = before
+
+
+def leave_accelerator() -> None:
+    """Have `key_process` key the host's generators alone: a forked process cannot use the GPU of its parent."""
+    _accelerator_seeds.clear()
+
+
+def key_process(seed: int) -> None:
+    """Set every generator that data may be drawn from in this process to the start of the stream of `seed`.
+
+    Those are the host's and, where a dataset is read in the process that trains, that of its accelerator.
+    """
+    key_generators(seed)
+    for manual_seed in _accelerator_seeds:
+        manual_seed(seed)
 
 
 def make_marker(device: torch.device | None = None) -> Callable[[], Callable[[], None]]:
@@ -188,7 +219,17 @@ def make_marker(device: torch.device | None = None) -> Callable[[], Callable[[],
     return mark
 
 
+def _accelerator_seed(device: torch.device) -> Callable[[int], object]:
+    if device.type == "cuda":
+        return _cuda_generator(device).manual_seed
+    # mps and xpu offer no generator object; their module's function sets the current device's.
+    manual_seed: Callable[[int], object] = getattr(torch, device.type).manual_seed
+    return manual_seed
+
+
 def _cuda_generator(device: torch.device) -> torch.Generator:
+    # There are no generators before CUDA is initialised, and a seed that was set before would be applied only then.
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # torch has not annotated it.
     index = torch.cuda.current_device() if device.index is None else device.index
     generator: torch.Generator = torch.cuda.default_generators[index]
     return generator
@@ -225,7 +266,7 @@ def get_rng_state_dict() -> dict[str, Any]:
         "generator": _plain_philox(_PHILOX.state),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if _can_use_cuda():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
@@ -238,8 +279,14 @@ def load_rng_state_dict(state_dict: dict[str, Any]) -> None:
     np.random.set_state((legacy["kind"], words, legacy["position"], legacy["has_gauss"], legacy["gauss"]))  # noqa: NPY002
     _PHILOX.state = _philox_state(state_dict["generator"])
     torch.set_rng_state(state_dict["torch"])
-    if "cuda" in state_dict and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state_dict["cuda"])
+    if "cuda" in state_dict and _can_use_cuda():
+        # The machine may have fewer GPUs than the one on which the state was taken.
+        torch.cuda.set_rng_state_all(state_dict["cuda"][: torch.cuda.device_count()])
+
+
+def _can_use_cuda() -> bool:
+    # A process that was forked after CUDA was initialised, such as a data loader's worker, cannot use it.
+    return torch.cuda.is_available() and not torch.cuda._is_in_bad_fork()  # noqa: SLF001 - torch has no public name for it; torch.random asks it, too.
 
 
 def _plain_philox(state: Any) -> dict[str, Any]:

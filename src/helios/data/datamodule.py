@@ -22,6 +22,7 @@ from helios.data.loading import (
 from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
+    import torch
     from torch.utils.data import DataLoader
 
     from helios.data.samplers import ResumableSampler
@@ -90,15 +91,18 @@ class Dataset:
     dataset: AnyDataset
     params: DataLoaderParams = dataclasses.field(default_factory=DataLoaderParams)
 
-    def dataloader(self, default_seed: int | None = None, *, training: bool = True) -> Loader:
+    def dataloader(
+        self, default_seed: int | None = None, *, training: bool = True, device: torch.device | None = None
+    ) -> Loader:
         """Make the loader, and the sampler that decides its order; see `create_dataloader`.
 
         Args:
             default_seed: the seed if the parameters have none.
             training: whether ranks may repeat samples so that all have the same number of batches.
+            device: the device of the run, if there is one.
         """
         seed = rng.get_default_seed() if default_seed is None else default_seed
-        return make_loader(self.dataset, self.params, seed, training=training)
+        return make_loader(self.dataset, self.params, seed, training=training, device=device)
 
 
 class DataModule(RunMember, abc.ABC):
@@ -142,7 +146,8 @@ class DataModule(RunMember, abc.ABC):
 
     def train_dataloader(self) -> Loader | None:
         """Return the loader to train with and its sampler; `None` if there is nothing to train on."""
-        return None if self._train_dataset is None else self._train_dataset.dataloader(self._seed())
+        dataset = self._train_dataset
+        return None if dataset is None else dataset.dataloader(self._seed(), device=self._where())
 
     def valid_dataloader(self) -> Loader | None:
         """Return the loader to validate with and its sampler; `None` if there is nothing to validate on."""
@@ -153,7 +158,10 @@ class DataModule(RunMember, abc.ABC):
         return self._evaluation_loader(self._test_dataset)
 
     def _evaluation_loader(self, dataset: Dataset | None) -> Loader | None:
-        return None if dataset is None else dataset.dataloader(self._seed(), training=False)
+        return None if dataset is None else dataset.dataloader(self._seed(), training=False, device=self._where())
+
+    def _where(self) -> torch.device | None:
+        return None if self._trainer is None else self.device
 
     def _seed(self) -> int:
         return rng.get_default_seed() if self._trainer is None else self._trainer.random_seed

@@ -120,12 +120,12 @@ class KeyedDataset:
         fetched.seed = self._batches[fetch.position]
         try:
             if self._fetches_batches:
-                rng.key_generators(fetched.seed)
+                rng.key_process(fetched.seed)
                 fetched.extend(dataset.__getitems__(fetch.indices))
             elif self._draws:
                 samples = self._samples
                 for index in fetch.indices:
-                    rng.key_generators(samples[index])
+                    rng.key_process(samples[index])
                     fetched.append(dataset[index])
             else:
                 for index in fetch.indices:
@@ -157,7 +157,13 @@ class TensorFetcher:
             return None
         indices = torch.tensor(fetch.indices)
         # Not tensor[indices], which keeps memory formats that stacking does not.
-        return [tensor.index_select(0, indices.to(tensor.device)) for tensor in self._tensors]
+        return [tensor.index_select(0, _on_device_of(tensor, indices)) for tensor in self._tensors]
+
+
+def _on_device_of(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    if tensor.is_cuda:  # Out of pinned memory, so that the host need not wait for what the GPU is doing.
+        return indices.pin_memory().to(tensor.device, non_blocking=True)
+    return indices.to(tensor.device)
 
 
 class KeyedCollate:
@@ -171,7 +177,7 @@ class KeyedCollate:
         """Make a batch of samples."""
         if samples is None:
             return None
-        rng.key_generators(samples.seed)
+        rng.key_process(samples.seed)
         try:
             return self.collate_fn(list(samples))
         except StopIteration as error:

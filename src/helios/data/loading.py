@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate, get_worker_info
 
 from helios.core import rng
 from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, take_place
@@ -55,7 +55,8 @@ class DataLoaderParams:
         batch_size: samples per batch and rank.
         shuffle: whether every epoch has an order of its own.
         num_workers: processes that fetch samples; 0 to fetch in the training process.
-        pin_memory: copy batches into page-locked memory; `None` for where CUDA is available.
+        pin_memory: copy batches into page-locked memory; `None` for where they are copied to a GPU: in a run on one,
+            or outside of any where CUDA is available, unless the dataset is known to be on a device already.
         drop_last: leave out the last batch of an epoch if it is short.
         is_distributed: share the samples out over the ranks; `None` for whenever there is a process group.
         sampler: the order of samples in place of the one that `shuffle` and `is_distributed` choose.
@@ -180,7 +181,12 @@ def create_dataloader(
 
 
 def make_loader(
-    dataset: AnyDataset, params: DataLoaderParams, default_seed: int, *, training: bool = True
+    dataset: AnyDataset,
+    params: DataLoaderParams,
+    default_seed: int,
+    *,
+    training: bool = True,
+    device: torch.device | None = None,
 ) -> tuple[DataLoader[Any], ResumableSampler | None]:
     """Make the loader of a data set; see `create_dataloader`.
 
@@ -189,12 +195,13 @@ def make_loader(
         params: how to load it.
         default_seed: the seed if `params` has none.
         training: whether ranks may repeat samples so that all have the same number of batches.
+        device: the device of the run; `None` outside of any.
     """
     seed = default_seed if params.random_seed is None else params.random_seed
     workers = 0 if params.debug_mode else params.num_workers
     common: dict[str, Any] = {
         "num_workers": workers,
-        "pin_memory": torch.cuda.is_available() if params.pin_memory is None else params.pin_memory,
+        "pin_memory": _should_pin(dataset, device) if params.pin_memory is None else params.pin_memory,
         "persistent_workers": params.persistent_workers and workers > 0,
         "worker_init_fn": functools.partial(_begin_worker, get_dist_info()),
         # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses. A
@@ -225,6 +232,15 @@ def make_loader(
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
 
 
+def _should_pin(dataset: object, device: torch.device | None) -> bool:
+    # In a run on the CPU it would do nothing but initialise CUDA.
+    is_on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    tensors = dataset.tensors if isinstance(dataset, TensorDataset) else ()
+    return is_on_gpu and all(tensor.device.type == "cpu" for tensor in tensors)  # torch can pin nothing else.
+
+
 def _begin_worker(info: DistributedInfo, worker_id: int) -> None:
     """Key a worker's generators by its seed, those that torch does not know of as well.
 
@@ -237,6 +253,7 @@ def _begin_worker(info: DistributedInfo, worker_id: int) -> None:
     """
     del worker_id
     take_place(info)
+    rng.leave_accelerator()
     torch_info = get_worker_info()
     if torch_info is not None:
         rng.key_generators(torch_info.seed)

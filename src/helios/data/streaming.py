@@ -139,7 +139,7 @@ class StreamedBatches(IterableDataset[Stamped]):
         self._progress, self._turns_passed = {}, 0
         if worker < turns_passed:
             yield Stamped(None, worker, None, is_batch=False)
-        rng.key_generators(self._seed_of_start(epoch, worker))
+        rng.key_process(self._seed_of_start(epoch, worker))
         if self.restarts_each_epoch:
             self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # see restarts_each_epoch
         if sought is None:
@@ -187,14 +187,14 @@ class StreamedBatches(IterableDataset[Stamped]):
             done += 1
 
     def _start(self, epoch: int, worker: int) -> Iterator[Any]:
-        rng.key_generators(self._seed_of_start(epoch, worker))
+        rng.key_process(self._seed_of_start(epoch, worker))
         return iter(self.dataset)
 
     def _seed_of_start(self, epoch: int, worker: int) -> int:
         return rng.derive_seed(self._seed, "stream start", epoch, worker, *self._place)
 
     def _read(self, items: Iterator[Any], seed: int) -> list[Any]:
-        rng.key_generators(seed)
+        rng.key_process(seed)
         return list(itertools.islice(items, self.batch_size))
 
     def _state(self) -> dict[str, Any]:

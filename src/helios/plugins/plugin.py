@@ -294,7 +294,10 @@ class CUDAPlugin(DevicePlugin):
         """Claim the batches, if there is a GPU."""
         _check_cuda()
         super().__init__()
-        self.device = torch.device("cuda", torch.cuda.current_device())
+        # Until a run assigns one. Before CUDA is initialised, the current device is the first; to ask for it would
+        # initialise CUDA, and a process that trains in others needs none.
+        is_initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch has not annotated it.
+        self.device = torch.device("cuda", torch.cuda.current_device() if is_initialized else 0)
 
 
 PLUGIN_REGISTRY.register(DevicePlugin)

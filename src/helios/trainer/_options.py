@@ -164,24 +164,31 @@ class TrainerOptions:
         return self.random_seed
 
     @property
-    def gpu_ids(self) -> list[int]:
-        """The GPUs that the arguments ask for; empty for the CPU."""
-        return [] if self.use_cpu else list(self.gpus or [0])
-
-    @property
     def world_size(self) -> int:
         """How many processes the arguments ask for."""
-        return self.num_processes or max(1, len(self.gpu_ids))
+        return self.num_processes or len(self.gpus or [0])
+
+    def gpus_of(self, local_world_size: int) -> list[int]:
+        """Return the GPUs of the ranks of this machine, in the order of their local ranks; empty on the CPU.
+
+        They are the first of those named, or else of all. There may be fewer than ranks.
+
+        Args:
+            local_world_size: how many ranks this machine has.
+        """
+        if self.use_cpu:
+            return []
+        return list(range(torch.cuda.device_count()) if self.gpus is None else self.gpus)[:local_world_size]
 
     def device_of(self, info: DistributedInfo) -> torch.device:
-        """Return the device of a rank: the GPUs named, or else all, are given to the ranks of a machine in their order.
+        """Return the device of a rank: on a GPU, that of `gpus_of` which stands at its local rank.
 
         Raises:
             DeviceUnavailableError: if the machine has more ranks than GPUs.
         """
         if self.use_cpu:
             return torch.device("cpu")
-        gpus = list(range(torch.cuda.device_count())) if self.gpus is None else self.gpus
+        gpus = self.gpus_of(info.local_world_size)
         if info.local_rank >= len(gpus):
             raise DeviceUnavailableError(
                 f"this machine has {info.local_world_size} ranks, and GPUs {gpus} for them: start one for each GPU, or "

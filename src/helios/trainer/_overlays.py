@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import torch
 
 from helios.core.plain import encode
+from helios.core.shard_tree import map_tree
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
@@ -40,7 +41,13 @@ def collect_overlays(data: dict[str, Any], control: Control) -> list[Overlay]:
     """
     encode(data, "checkpoint")  # What is not plain is refused by its path.
     expected = control.share({path: _digest(leaf) for path, leaf in _leaves(data)} if control.rank == 0 else {})
-    return control.gather([] if control.rank == 0 else _find_differences(data, expected))
+    overlay = [] if control.rank == 0 else _find_differences(data, expected)
+    # On the CPU: on another rank, or another machine, this rank's device may be somebody else's, or not there.
+    return control.gather(map_tree(overlay, lambda _, leaf: _on_host(leaf)))
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf if not isinstance(leaf, torch.Tensor) or leaf.is_cpu or leaf.is_meta else leaf.detach().cpu()
 
 
 def apply_overlay(data: Mapping[str, Any], overlay: Sequence[Entry]) -> dict[str, Any]:

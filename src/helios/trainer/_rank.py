@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from helios.core.control import Control
 from helios.core.distributed import DistributedInfo
-from helios.core.environment import prefer_loopback
+from helios.core.environment import current_device, prefer_loopback
 from helios.core.failures import Failure
 from helios.core.home import way_home
 from helios.core.logging import get_root_logger
@@ -149,12 +149,13 @@ def run_rank(connection: Connection, orders: Orders) -> None:
 def _take_part(task: Task, orders: Orders, line: _Line) -> Result:
     info = DistributedInfo(orders.rank, orders.world_size, orders.rank, orders.world_size)
     store = reach_store(orders.port)
-    lookout = Lookout(store.clone(), info, watches=False)
+    lookout, device = Lookout(store.clone(), info, watches=False), task.options.device_of(info)
     with (
         open_log(task.options, orders.rank),
         way_home(line.ask),
         lookout,
-        membership(store, info, task.options.device_of(info)) as group,
+        current_device(device),
+        membership(store, info, device) as group,
     ):
         return run_task(task, Control(info, group, lookout, lambda error: line.fail(error, task.control_flow)))
 

@@ -53,7 +53,9 @@ def in_step(batches: Iterator[Any], control: Control) -> Iterator[Any]:
 def average_losses(model: Model, control: Control) -> None:
     """Put the mean over all ranks in the place of a model's losses, on the device that they are on.
 
-    The running losses go on from their mean: the sum of means is the mean of sums.
+    The running losses go on from their mean: the sum of means is the mean of sums. Losses on a GPU are exchanged there,
+    and the host does not wait for it, those on the CPU over the hosts. A loss that one rank has on a GPU and another on
+    the CPU has all of them exchanged over the hosts.
 
     Raises:
         TrainingError: if the ranks have losses of different names or shapes.
@@ -68,17 +70,27 @@ def average_losses(model: Model, control: Control) -> None:
         for table, name, value in losses
     ]
     signature = zlib.crc32(repr(described).encode())
-    last, first = control.vote(signature, -signature)
+    places = zlib.crc32(repr([value.device.type for _, _, value in losses]).encode())
+    last, first, last_places, first_places = control.vote(signature, -signature, places, -places)
     if last != -first:
         _refuse(described, control)
-    if not losses:
-        return
-    values = [value for _, _, value in losses]
+    over_hosts = last_places != -first_places
+    groups: dict[torch.device, list[tuple[dict[str, Any], str, torch.Tensor]]] = {}
+    for loss in losses:  # In the order of their names, which is that of all ranks.
+        groups.setdefault(torch.device("cpu") if over_hosts else loss[2].device, []).append(loss)
+    for place, members in groups.items():
+        means = _average_on(place, [value for _, _, value in members], control)
+        for (table, name, value), mean in zip(members, means, strict=True):
+            dtype = value.dtype if value.is_floating_point() else torch.float32
+            table[name] = mean.reshape(value.shape).to(value.device, dtype)
+
+
+def _average_on(place: torch.device, values: list[torch.Tensor], control: Control) -> tuple[torch.Tensor, ...]:
+    """Return the means over the ranks of some tensors, flat and on a device, in one exchange."""
     dtype = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
-    total = all_reduce_tensors(torch.cat([value.reshape(-1).to(dtype) for value in values])) / control.world_size
-    means = torch.split(total, [value.numel() for value in values])
-    for (table, name, value), mean in zip(losses, means, strict=True):
-        table[name] = mean.reshape(value.shape).to(value.dtype if value.is_floating_point() else torch.float32)
+    flat = torch.cat([value.reshape(-1).to(place, dtype) for value in values])
+    total = control.add_up(flat) if place.type == "cpu" else all_reduce_tensors(flat)
+    return torch.split(total / control.world_size, [value.numel() for value in values])
 
 
 def _refuse(described: list[str], control: Control) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from helios.core.environment import kernel_choice
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
-from helios.core.rng import derive_seed, make_keyer, make_marker, seed_rngs
+from helios.core.rng import derive_seed, make_keyer, make_marker, seed_rngs, training_on
 from helios.core.shards import make_mesh
 from helios.core.state import Phase
 from helios.data.feed import BatchFeed, StreamFeed, make_feed
@@ -101,6 +101,7 @@ class Session(contextlib.ExitStack):
         self.enter_context(
             kernel_choice(deterministic=options.enable_deterministic, benchmark=options.enable_cudnn_benchmark)
         )
+        self.enter_context(training_on(self.device))
         seed_rngs(options.seed)
         for part in (*self.plugins.values(), self.datamodule, self.model):
             part._join_run(self._trainer, self.device, is_distributed=self.control.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from helios.core.control import Control
 from helios.core.distributed import get_dist_info
+from helios.core.environment import current_device
 from helios.core.failures import Failure
 from helios.core.lookout import Lookout, announce_failure, find_cause
 from helios.core.membership import membership
@@ -37,7 +38,11 @@ class Torchrun:
         info = get_dist_info()
         with open_log(task.options, info.rank), report_errors(task.phase, task.control_flow), self.queue.filling():
             store, device = next_meeting(), task.options.device_of(info)
-            with membership(store, info, device) as group, Lookout(store.clone(), info) as lookout:
+            with (
+                current_device(device),
+                membership(store, info, device) as group,
+                Lookout(store.clone(), info) as lookout,
+            ):
                 try:
                     return self._run(task, Control(info, group, lookout, lambda error: _announce(store, error, info)))
                 except Exception as error:

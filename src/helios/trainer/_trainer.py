@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helios.core.distributed import get_dist_info
+from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.core.environment import read_environment
 from helios.core.state import Phase, TrainingUnit
 from helios.errors import NotRunningError
@@ -151,8 +151,12 @@ class Trainer:
 
     @property
     def gpu_ids(self) -> list[int]:
-        """The GPUs that train; empty on CPU."""
-        return self._options.gpu_ids
+        """The GPUs on which the ranks of this machine train: that of a rank is `gpu_ids[local_rank]`; empty on the CPU.
+
+        In the process that has called `fit` and trains in others, they are those of the others.
+        """
+        local_ranks = get_dist_info().local_world_size if is_using_torchrun() else self._options.world_size
+        return self._options.gpus_of(local_ranks)
 
     @property
     def random_seed(self) -> int:
