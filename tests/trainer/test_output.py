@@ -109,7 +109,7 @@ def test_a_terminal_gets_the_bars_of_rich(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("TERM", "xterm")
     display = open_display()
     display.close()
-    assert isinstance(display, RichDisplay)
+    assert isinstance(display.inner, RichDisplay)
     make_trainer(enable_progress_bar=True, valid_frequency=1).fit(CountingModel(), ListData())
     shown = capsys.readouterr().err
     assert all(text in shown for text in ("Training", "Validation", "2/2", "epoch"))

@@ -6,13 +6,15 @@ Every function here also works without a process group, where the one process is
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+import io
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import torch
 import torch.distributed as dist
 
 from helios.core.environment import read_environment
 from helios.core.stores import TIMEOUT
+from helios.core.streams import STDOUT
 from helios.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -211,12 +213,25 @@ def safe_barrier() -> None:
 
 
 def global_print(*args: Any, global_rank: int = 0, **kwargs: Any) -> None:
-    """Print on one rank of all: rank 0 unless told otherwise."""
+    """Print on one rank of all: rank 0 unless told otherwise.
+
+    Standard output that cannot be written (a full disk, a broken pipe) is not worth a run: the log says so once, and
+    nothing more is printed there. A `file=` of the caller's own raises what it raises.
+    """
     if get_global_rank() == global_rank:
-        print(*args, **kwargs)
+        _print(*args, **kwargs)
 
 
 def local_print(*args: Any, local_rank: int = 0, **kwargs: Any) -> None:
-    """Print on one rank of each machine: local rank 0 unless told otherwise."""
+    """Print on one rank of each machine, local rank 0 unless told otherwise; see `global_print`."""
     if get_local_rank() == local_rank:
-        print(*args, **kwargs)
+        _print(*args, **kwargs)
+
+
+def _print(*args: Any, file: TextIO | None = None, flush: bool = False, **kwargs: Any) -> None:
+    if file is not None:
+        print(*args, file=file, flush=flush, **kwargs)
+        return
+    text = io.StringIO()
+    print(*args, file=text, **kwargs)
+    STDOUT.write(text.getvalue(), flush=flush)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from tqdm import tqdm
 
+from helios.core.streams import STDERR
 from helios.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -92,10 +92,44 @@ class _ConsoleHandler(logging.Handler):
     """Writes to the standard error stream of the moment, above progress bars instead of through them."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = _format(self, record)
+        if text is not None:
+            STDERR.use(lambda stream: tqdm.write(text, file=stream))
+
+
+class _FileHandler(logging.FileHandler):
+    """A log file that is given up when it cannot be written, in place of the run."""
+
+    _is_given_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = None if self._is_given_up else _format(self, record)
+        stream = self.stream
+        if text is None or stream is None:
+            return
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
-        except Exception:  # noqa: BLE001 - what the logging package asks of a handler: report it, never raise.
-            self.handleError(record)
+            stream.write(text + self.terminator)
+            stream.flush()  # A killed run leaves its whole log.
+        except (OSError, ValueError) as error:
+            self._is_given_up = True
+            _LOGGER.warning(
+                "the log file '%s' cannot be written (%s): nothing more is written to it, and training goes on",
+                self.baseFilename,
+                error,
+            )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # What could not be written then cannot be written now.
+            super().close()
+
+
+def _format(handler: logging.Handler, record: logging.LogRecord) -> str | None:
+    try:
+        return handler.format(record)
+    except Exception:  # noqa: BLE001 - what the logging package asks of a handler: report it, never raise.
+        with contextlib.suppress(Exception):  # It reports to standard error, which may be closed.
+            handler.handleError(record)
+        return None
 
 
 def get_root_logger() -> logging.Logger:
@@ -220,7 +254,8 @@ def _open_file(log_file: Path) -> logging.FileHandler:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         if log_file.is_fifo():
             raise OSError(errno.EINVAL, "it is a FIFO, and would be waited for until somebody reads")  # noqa: TRY301 - as one that cannot be opened.
-        return logging.FileHandler(log_file, encoding="utf-8")
+        # What is not Unicode, such as a part of a file's name, is written with escapes.
+        return _FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigurationError(
             f"the log file '{log_file}' cannot be opened ({error}): pass another log_path, or turn file logging off"

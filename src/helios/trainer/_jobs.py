@@ -162,7 +162,7 @@ class TrainingJob:
             f"  training {options.total_steps} {unit}s {start}, seed {options.seed}",
             f"  plug-ins {', '.join(self._session.plugins) or 'none'}",
         ]
-        global_print(self._session.model.append_to_banner("\n".join(lines)))
+        global_print(self._session.model.append_to_banner("\n".join(lines)), flush=True)
 
 
 def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: bool = False) -> None:

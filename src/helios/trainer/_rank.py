@@ -176,6 +176,7 @@ def _end_failed(line: _Line, error: BaseException) -> Any:
     with contextlib.suppress(OSError):  # Then the process that called fit is gone, and there is nobody to be told.
         line.fail(error)
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # It is missing, full or closed.
+            stream.flush()
     os._exit(1)
