@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
 from helios.core import files
-from helios.core.files import as_path, atomic_folder, atomic_write, ensure_writable, remove_temporaries
+from helios.core.files import (
+    as_path,
+    atomic_folder,
+    atomic_write,
+    check_length,
+    ensure_writable,
+    remove_temporaries,
+    to_path,
+)
+from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def writer(content: bytes) -> Callable[[BinaryIO], object]:
@@ -224,3 +236,71 @@ def test_a_path_does_not_move_with_the_working_folder(tmp_path: Path, monkeypatc
     assert as_path("a/b") == tmp_path / "a" / "b"
     assert as_path("~/x") == tmp_path / "home" / "x"
     assert as_path(None) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("~nosuchuser/x", "there is no home folder of that name here"),
+        ("a\0b", "no path has a NUL character in it"),
+        ("a\ud800b", "no file system can hold"),
+        (b"bytes", "a bytes: pass a path"),
+        (3, "a int: pass a path"),
+        (None, "a NoneType: pass a path"),
+    ],
+    ids=["user", "NUL", "half a character", "bytes", "number", "None"],
+)
+def test_a_path_that_no_file_can_have_is_refused(path: Any, message: str) -> None:
+    """An unknown user, a NUL, half a surrogate pair and what is no path: one error of ours that names the argument."""
+    with pytest.raises((ArgumentTypeError, ConfigurationError), match=f"place is .*{message}"):
+        to_path(path, "place")
+
+
+def test_a_deleted_working_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that is gone, a relative path is refused with the remedy, and an absolute one is taken."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigurationError, match="working folder cannot be found, .* pass an absolute path"):
+        to_path("a")
+    assert to_path(tmp_path / "a") == tmp_path / "a"
+
+
+def test_the_longest_name_is_told_to_the_byte(tmp_path: Path) -> None:
+    """What `check_length` allows can be written, and with one byte more it cannot: in names and in whole paths."""
+    longest = "ü" * 116 + "x"  # 233 bytes, and 22 more while it is written.
+    for folder in (tmp_path, tmp_path / "missing"):
+        check_length(folder / longest)
+        with pytest.raises(ConfigurationError, match="the name of the file .* is 1 bytes too long: .* shorten"):
+            check_length(folder / f"{longest}x")
+    atomic_write(tmp_path / longest, writer(b"x"))
+    with pytest.raises(OSError, match="File name too long"):
+        atomic_write(tmp_path / f"{longest}x", writer(b"x"))
+    room = 4096 - 1 - len(os.fsencode(tmp_path)) - 22
+    folder = tmp_path / "/".join(["f" * 100] * (room // 101 - 1))
+    path = folder / ("x" * (4096 - 1 - 22 - len(os.fsencode(folder)) - 1))
+    check_length(path)
+    atomic_write(path, writer(b"x"))
+    with pytest.raises(ConfigurationError, match="the path of the file .* is 1 bytes too long"):
+        check_length(path.with_name(f"{path.name}x"))
+    with pytest.raises(OSError, match="File name too long"):
+        atomic_write(path.with_name(f"{path.name}x"), writer(b"x"))
+
+
+def test_a_probe_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """When the disk takes no byte, `ensure_writable` raises, and its empty probe does not stay."""
+    with limited_file_size(0), pytest.raises(OSError, match="File too large"):
+        ensure_writable(tmp_path)
+    assert names_in(tmp_path) == []
+
+
+@contextlib.contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helios import TrainingState
 from helios.errors import (
     CheckpointError,
     ConfigurationError,
@@ -54,7 +55,15 @@ def test_metadata_that_hides_the_counts_is_refused(stem: Any) -> None:
 
 
 def data_of(number: float, **state: int) -> dict[str, Any]:
-    return {"number": number, "training": {"state": state}}
+    """Return what a checkpoint of a run holds, and a number that tells it from others."""
+    return {
+        "number": number,
+        "format": 1,
+        "model": {"class": "M", "state": {}, "book": {"metrics": {}, "running_losses": {}}},
+        "plugins": {},
+        "training": {"state": TrainingState(**state).to_dict(), "stopped": False, "feed": {}},
+        "gradients": {},
+    }
 
 
 def fill(root: Path, *names: CheckpointName) -> CheckpointStore:

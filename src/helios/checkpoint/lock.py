@@ -73,15 +73,25 @@ class FolderLock:
             OSError: if no file can be made in the folder.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, is_locked = self._open()
+        _, is_locked = self._open()
         try:
             self.is_certain = self._judge(self._read_owner(), is_locked=is_locked)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, json.dumps(dataclasses.asdict(Owner.here())).encode())
+            with contextlib.suppress(OSError):  # The disk may be full of what a killed writer left, which is swept next.
+                self.write_owner()
         except BaseException:
             self.close()
             raise
         return self
+
+    def write_owner(self) -> None:
+        """Write into the file who has the lock; does nothing outside of the context.
+
+        Raises:
+            OSError: if the disk takes no more.
+        """
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(dataclasses.asdict(Owner.here())).encode(), 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

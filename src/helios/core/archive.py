@@ -98,7 +98,7 @@ def verify_archive(path: Path) -> None:
         while left > 0 and (chunk := file.read(min(_CHUNK, left))):
             digest.update(chunk)
             left -= len(chunk)
-        comment = file.read()
+        comment = file.read(_COMMENT_SIZE + 1)
     if size <= 0 or not comment.startswith(_MARK):
         raise CorruptCheckpointError(f"{path.name} does not end in a checksum: it is truncated or not by Helios")
     if comment != _MARK + digest.hexdigest().encode():
@@ -116,5 +116,11 @@ def load_archive(path: Path) -> dict[str, Any]:
     data = safe_torch_load(path, map_location="cpu")
     if not isinstance(data, dict):
         raise CorruptCheckpointError(f"{path.name} holds a {type(data).__name__}, not a dictionary")
-    decoded: dict[str, Any] = decode(data)
+    try:
+        decoded: dict[str, Any] = decode(data)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # A valid checksum says that the bytes are whole, and not that `save_archive` wrote them.
+        raise CorruptCheckpointError(
+            f"{path.name} holds what save_archive never writes ({type(error).__name__}: {error})"
+        ) from error
     return decoded

@@ -13,11 +13,17 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from helios.errors import ArgumentTypeError, ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import BufferedReader
 
 _TEMPORARY: Final = re.compile(r"^\..+\.[0-9a-f]{16}\.tmp$")
+_TEMPORARY_EXTRA: Final = len("..0123456789abcdef.tmp")  # What a temporary's name has beyond the file's.
+# What the file systems in use take, where one does not say: bytes of a name, and of a path with the zero at its end.
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 4096
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 _KINDS: Final = {
@@ -153,8 +159,10 @@ def ensure_writable(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe.{secrets.token_hex(8)}.tmp"
-    probe.write_bytes(b"helios")
-    probe.unlink()
+    try:
+        probe.write_bytes(b"helios")
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def ensure_regular(path: str | Path) -> None:
@@ -185,6 +193,76 @@ def _open_at_once(name: str, flags: int) -> int:
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def as_path(path: str | Path | None) -> Path | None:
-    """Return an absolute path, so that a later change of the working folder does not move it."""
-    return None if path is None else Path(path).expanduser().absolute()
+def can_be_in_name(text: str) -> bool:
+    """Whether a text can be a part of a file's name, on every system."""
+    try:
+        return not any(character in b"/\\\0" for character in os.fsencode(text))
+    except UnicodeEncodeError:  # A half of a surrogate pair.
+        return False
+
+
+def check_length(path: Path, reserved: int = 0) -> None:
+    """Check that a file of this name can be written: neither the name nor the path is too long for the file system.
+
+    Args:
+        path: where `atomic_write` or `atomic_folder` is going to write.
+        reserved: bytes that will be added to the path, for files within a folder.
+
+    Raises:
+        ConfigurationError: if not.
+    """
+    name, whole = len(os.fsencode(path.name)) + _TEMPORARY_EXTRA, len(os.fsencode(path)) + _TEMPORARY_EXTRA + 1
+    longest_name, longest_path = _limits_at(path.parent)
+    for what, length, longest in (("name", name, longest_name), ("path", whole + reserved, longest_path)):
+        if length > longest:
+            raise ConfigurationError(
+                f"the {what} of the file {path} is {length - longest} bytes too long: the file system takes {longest}, "
+                f"and {length} are needed while it is written; shorten the {what}"
+            )
+
+
+def _limits_at(folder: Path) -> tuple[int, int]:
+    for place in (folder, *folder.parents):  # The folder may be missing as yet.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return os.pathconf(place, "PC_NAME_MAX"), os.pathconf(place, "PC_PATH_MAX")
+    return _LONGEST_NAME, _LONGEST_PATH
+
+
+def as_path(path: str | os.PathLike[str] | None, argument: str = "path") -> Path | None:
+    """Return an absolute path, so that a later change of the working folder does not move it; see `to_path`."""
+    return None if path is None else to_path(path, argument)
+
+
+def to_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """Return an absolute path, so that a later change of the working folder does not move it.
+
+    Args:
+        path: a path, perhaps relative, or with "~" or "~user" in front.
+        argument: what an error calls it.
+
+    Raises:
+        ArgumentTypeError: if it is no path.
+        ConfigurationError: if no file can have it.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(f"{argument} is {path!r}, a {type(path).__name__}: pass a path")
+    try:
+        given = Path(path)
+        if b"\0" in os.fsencode(given):
+            raise ConfigurationError(f"{argument} is {str(given)!r}: no path has a NUL character in it, leave it out")
+        return given.expanduser().absolute()
+    except TypeError:
+        raise ArgumentTypeError(f"{argument} is {path!r}, whose path is no string: pass a path") from None
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"{argument} is {str(path)!r}, which no file system can hold ({error.reason}): use other characters"
+        ) from error
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{argument} is {str(path)!r}, and there is no home folder of that name here: write the folder in its place"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{argument} is {str(path)!r}, and the working folder cannot be found, it may have been deleted ({error}): "
+            "pass an absolute path, or change to a folder that exists"
+        ) from error

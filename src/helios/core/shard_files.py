@@ -168,10 +168,11 @@ def load_sharded_plain(path: Path, *, verify: bool = True) -> dict[str, Any]:
         data, shards = archive["data"], archive["shards"]
         if verify:
             _verify(path, shards)
-    except (CorruptCheckpointError, KeyError) as error:
+    except (CorruptCheckpointError, AttributeError, LookupError, TypeError) as error:
         raise CorruptCheckpointError(f"{path.name} is damaged: {error}") from error
-    plain: dict[str, Any] = data
-    return plain
+    if not isinstance(data, dict):
+        raise CorruptCheckpointError(f"{path.name} holds a {type(data).__name__}, not a dictionary")
+    return data
 
 
 def _verify(path: Path, shards: dict[str, dict[str, Any]]) -> None:

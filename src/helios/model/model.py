@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from helios.core.context import RunMember
+from helios.core.files import can_be_in_name
 from helios.core.registry import Registry
 from helios.core.stateful import AttributeStates, get_network_state, networks_of
 from helios.errors import ArgumentTypeError, ConfigurationError
@@ -275,6 +276,6 @@ def check_metrics(metrics: object, owner: str) -> dict[str, Any]:
 
 def _check_save_name(save_name: str) -> str:
     is_folder_name = isinstance(save_name, str) and save_name.strip() not in ("", ".", "..")
-    if not is_folder_name or any(character in save_name for character in "/\\\0"):
+    if not is_folder_name or not can_be_in_name(save_name):
         raise ConfigurationError(f"save name {save_name!r} cannot be a folder's name: use letters, digits, '-' and '_'")
     return save_name

@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from helios.checkpoint.lock import FolderLock
 from helios.core.archive import load_archive, save_archive
 from helios.core.control import Control
-from helios.core.files import ensure_writable, remove_temporaries
+from helios.core.files import can_be_in_name, check_length, ensure_writable, remove_temporaries, to_path
 from helios.core.logging import get_root_logger
 from helios.core.plain import encode
 from helios.core.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.core.shard_tree import take_shards_out
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
+from helios.trainer._contents import check_contents
 from helios.trainer._overlays import collect_overlays, take_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from helios.core.shards import Mesh
 
@@ -28,6 +29,11 @@ SUFFIX: Final = ".pth"
 _COUNTS: Final = re.compile(
     r"_epoch_(?P<epoch>[0-9]+)_iter_(?P<iteration>[0-9]+)(?P<metadata>(?:[^0-9].*)?)", re.DOTALL
 )
+
+# What room a name has for its counts from the start: a run comes no further.
+_MOST_EPOCHS: Final = 10**9 - 1
+_MOST: Final = 10**12 - 1
+_LONGEST_INNER_NAME: Final = 64  # Of the files in a folder of shards.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +81,7 @@ class CheckpointName:
             ConfigurationError: if the model has changed what it should only add to.
         """
         added = stem[len(self.stem) :] if isinstance(stem, str) and stem.startswith(self.stem) else None
-        if added is None or added[:1].isdigit() or any(character in added for character in "/\\\0"):
+        if added is None or added[:1].isdigit() or not can_be_in_name(added):
             raise ConfigurationError(
                 f"{owner}.append_metadata_to_chkpt_name made {stem!r} of {self.stem!r}: it may add text at the end "
                 "that does not begin with a digit and has no '/' or '\\'; return chkpt_name + '_acc_0.9', say",
@@ -101,6 +107,24 @@ class CheckpointStore:
         self._save_name = save_name
         self._lock = FolderLock(self.folder)
 
+    def check_name(self, name: CheckpointName) -> None:
+        """Check that checkpoints can have names like this one, however far the run comes.
+
+        Raises:
+            ConfigurationError: if such a name, or the path, is too long for the file system.
+        """
+        widest = dataclasses.replace(name, epoch=max(name.epoch, _MOST_EPOCHS), iteration=max(name.iteration, _MOST))
+        check_length(self.folder / str(widest), reserved=_LONGEST_INNER_NAME)
+
+    def fit_name(self, name: CheckpointName) -> CheckpointName:
+        """Return the name, without what the model has added if that is too long: nothing is lost but the text."""
+        try:
+            check_length(self.folder / str(name), reserved=_LONGEST_INNER_NAME)
+        except ConfigurationError as error:
+            get_root_logger().warning("a checkpoint is saved without what the model adds to its name: %s", error)
+            return dataclasses.replace(name, metadata="")
+        return name
+
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
         """Own the folder while the context lasts: make it if it is missing, and delete what killed writers left in it.
@@ -116,9 +140,11 @@ class CheckpointStore:
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         try:
             stack.enter_context(self._lock)
-            ensure_writable(self.folder)
+            # What killed writers left may be what fills the disk: it goes before anything else is written.
             if self._lock.is_certain:
                 remove_temporaries(self.folder)
+            self._lock.write_owner()
+            ensure_writable(self.folder)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder} ({error}): choose another chkpt_root, or make it "
@@ -198,7 +224,9 @@ class CheckpointStore:
 
     def _try_load(self, path: Path, reasons: list[str]) -> dict[str, Any] | None:
         try:
-            return load_sharded_plain(path) if path.is_dir() else load_archive(path)
+            data = load_sharded_plain(path) if path.is_dir() else load_archive(path)
+            check_contents(data, path.name)
+            return data  # noqa: TRY300 - what is checked is in the block.
         except (CorruptCheckpointError, OSError) as error:
             get_root_logger().warning("skipped the checkpoint %s: %s", path, error)
             reasons.append(str(error))
@@ -215,12 +243,23 @@ class CheckpointStore:
     def _newest_first(self) -> Iterator[list[Path]]:
         """Iterate over groups of checkpoints of the same counts, which only their metadata tells apart."""
         groups: dict[tuple[int, int], list[Path]] = {}
-        for path in sorted(self.folder.glob("*")) if self.folder.is_dir() else []:
+        for path in self._list():
             name = CheckpointName.parse(path.name, self._save_name)
             if name is not None:
                 groups.setdefault((name.epoch, name.iteration), []).append(path)
         for counts in sorted(groups, reverse=True):
             yield groups[counts]
+
+    def _list(self) -> list[Path]:
+        try:
+            return sorted(self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            # What cannot be listed may well hold checkpoints: to begin anew would hide them.
+            raise CheckpointError(
+                f"the folder of checkpoints {self.folder} cannot be read ({error}): make it readable, or choose another"
+            ) from error
 
 
 def _progress(data: dict[str, Any]) -> tuple[int, int, int]:
@@ -238,6 +277,11 @@ def find_last_checkpoint(root: Path | str) -> Path | None:
 
     Returns:
         The path; `None` if the folder has no intact checkpoint, or does not exist.
+
+    Raises:
+        ArgumentTypeError: if `root` is no path.
+        ConfigurationError: if no folder can have this path.
+        CheckpointError: if the folder cannot be read.
     """
-    folder = Path(root).expanduser().absolute()
+    folder = to_path(root, "root")
     return CheckpointStore(folder.parent, folder.name).find_newest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +12,12 @@ from helios.core.distributed import global_print
 from helios.core.shard_tree import is_sharded
 from helios.core.state import Phase, TrainingState, TrainingUnit
 from helios.core.stateful import ensure_state_dict
-from helios.errors import CheckpointMismatchError
+from helios.errors import CheckpointMismatchError, ConfigurationError, HeliosError
 from helios.model.gradients import collect_gradients, restore_gradients
+from helios.model.model import Model
+from helios.plugins.table import overrides
 from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_can_be_saved
+from helios.trainer._contents import FORMAT
 from helios.trainer._loop import Outcome, TrainingLoop
 from helios.trainer._ranks import check_lengths
 from helios.trainer._session import Session
@@ -25,10 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from helios.core.control import Control
-    from helios.model.model import Model
     from helios.trainer._task import Task
-
-FORMAT: Final = 1  # Of what a checkpoint holds; one of a newer format is refused.
 
 
 class TrainingJob:
@@ -92,7 +92,7 @@ class TrainingJob:
 
     def _save(self) -> None:
         assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
-        name = self._control.share(self._name_checkpoint() if self._control.rank == 0 else None)
+        name = self._control.share(self._store.fit_name(self._name_checkpoint()) if self._control.rank == 0 else None)
         assert name is not None  # noqa: S101 - for the type checker: it is rank 0's.
         path = self._store.save(name, self._collect(), self._control)
         self._session.log.debug("saved %s", path)
@@ -101,6 +101,18 @@ class TrainingJob:
         model, state = self._session.model, self._state
         name = CheckpointName(model.save_name, state.global_epoch, state.current_iteration)
         return name.with_stem(model.append_metadata_to_chkpt_name(name.stem), type(model).__name__)
+
+    def _check_name(self, store: CheckpointStore) -> None:
+        """Refuse names that are too long, before anything is trained."""
+        name = CheckpointName(self._session.model.save_name, 0, 0)
+        store.check_name(name)
+        try:
+            name = self._name_checkpoint()
+        except ConfigurationError:
+            raise
+        except Exception:  # noqa: BLE001 - what it shows, such as a score, need not be there yet.
+            return
+        store.check_name(name)
 
     def _collect(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data."""
@@ -125,6 +137,7 @@ class TrainingJob:
     def _resume(self, store: CheckpointStore) -> None:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
         if self._control.rank == 0:
+            self._check_name(store)
             self._session.enter_context(store.owned())
         check_can_be_saved(self._collect())  # What cannot be is to be known before the first batch.
         newest = store.load_newest(self._control, self._session.mesh)
@@ -182,16 +195,21 @@ def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: 
             f"{path} has format {data['format']}, written by Helios {data.get('helios')}; this is Helios "
             f"{__version__}, which reads formats up to {FORMAT}: update Helios",
         )
-    missing = [part for part in ("model", "plugins", "training", "gradients") if part not in data]
-    if missing:
-        raise CheckpointMismatchError(f"{path} has no {missing}: it is no checkpoint of a run, move it elsewhere")
     saved_class = data["model"]["class"]
     if saved_class != type(model).__qualname__:
         raise CheckpointMismatchError(
             f"{path} belongs to a {saved_class}, and this model is a {type(model).__qualname__}: give each its own "
             "save_name",
         )
-    model.load_state_dict(data["model"]["state"], fast_init=fast_init)
+    try:
+        model.load_state_dict(data["model"]["state"], fast_init=fast_init)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, HeliosError) or overrides(model, "load_state_dict", Model):
+            raise  # What a model's own method raises is the user's.
+        raise CheckpointMismatchError(
+            f"{path} holds a state that does not fit {type(model).__name__} ({type(error).__name__}: {error}): it was "
+            "written by another program, or by another version of this one"
+        ) from error
 
 
 def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helios.core import rng
-from helios.core.files import as_path
+from helios.core.files import as_path, can_be_in_name
 from helios.core.logging import check_tensorboard
 from helios.core.state import TrainingUnit
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
@@ -81,10 +81,10 @@ class TrainerOptions:
             if field.type == "Path | None":
                 if not isinstance(value, str | Path | None):
                     raise ArgumentTypeError(f"{field.name} is {value!r}, a {type(value).__name__}: pass a path or None")
-                self._set(field.name, as_path(value))
+                self._set(field.name, as_path(value, field.name))
         if self.use_cpu is not None and not isinstance(self.use_cpu, bool):
             raise ArgumentTypeError(f"use_cpu is {self.use_cpu!r}: pass True, False, or None to let Helios choose")
-        if any(character in self.run_name for character in "/\\\0") or self.run_name in (".", ".."):
+        if not can_be_in_name(self.run_name) or self.run_name in (".", ".."):
             raise ConfigurationError(
                 f"run_name {self.run_name!r} cannot be the name of a folder: use letters, digits, '-' and '_'"
             )

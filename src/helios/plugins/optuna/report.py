@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helios.core.files import as_path, atomic_write
+from helios.core.files import atomic_write, to_path
 from helios.plugins.optuna._page import write_page
 from helios.plugins.optuna._snapshot import Snapshot, open_study, quiet_optuna
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import optuna
 
 
@@ -35,6 +36,7 @@ def write_report(study_or_url: optuna.Study | str, path: str | Path, *, study_na
         ConfigurationError: if there is no such database, or no study in it, or several and no name is given.
         UnknownNameError: if the storage has no study of this name.
     """
+    target = to_path(path)
     try:
         # Only here: it takes a third of a second, and who does not ask for a report does not need it.
         from plotly.offline import get_plotlyjs  # noqa: PLC0415 - as said above.
@@ -48,6 +50,5 @@ def write_report(study_or_url: optuna.Study | str, path: str | Path, *, study_na
         with open_study(study_or_url, study_name) as study:
             snapshot = Snapshot.of(study)
         page = write_page(snapshot, draw_sections(snapshot), get_plotlyjs())
-    target = as_path(path) or Path(path)
     atomic_write(target, lambda file: file.write(page.encode()))
     return target

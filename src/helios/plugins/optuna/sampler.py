@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import optuna
 
 from helios.core.archive import load_archive, save_archive, verify_archive
 from helios.core.distributed import get_global_rank
-from helios.core.files import as_path
+from helios.core.files import open_regular, to_path
 from helios.core.logging import get_root_logger
-from helios.errors import CorruptCheckpointError
+from helios.errors import CheckpointError, CorruptCheckpointError
 from helios.plugins.optuna._sampler_state import decode_sampler, encode_sampler
 from helios.plugins.optuna.reproducible import ReproducibleSampler
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from optuna.samplers import BaseSampler
 
 _NAME: Final = re.compile(r"sampler-(\d{6,})_trial-(\d+)\.pth")
@@ -40,7 +42,7 @@ def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
     Raises:
         ArgumentTypeError: if a part of the sampler is not Optuna's own (a class or a function of yours), so that it
             could not be restored; nothing is written then.
-        OSError: if the file cannot be written.
+        CheckpointError: if the file cannot be written.
     """
     if get_global_rank() != 0:
         return
@@ -50,12 +52,17 @@ def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
         return
     data = {"optuna": optuna.__version__, "sampler": encode_sampler(sampler)}
     decode_sampler(data["sampler"])  # What cannot be read shall be known now, not when it is needed.
-    folder = _as_folder(root)
+    folder = to_path(root, "root")
     checkpoints = _find_checkpoints(folder)
     number = max(checkpoints, default=(0, 0))[0] + 1
-    save_archive(folder / f"sampler-{number:06}_trial-{trial.number}.pth", data)
-    for key in sorted(checkpoints)[: 1 - _KEPT]:
-        checkpoints[key].unlink(missing_ok=True)  # Another worker may have been faster.
+    try:
+        save_archive(folder / f"sampler-{number:06}_trial-{trial.number}.pth", data)
+        for key in sorted(checkpoints)[: 1 - _KEPT]:
+            checkpoints[key].unlink(missing_ok=True)  # Another worker may have been faster.
+    except OSError as error:
+        raise CheckpointError(
+            f"the sampler of trial {trial.number} cannot be saved in '{folder}' ({error}): earlier ones are intact"
+        ) from error
 
 
 def restore_sampler(root: str | Path) -> BaseSampler | None:
@@ -73,10 +80,11 @@ def restore_sampler(root: str | Path) -> BaseSampler | None:
         root: the folder that `checkpoint_sampler` was given; it need not exist.
 
     Raises:
+        CheckpointError: if the folder cannot be read.
         CorruptCheckpointError: if a file is not by `checkpoint_sampler`, or asks for anything that no sampler of Optuna
             is made of.
     """
-    checkpoints = _find_checkpoints(_as_folder(root))
+    checkpoints = _find_checkpoints(to_path(root, "root"))
     for key in sorted(checkpoints, reverse=True):
         path = checkpoints[key]
         try:
@@ -95,13 +103,14 @@ def restore_sampler(root: str | Path) -> BaseSampler | None:
     return None
 
 
-def _as_folder(root: str | Path) -> Path:
-    return as_path(root) or Path()
-
-
 def _find_checkpoints(folder: Path) -> dict[tuple[int, int], Path]:
     """Return the checkpoints by their running number and their trial's."""
-    paths = folder.iterdir() if folder.is_dir() else ()
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CheckpointError(f"'{folder}' cannot be read ({error}): make it readable, or pass another root") from error
     found = ((_NAME.fullmatch(path.name), path) for path in paths)
     return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
@@ -122,7 +131,8 @@ def _load(path: Path) -> BaseSampler:
 
 def _is_torn(path: Path) -> bool:
     """Return whether a file that does not match its checksum is a part of an archive, rather than something else."""
-    content = path.read_bytes()
+    with open_regular(path) as file:
+        content = file.read()
     if not content.strip(b"\0"):
         return True
     # A whole zip file without a seal is somebody else's.

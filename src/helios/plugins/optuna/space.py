@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import optuna
 
-from helios.core.files import open_regular
+from helios.core.files import open_regular, to_path
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna._conditions import check_existence, read_conditions, sort_by_dependence
 from helios.plugins.optuna._definitions import read_domain
@@ -21,6 +20,7 @@ from helios.plugins.optuna.trial import TrialStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from helios.plugins.optuna._domains import Suggester, Value
 
@@ -83,15 +83,17 @@ class SearchSpace(Mapping[str, Parameter]):
 
         Raises:
             OSError: if the file cannot be read, or is something else than a file.
-            ArgumentTypeError: as `from_dict`; the message begins with the path.
+            ArgumentTypeError: as `from_dict`, or if `path` is no path; the message begins with the path.
             ConfigurationError: as `from_dict`, or if the file is not TOML; the message says where.
         """
-        with open_regular(Path(path)) as file:
+        with open_regular(to_path(path)) as file:
             source = file.read()
         try:
             definitions = tomllib.loads(source.decode())
         except ValueError as error:  # Not UTF-8, not TOML, or a number with more digits than Python reads.
             raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
+        except RecursionError as error:
+            raise ConfigurationError(f"{path}: tables or lists are nested too deeply: write them flat") from error
         return cls(definitions, source=str(path))
 
     # ----------------------------------------------------------------------------------------------------- as a mapping
