@@ -76,7 +76,9 @@ class FolderLock:
         _, is_locked = self._open()
         try:
             self.is_certain = self._judge(self._read_owner(), is_locked=is_locked)
-            with contextlib.suppress(OSError):  # The disk may be full of what a killed writer left, which is swept next.
+            with contextlib.suppress(
+                OSError
+            ):  # The disk may be full of what a killed writer left, which is swept next.
                 self.write_owner()
         except BaseException:
             self.close()

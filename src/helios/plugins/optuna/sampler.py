@@ -17,7 +17,6 @@ from helios.plugins.optuna._sampler_state import decode_sampler, encode_sampler
 from helios.plugins.optuna.reproducible import ReproducibleSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from optuna.samplers import BaseSampler
