@@ -87,6 +87,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (signal.SIGTERM, 0, "step"),
         (signal.SIGINT, 7, "step"),
         (signal.SIGUSR1, 5, "step"),
+        (signal.SIGHUP, 4, "step"),
         (signal.SIGTERM, 2, "validation"),
         (signal.SIGTERM, 0, "start"),
     ],
@@ -141,6 +142,16 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path).fit(model, ListData())
     assert len(model.seen) == 2
+
+
+def test_nohup_stays_in_force(tmp_path: Path) -> None:
+    """A run that was started with `nohup`, which ignores SIGHUP, is not stopped by it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert make_trainer(tmp_path).fit(SignallingItself(1, signal.SIGHUP), ListData())
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_without_checkpoints_ctrl_c_is_what_it_always_was() -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Self
 
-# What schedulers and Ctrl-C send; the ones after the first do not exist everywhere.
-_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1")
+# What schedulers, Ctrl-C and a terminal that is closed send; the ones after the first do not exist everywhere.
+_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 class SignalWatch:
@@ -44,7 +44,8 @@ class SignalWatch:
         if self._enabled:
             for name in _NAMES:
                 number = getattr(signal, name, None)
-                if number is not None:
+                is_nohup = name == "SIGHUP" and number is not None and signal.getsignal(number) == signal.SIG_IGN
+                if number is not None and not is_nohup:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
