@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from helios.errors import ConfigurationError
 from helios.plugins.optuna._owners import OWNER_KEY, Owner, parse_owner
+from helios.plugins.optuna._urls import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -65,15 +66,7 @@ def open_storage(storage: str) -> RDBStorage:
     Raises:
         ConfigurationError: if the string is no storage URL, or a SQLite file is none, or its folder does not exist.
     """
-    try:
-        url = sql.make_url(storage.format(SCHEMA_VERSION=models.SCHEMA_VERSION))
-        url.get_dialect()
-    except (sql.exc.ArgumentError, LookupError, ValueError):
-        # The string is not repeated: it may hold a password.
-        raise ConfigurationError(
-            "storage is no storage URL: pass one that SQLAlchemy knows, such as 'sqlite:///study.db' or"
-            " 'postgresql://user@host/database'"
-        ) from None
+    url = parse_url(storage)
     if url.get_backend_name() != "sqlite":
         return RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
     folder = Path(url.database or "").parent

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import optuna
-import sqlalchemy
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from helios.plugins.optuna._urls import parse_url, show_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import sqlalchemy
     from optuna.study import StudyDirection
 
 WORDS: Final = {
@@ -188,39 +189,37 @@ def open_study(study_or_url: optuna.Study | str, study_name: str | None) -> Iter
         return
     if not isinstance(study_or_url, str):
         raise ArgumentTypeError(
-            f"{study_or_url!r} is a {type(study_or_url).__name__}: give a study, or a URL like 'sqlite:///study.db'"
+            f"study_or_url is a {type(study_or_url).__name__}: give a study, or a URL like 'sqlite:///study.db'"
         )
-    _ensure_database(study_or_url)
+    url = _ensure_database(study_or_url)
     storage = optuna.storages.RDBStorage(study_or_url)
     try:
-        yield optuna.load_study(study_name=_choose(storage, study_or_url, study_name), storage=storage)
+        yield optuna.load_study(study_name=_choose(storage, show_url(url), study_name), storage=storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()
 
 
-def _ensure_database(url: str) -> None:
+def _ensure_database(storage: str) -> sqlalchemy.URL:
     # Opening a database of SQLite makes it, and somebody who mistyped its name would get the report of nothing.
-    try:
-        parts = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise ConfigurationError(f"{url!r} is no storage URL: give one like 'sqlite:///study.db'") from error
-    if parts.get_backend_name() != "sqlite" or "uri" in parts.query:
-        return
-    if not parts.database or not Path(parts.database).is_file():
+    url = parse_url(storage)
+    if url.get_backend_name() != "sqlite" or "uri" in url.query:
+        return url
+    if not url.database or not Path(url.database).is_file():
         raise ConfigurationError(
-            f"{url!r}: there is no database {parts.database!r}: give the path of one, after sqlite:///"
+            f"{show_url(url)}: there is no database {url.database!r}: give the path of one, after sqlite:///"
         )
+    return url
 
 
-def _choose(storage: optuna.storages.RDBStorage, url: str, study_name: str | None) -> str:
+def _choose(storage: optuna.storages.RDBStorage, shown: str, study_name: str | None) -> str:
     names = optuna.get_all_study_names(storage)
     if study_name is not None:
         if study_name not in names:
-            raise UnknownNameError(f"{url!r} holds no study {study_name!r}: there are {names}")
+            raise UnknownNameError(f"{shown} holds no study {study_name!r}: there are {names}")
         return study_name
     if not names:
-        raise ConfigurationError(f"{url!r} holds no study: give the URL of the storage that the study was made with")
+        raise ConfigurationError(f"{shown} holds no study: give the URL of the storage that the study was made with")
     if len(names) > 1:
-        raise ConfigurationError(f"{url!r} holds {len(names)} studies: choose one of them with study_name=: {names}")
+        raise ConfigurationError(f"{shown} holds {len(names)} studies: choose one of them with study_name=: {names}")
     return names[0]
