@@ -183,6 +183,7 @@ FIELDS: dict[Any, dict[str, Any]] = {
         "collate_fn": None,
         "debug_mode": False,
         "persistent_workers": False,
+        "timeout": 0,
     },
 }
 

@@ -71,6 +71,12 @@ def test_unknown_parameters_are_refused() -> None:
         ({"sampler": [1, 2]}, ArgumentTypeError, "sampler list cannot be resumed"),
         ({"collate_fn": 3}, ArgumentTypeError, "collate_fn 3 cannot be called"),
         ({"persistent_workers": True}, ConfigurationError, "persistent_workers=True needs workers"),
+        ({"timeout": "5"}, ArgumentTypeError, "timeout is '5', a str: pass seconds"),
+        ({"timeout": True}, ArgumentTypeError, "timeout is True, a bool"),
+        ({"timeout": -1}, ConfigurationError, "timeout is -1: pass seconds, or 0"),
+        ({"timeout": float("nan")}, ConfigurationError, "timeout is nan"),
+        ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
+        ({"timeout": 5}, ConfigurationError, "timeout=5 needs workers"),
         (
             {"shuffle": True, "sampler": ResumableSequentialSampler(DATA)},
             ConfigurationError,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from helios.data.fetching import KeyedBatchSampler
 from helios.data.samplers import ResumableSampler
 from helios.data.streaming import Stamped, StreamedBatches, WorkerProgress
+from helios.data.workers import iterate
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
@@ -100,9 +101,10 @@ class SequenceFeed(BatchFeed):
 class SamplerFeed(BatchFeed):
     """Batches of a map-style data set, in the order of a resumable sampler."""
 
-    def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler) -> None:
-        """Feed the batches of `loader`, whose order `sampler` decides."""
+    def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler, phase: str) -> None:
+        """Feed the batches of `loader`, whose order `sampler` decides; messages name the phase."""
         self._loader = loader
+        self._phase = phase
         self._sampler = sampler
         inner = loader.batch_sampler
         batch_size = inner.batch_size if isinstance(inner, KeyedBatchSampler) else loader.batch_size
@@ -148,11 +150,11 @@ class SamplerFeed(BatchFeed):
         inner: Any = self._loader.batch_sampler
         workers = self._loader.num_workers
         if not isinstance(inner, KeyedBatchSampler):
-            return iter(self._loader)
+            return iterate(self._loader, self._phase)
         _seed_workers(self._loader, inner.worker_seeds, epoch)
         # Each batch is fetched by the worker that would have fetched it without a resume.
         turns = inner.turns_passed = done % workers if workers else 0
-        batches = iter(self._loader)
+        batches = iterate(self._loader, self._phase)
         return itertools.islice(batches, turns, None) if turns else batches
 
     def _find_end(self, done: int, position: int) -> int | None:
@@ -176,9 +178,13 @@ class SamplerFeed(BatchFeed):
 class StreamFeed(BatchFeed):
     """Batches of an iterable data set, with the state of each worker's copy."""
 
-    def __init__(self, loader: DataLoader[Any], stream: StreamedBatches) -> None:
-        """Feed the batches of `loader`, whose data set is `stream`; says once what a resume will keep."""
+    def __init__(self, loader: DataLoader[Any], stream: StreamedBatches, phase: str) -> None:
+        """Feed the batches of `loader`, whose data set is `stream`; says once what a resume will keep.
+
+        Messages name the phase.
+        """
         self._loader = loader
+        self._phase = phase
         self._stream = stream
         self._workers = max(1, loader.num_workers)
         self._progress: dict[int, WorkerProgress] = {}
@@ -230,7 +236,7 @@ class StreamFeed(BatchFeed):
             self._progress, self._last_worker = self._next_progress(), -1
             self._stream.seek(epoch, {}, 0)
         _seed_workers(self._loader, self._stream.worker_seeds, epoch)
-        return self._unpack(iter(self._loader))
+        return self._unpack(iterate(self._loader, self._phase))
 
     def _next_progress(self) -> dict[int, WorkerProgress]:
         """Return how far the workers are when the next epoch starts."""
@@ -285,12 +291,13 @@ def _ensure_size(saved: int, size: int, unit: str) -> None:
         )
 
 
-def make_feed(loader: object, sampler: object) -> BatchFeed:
+def make_feed(loader: object, sampler: object, phase: str = "training") -> BatchFeed:
     """Return the feed for what a data module's `*_dataloader` method returned.
 
     Args:
         loader: a data loader, or a list of batches that are ready.
         sampler: the sampler that decides the loader's order; `None` for a list or an iterable data set.
+        phase: what the batches are for, for messages.
 
     Raises:
         ArgumentTypeError: if the loader's order cannot be sought.
@@ -303,9 +310,9 @@ def make_feed(loader: object, sampler: object) -> BatchFeed:
             f"{loader!r} is no data loader: return what create_dataloader returns, or a list of batches"
         )
     elif isinstance(loader.dataset, StreamedBatches):
-        feed = StreamFeed(loader, loader.dataset)
+        feed = StreamFeed(loader, loader.dataset, phase)
     elif isinstance(sampler, ResumableSampler):
-        feed = SamplerFeed(loader, sampler)
+        feed = SamplerFeed(loader, sampler, phase)
     else:
         raise ArgumentTypeError(
             f"the order of a data loader with the sampler {sampler!r} cannot be resumed: make it with "

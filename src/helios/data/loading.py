@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -63,6 +64,7 @@ class DataLoaderParams:
         collate_fn: makes a batch of a list of samples; torch's `default_collate` if it is `None`.
         debug_mode: fetch in the training process whatever `num_workers` says, so that a debugger can follow.
         persistent_workers: keep the worker processes from epoch to epoch.
+        timeout: how many seconds to wait for a batch from the workers; 0 for no limit.
     """
 
     random_seed: int | None = None
@@ -76,6 +78,7 @@ class DataLoaderParams:
     collate_fn: CollateFn | None = None
     debug_mode: bool = False
     persistent_workers: bool = False
+    timeout: float = 0
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -107,6 +110,7 @@ class DataLoaderParams:
             )
         if self.persistent_workers and self.num_workers == 0:
             raise ConfigurationError("persistent_workers=True needs workers: set num_workers to 1 or more")
+        _check_timeout(self.timeout, self.num_workers)
 
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> DataLoaderParams:
@@ -133,6 +137,15 @@ def _check_count(name: str, value: object, *, least: int) -> None:
         raise ConfigurationError(f"{name} is {value}: pass at least {least}")
 
 
+def _check_timeout(timeout: object, num_workers: int) -> None:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise ArgumentTypeError(f"timeout is {timeout!r}, a {type(timeout).__name__}: pass seconds, or 0 for no limit")
+    if not 0 <= timeout < math.inf:
+        raise ConfigurationError(f"timeout is {timeout}: pass seconds, or 0 for no limit")
+    if timeout > 0 and num_workers == 0:
+        raise ConfigurationError(f"timeout={timeout} needs workers, which are waited for: set num_workers to 1 or more")
+
+
 def _check_flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise ArgumentTypeError(f"{name} is {value!r}, a {type(value).__name__}: pass True or False")
@@ -151,6 +164,7 @@ def create_dataloader(
     sampler: ResumableSampler | None = None,
     collate_fn: CollateFn | None = None,
     persistent_workers: bool = False,
+    timeout: float = 0,
 ) -> tuple[DataLoader[Any], ResumableSampler | None]:
     """Make a data loader that a trainer can resume at any batch.
 
@@ -167,6 +181,7 @@ def create_dataloader(
         sampler: the order of samples.
         collate_fn: makes a batch of a list of samples.
         persistent_workers: keep the worker processes from epoch to epoch.
+        timeout: seconds to wait for a batch from the workers; 0 for no limit.
 
     Returns:
         The loader, and the sampler that decides its order; `None` for an `IterableDataset`, which has its own.
@@ -201,6 +216,7 @@ def make_loader(
     workers = 0 if params.debug_mode else params.num_workers
     common: dict[str, Any] = {
         "num_workers": workers,
+        "timeout": params.timeout if workers > 0 else 0,
         "pin_memory": _should_pin(dataset, device) if params.pin_memory is None else params.pin_memory,
         "persistent_workers": params.persistent_workers and workers > 0,
         "worker_init_fn": functools.partial(_begin_worker, get_dist_info()),

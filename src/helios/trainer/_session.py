@@ -163,7 +163,7 @@ class Session(contextlib.ExitStack):
             phase,
             model=self.model,
             plugins=self.plugins,
-            feed=make_feed(*loader),
+            feed=make_feed(*loader, phase.value),
             key=self.key,
             seed=self.options.seed,
             control=self.control,
