@@ -86,6 +86,8 @@ TRAINER = {
     "print_banner": True,
     "num_processes": None,
     "strategy": "ddp",
+    "passport": None,
+    "on_drift": "refuse",
 }
 
 # Beside the arguments: the default of each, `...` for none.

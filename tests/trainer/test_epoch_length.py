@@ -167,7 +167,7 @@ def test_a_resumed_epoch_is_counted_from_where_it_is(tmp_path: Path) -> None:
         params = DataLoaderParams(batch_size=batch_size, shuffle=sampler is None, sampler=sampler)
         return TinyDataModule(samples=SAMPLES, params=params)
 
-    options: dict[str, Any] = {"train_unit": "iteration", "chkpt_frequency": 1}
+    options: dict[str, Any] = {"train_unit": "iteration", "chkpt_frequency": 1, "on_drift": "warn"}
     make_trainer(tmp_path, total_steps=1, **options).fit(TinyModel(), data(4))
     model = TinyModel()
     assert make_trainer(tmp_path, total_steps=5, **options).fit(model, data(2))  # 8 samples in 4 batches.
@@ -192,7 +192,7 @@ def test_the_epoch_log_comes_at_the_last_batch_after_a_resume_in_other_batches(t
                 signal.raise_signal(signal.SIGTERM)
 
     def trainer() -> Trainer:
-        return make_trainer(tmp_path, print_frequency=1)
+        return make_trainer(tmp_path, print_frequency=1, on_drift="warn")
 
     def data(size: int) -> TinyDataModule:
         return TinyDataModule(samples=16, params=DataLoaderParams(batch_size=size, shuffle=True))

@@ -9,7 +9,7 @@ import torch
 from helios.errors import NotRunningError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -153,6 +153,13 @@ class RunMember:
     @rank.setter
     def rank(self, rank: int) -> None:
         self._rank = rank
+
+    def passport(self) -> Mapping[str, Any]:
+        """Return what must be the same when the run is resumed: names and plain values; nothing by default.
+
+        It is asked once, after `setup`, and kept in every checkpoint. A run whose values differ is refused.
+        """
+        return {}
 
     def _join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
         """Take over what the run has decided."""

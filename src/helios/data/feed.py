@@ -6,11 +6,13 @@ import abc
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from helios.data.description import describe_loader
 from helios.data.fetching import KeyedBatchSampler
 from helios.data.samplers import ResumableSampler
 from helios.data.streaming import Stamped, StreamedBatches, WorkerProgress
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 
 
 class BatchFeed(abc.ABC):
-    """The batches of one data loader, epoch by epoch."""
+    """The batches of one data loader, epoch by epoch.
+
+    Attributes:
+        description: what a checkpoint's passport says of the data; see `describe_loader`.
+    """
+
+    description: Mapping[str, Any] = MappingProxyType({})
 
     @abc.abstractmethod
     def batches_per_epoch(self) -> int | None:
@@ -321,4 +329,5 @@ def make_feed(loader: object, sampler: object, phase: str = "training") -> Batch
         )
     if feed.batches_per_epoch() == 0:
         raise ConfigurationError("the data loader has 0 batches: training needs at least one in every epoch")
+    feed.description = describe_loader(loader, sampler if isinstance(sampler, ResumableSampler) else None)
     return feed

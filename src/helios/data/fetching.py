@@ -41,6 +41,7 @@ class KeyedBatchSampler(Sampler[Fetch]):
         *,
         drop_last: bool,
         worker_seeds: rng.SeedSequence | None = None,
+        seed: int | None = None,
     ) -> None:
         """Group `batch_size` indices each; the last may be short unless it is dropped.
 
@@ -49,11 +50,13 @@ class KeyedBatchSampler(Sampler[Fetch]):
             batch_size: samples per batch.
             drop_last: leave out a short last batch.
             worker_seeds: the seeds, by epoch, that torch makes those of the workers from.
+            seed: the seed of the order and of the draws, for the passport.
         """
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.worker_seeds = worker_seeds
+        self.seed = seed
         self.turns_passed = 0  # Workers, from the first, that have had their turn in the round under way.
 
     def __len__(self) -> int:

@@ -244,6 +244,7 @@ def make_loader(
         params.batch_size,
         drop_last=params.drop_last,
         worker_seeds=rng.SeedSequence(seed, "workers", *place),
+        seed=seed,
     )
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
 

@@ -60,6 +60,11 @@ class ResumableSampler(Sampler[int], ABC):
         return 0
 
     @property
+    def order_name(self) -> str:
+        """What a checkpoint's passport calls this order: a run that is resumed must have an order of the same name."""
+        return type(self).__qualname__
+
+    @property
     def epoch(self) -> int:
         """The epoch that was last sought; 0 before."""
         return self._epoch
@@ -163,6 +168,11 @@ class ResumableRandomSampler(ResumableSampler):
         super().__init__(data_source)
         self._seed = check_seed(get_default_seed() if seed is None else seed)
 
+    @property
+    def order_name(self) -> str:
+        """That of every shuffled order, whether it is shared out over ranks or not."""
+        return "shuffled" if type(self) is ResumableRandomSampler else super().order_name
+
     def indices(self, epoch: int, position: int) -> Iterator[int]:
         """Yield the shuffled indices of an epoch from a position on."""
         return shuffled_indices(self.size, self._seed, epoch, position)
@@ -178,6 +188,11 @@ class ResumableSequentialSampler(ResumableSampler):
     Raises:
         ArgumentTypeError: if `data_source` has no length.
     """
+
+    @property
+    def order_name(self) -> str:
+        """That of every order of the dataset's own, whether it is shared out over ranks or not."""
+        return "sequential" if type(self) is ResumableSequentialSampler else super().order_name
 
     def indices(self, epoch: int, position: int) -> Iterator[int]:  # noqa: ARG002 - Every epoch has the same order.
         """Yield the indices of the data set from a position on."""
@@ -236,6 +251,13 @@ class ResumableDistributedSampler(ResumableSampler):
     def rank(self) -> int:
         """The rank whose share this sampler yields."""
         return self._rank
+
+    @property
+    def order_name(self) -> str:
+        """That of the global order, which does not depend on the number of ranks."""
+        if type(self) is not ResumableDistributedSampler:
+            return super().order_name
+        return "shuffled" if self._shuffle else "sequential"
 
     def indices(self, epoch: int, position: int) -> Iterator[int]:
         """Yield this rank's share of an epoch's samples from a global position on."""

@@ -101,8 +101,8 @@ class StreamedBatches(IterableDataset[Stamped]):
         self.batch_size = batch_size
         self.is_resumable = isinstance(dataset, ResumableIterable)
         self._collate = collate_fn
-        self._seed = seed
-        self._drop_last = drop_last
+        self.seed = seed
+        self.drop_last = drop_last
         # Ranks have parts of their own, and draw apart from each other.
         self._place = (rank,) if rank > 0 else ()
         self.worker_seeds = rng.SeedSequence(seed, "workers", *self._place)  # As those of a KeyedBatchSampler.
@@ -153,7 +153,7 @@ class StreamedBatches(IterableDataset[Stamped]):
         yield Stamped(None, worker, progress, is_batch=False)
 
     def _batches(self, worker: int, epoch: int, progress: WorkerProgress) -> Generator[Stamped, None, WorkerProgress]:
-        seeds, count = rng.SeedSequence(self._seed, "stream", epoch, worker, *self._place), progress.sent
+        seeds, count = rng.SeedSequence(self.seed, "stream", epoch, worker, *self._place), progress.sent
         items = self._start(epoch, worker)
         for skipped in range(0 if self.is_resumable else count):  # What the warning at the start is about.
             self._read(items, seeds[skipped])
@@ -161,7 +161,7 @@ class StreamedBatches(IterableDataset[Stamped]):
             samples = self._read(items, seeds[count])
             is_full = len(samples) == self.batch_size
             progress = progress._replace(ended=not is_full)
-            if is_full or (samples and not self._drop_last):
+            if is_full or (samples and not self.drop_last):
                 count += 1
                 progress = progress._replace(sent=count)
                 if is_full and self.is_resumable:
@@ -182,7 +182,7 @@ class StreamedBatches(IterableDataset[Stamped]):
 
     def _finish(self, worker: int, epoch: int, done: int) -> None:
         """Have the data set come to its end: fewer samples than a batch are left."""
-        seeds, items = rng.SeedSequence(self._seed, "stream", epoch, worker, *self._place), self._start(epoch, worker)
+        seeds, items = rng.SeedSequence(self.seed, "stream", epoch, worker, *self._place), self._start(epoch, worker)
         while len(self._read(items, seeds[done])) == self.batch_size:
             done += 1
 
@@ -191,7 +191,7 @@ class StreamedBatches(IterableDataset[Stamped]):
         return iter(self.dataset)
 
     def _seed_of_start(self, epoch: int, worker: int) -> int:
-        return rng.derive_seed(self._seed, "stream start", epoch, worker, *self._place)
+        return rng.derive_seed(self.seed, "stream start", epoch, worker, *self._place)
 
     def _read(self, items: Iterator[Any], seed: int) -> list[Any]:
         rng.key_process(seed)

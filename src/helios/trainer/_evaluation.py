@@ -104,6 +104,7 @@ class EvaluationLoop:
         self._calls = _bind(phase, model, plugins)
         self._quiet = {plug_id for plug_id, plugin in plugins.items() if not plugin._draws()}  # noqa: SLF001 - the run's side of Plugin.
         self._feed = feed
+        self.data = feed.description
         self._key = key
         self._seed = seed
         self._rank = control.rank

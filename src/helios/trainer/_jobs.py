@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helios._version import __version__
+from helios.checkpoint.passport import check_passport
 from helios.core.distributed import global_print
 from helios.core.shard_tree import is_sharded
 from helios.core.state import Phase, TrainingState, TrainingUnit
@@ -19,6 +20,7 @@ from helios.plugins.table import overrides
 from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_can_be_saved
 from helios.trainer._contents import FORMAT
 from helios.trainer._loop import Outcome, TrainingLoop
+from helios.trainer._passport import make_passport
 from helios.trainer._ranks import check_lengths
 from helios.trainer._session import Session
 from helios.trainer._signals import SignalWatch
@@ -45,13 +47,15 @@ class TrainingJob:
         self._signals = SignalWatch(enabled=self._store is not None)
         feed = session.open_training_feed()
         check_lengths(feed, control)
+        validation = None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION)
+        self._passport = {} if self._store is None else make_passport(session, feed.description, validation)
         self._loop = TrainingLoop(
             options,
             model=session.model,
             plugins=session.plugins,
             state=self._state,
             feed=feed,
-            validation=None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION),
+            validation=validation,
             save=None if self._store is None else self._save,
             interrupted=control.agree_on_leaving(self._signals.was_asked, lambda: self._state.global_iteration),
             key=session.key,
@@ -121,6 +125,7 @@ class TrainingJob:
         return {
             "format": FORMAT,
             "helios": __version__,
+            "passport": self._passport,
             "model": {
                 "class": type(model).__qualname__,
                 "state": ensure_state_dict(model.state_dict(), type(model).__name__),
@@ -144,6 +149,8 @@ class TrainingJob:
         if newest is None:
             return
         path, data = newest
+        policy = self._session.options.drift_policy
+        check_passport(path, data.get("passport"), self._passport, policy, self._session.log)
         restore_model(self._session.model, path, data)
         self._session.model._load_book_state(data["model"]["book"])  # noqa: SLF001 - the run's side of Model.
         self._restore_plugins(data["plugins"])

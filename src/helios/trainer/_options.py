@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helios.checkpoint.passport import DriftPolicy, to_entries
 from helios.core import rng
 from helios.core.files import as_path, can_be_in_name
 from helios.core.logging import check_tensorboard
@@ -17,6 +18,8 @@ from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailab
 from helios.model.wrapping import STRATEGIES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from helios.core.distributed import DistributedInfo
 
 
@@ -49,6 +52,8 @@ class TrainerOptions:
     print_banner: bool = True
     num_processes: int | None = None
     strategy: str = "ddp"
+    passport: Mapping[str, Any] | None = None
+    on_drift: str | Mapping[str, str] = "refuse"
 
     def __post_init__(self) -> None:
         """Check every value and every combination, and fill in what follows from the machine.
@@ -64,6 +69,7 @@ class TrainerOptions:
         self._settle_devices()
         if self.strategy not in STRATEGIES:
             raise ConfigurationError(f"strategy is {self.strategy!r}: choose one of {', '.join(map(repr, STRATEGIES))}")
+        _ = self.drift_policy  # Makes the passport's entries as well, and checks both.
         self._set(
             "random_seed", rng.get_default_seed() if self.random_seed is None else rng.check_seed(self.random_seed)
         )
@@ -162,6 +168,16 @@ class TrainerOptions:
         """The seed, which is never `None` once the options are made."""
         assert self.random_seed is not None  # noqa: S101 - for the type checker: set in __post_init__.
         return self.random_seed
+
+    @property
+    def added_entries(self) -> dict[str, Any]:
+        """What the user has added to the passport of the run, by name."""
+        return {} if self.passport is None else to_entries("trainer.", self.passport, "passport")
+
+    @property
+    def drift_policy(self) -> DriftPolicy:
+        """What is done when a checkpoint's passport is not that of the run."""
+        return DriftPolicy(self.on_drift, self.added_entries)
 
     @property
     def world_size(self) -> int:

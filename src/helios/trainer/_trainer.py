@@ -18,6 +18,7 @@ from helios.trainer._task import Task
 
 if TYPE_CHECKING:
     import contextlib
+    from collections.abc import Mapping
     from pathlib import Path
 
     from helios.data.datamodule import DataModule
@@ -59,6 +60,12 @@ class Trainer:
         num_processes: CPU processes to train in, over gloo.
         strategy: how a network that `Model.wrap` is given is trained by several ranks: "ddp" (each has a copy) or
             "fsdp" (each has a part).
+        passport: names and plain values that must be the same when the run is resumed: the version of the data, say.
+        on_drift: what is done when a run is resumed with other settings than its checkpoint was written with. "refuse"
+            refuses those that make it another run (the seed, the length of a dataset, ...) and warns of those that only
+            end bit-equality (a version, the number of threads, ...); "strict" refuses all of them, "warn" warns of
+            all, "ignore" says nothing. A mapping of names to "refuse", "warn" or "ignore" decides for these names, and
+            "refuse" for the others.
 
     Raises:
         ConfigurationError: if a value is out of range, or two contradict each other (it is a `ValueError`).
@@ -93,6 +100,8 @@ class Trainer:
         print_banner: bool = True,
         num_processes: int | None = None,
         strategy: str = "ddp",
+        passport: Mapping[str, Any] | None = None,
+        on_drift: str | Mapping[str, str] = "refuse",
     ) -> None:
         """Check the arguments."""
         arguments = dict(locals())

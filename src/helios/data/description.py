@@ -1,0 +1,40 @@
+"""What a checkpoint's passport says of the data: what decides which samples a run sees, in which order and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from helios.data.fetching import KeyedBatchSampler
+from helios.data.streaming import StreamedBatches
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from helios.data.samplers import ResumableSampler
+
+
+def describe_loader(loader: Sequence[Any] | DataLoader[Any], sampler: ResumableSampler | None) -> dict[str, Any]:
+    """Return the entries of a passport for what a data module's `*_dataloader` method returned.
+
+    An entry that does not apply is `None`: an iterable dataset has no length, for example.
+
+    Args:
+        loader: a data loader, or a list of batches that are ready.
+        sampler: the sampler that decides the loader's order, if one does.
+    """
+    described: dict[str, Any] = dict.fromkeys(
+        ("length", "batch_size", "order", "drop_last", "seed", "replicas", "workers"), None
+    )
+    if isinstance(loader, Sequence):
+        return {**described, "kind": "list of batches", "length": len(loader)}
+    stream, batches = loader.dataset, loader.batch_sampler
+    if isinstance(stream, StreamedBatches):
+        # Each worker has a part of the stream: their number decides the order.
+        parts = {name: getattr(stream, name) for name in ("batch_size", "drop_last", "seed")}
+        return {**described, "kind": "iterable dataset", "workers": max(1, loader.num_workers), **parts}
+    if sampler is not None:
+        described.update(length=sampler.size, order=sampler.order_name, replicas=sampler.num_replicas)
+    source = batches if isinstance(batches, KeyedBatchSampler) else loader
+    described.update(batch_size=source.batch_size, drop_last=source.drop_last, seed=getattr(source, "seed", None))
+    return {**described, "kind": "map-style dataset"}
