@@ -50,5 +50,6 @@ def write_report(study_or_url: optuna.Study | str, path: str | Path, *, study_na
         with open_study(study_or_url, study_name) as study:
             snapshot = Snapshot.of(study)
         page = write_page(snapshot, draw_sections(snapshot), get_plotlyjs())
-    atomic_write(target, lambda file: file.write(page.encode()))
+    # A name may hold half of a surrogate pair, which is no character: a question mark is shown in its place.
+    atomic_write(target, lambda file: file.write(page.encode(errors="replace")))
     return target
