@@ -17,7 +17,7 @@ from torch import nn
 
 from helios.core.distributed import is_dist_active
 from helios.core.shard_tree import is_sharded, map_tree, may_be_sharded
-from helios.errors import ConfigurationError, NotRunningError
+from helios.errors import CheckpointMismatchError, ConfigurationError, NotRunningError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -173,7 +173,11 @@ def fit_network(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
     Args:
         state: what `network.state_dict()` returned.
         network: the network that takes it.
+
+    Raises:
+        CheckpointMismatchError: if a parameter or a buffer was saved in another dtype than the network's own.
     """
+    ensure_same_dtypes(state, network)
     if not may_be_sharded():
         return state
     present = network.state_dict()
@@ -184,6 +188,29 @@ def fit_network(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
 
     fitted: dict[str, Any] = map_tree(state, fit)
     return fitted
+
+
+def ensure_same_dtypes(state: dict[str, Any], network: nn.Module) -> None:
+    """Check that a network takes its saved state as it is: torch would convert it, and lose digits, without a word.
+
+    Args:
+        state: what `network.state_dict()` returned.
+        network: the network that takes it.
+
+    Raises:
+        CheckpointMismatchError: if a parameter or a buffer was saved in another dtype than the network's own.
+    """
+    own = itertools.chain(
+        network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    )
+    for name, present in own:
+        saved = state.get(name)
+        if isinstance(saved, torch.Tensor) and saved.dtype != present.dtype:
+            raise CheckpointMismatchError(
+                f"{name!r} of the {type(network).__name__} was saved as {saved.dtype}, and is {present.dtype} now: "
+                "make it as it was, or begin another run, under another save_name; to test in another precision, "
+                "convert the network in on_testing_start"
+            )
 
 
 def fit_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from helios.core.state import Phase
+from helios.core.stateful import networks_of
 from helios.data.datamodule import DataModule
-from helios.errors import ArgumentTypeError, ConfigurationError
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
 from helios.model.model import Model, check_metrics
 from helios.plugins.table import overrides
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from helios.trainer._options import TrainerOptions
 
 _STEPS = {Phase.TRAINING: "train_step", Phase.VALIDATION: "valid_step", Phase.TESTING: "test_step"}
@@ -43,6 +47,29 @@ def check_training(model: Model, options: TrainerOptions) -> None:
     if options.valid_frequency is not None:
         check_step(model, Phase.VALIDATION)
     check_metrics(model.metrics, type(model).__name__)
+
+
+def list_dtypes(model: Model) -> dict[str, list[str]]:
+    """Return, as plain data, the dtypes that the parameters and buffers of each network of a model have."""
+    tensors = {
+        name: itertools.chain(network.parameters(), network.buffers()) for name, network in networks_of(model).items()
+    }
+    return {name: sorted({str(tensor.dtype) for tensor in own}) for name, own in tensors.items()}
+
+
+def check_dtypes(saved: Mapping[str, list[str]], present: Mapping[str, list[str]], owner: str) -> None:
+    """Check that `setup` has made the networks in the dtypes in which it made them in an earlier process of the run.
+
+    Raises:
+        CheckpointMismatchError: if not: the run would go on in another precision.
+    """
+    for name, dtypes in saved.items():
+        now = present.get(name, dtypes)
+        if now != dtypes:
+            raise CheckpointMismatchError(
+                f"setup has made {owner}.{name} of {', '.join(now)}, and of {', '.join(dtypes)} in the run that has "
+                "written the checkpoint: make it as it was, or begin another run, under another save_name"
+            )
 
 
 def check_step(model: Model, phase: Phase) -> None:

@@ -16,6 +16,7 @@ from helios.core.state import TrainingUnit
 from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.table import overrides
+from helios.trainer._checks import check_dtypes, list_dtypes
 from helios.trainer._plugin_hooks import PluginHooks
 from helios.trainer._ranks import average_losses, in_step
 from helios.trainer._stopping import StopVote
@@ -100,6 +101,7 @@ class TrainingLoop:
         self._steps, self._seconds = 0, 0.0
         self._optimizer_watch, self._loss_watch = OptimizerWatch(model), LossWatch(model)
         self._stop_vote = StopVote(model, plugins, control)
+        self._dtypes = list_dtypes(model)  # As setup has made them: what training makes of them is another matter.
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain data, where training is."""
@@ -107,11 +109,17 @@ class TrainingLoop:
             "state": self._state.to_dict(),
             "stopped": self.is_stopped,
             "has_stepped": self._optimizer_watch.has_stepped,
+            "dtypes": self._dtypes,
             "feed": self._feed.account(self._state.dataset_iter),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointMismatchError: if the networks are of another precision.
+        """
+        check_dtypes(state_dict.get("dtypes", {}), self._dtypes, type(self._model).__name__)
         self._state.load_dict(state_dict["state"])
         self.is_stopped = state_dict["stopped"]
         self._optimizer_watch.has_stepped = state_dict.get("has_stepped", True)
