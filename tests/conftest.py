@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from helios.core.rng import get_rng_state_dict, load_rng_state_dict
+from tests.gpu.tensors import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,8 +80,6 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[Driver | None]:
         return
     if torch.version.cuda is not None:
         pytest.skip("this build of torch has CUDA: what the stand-in shows, its GPUs show")
-    from tests.gpu.tensors import gpus  # noqa: PLC0415 - it imports torch's compiler, for seconds.
-
     with gpus(2) as fake:
         yield fake
 

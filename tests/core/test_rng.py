@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,22 @@ from helios.core.rng import (
     get_default_seed,
     get_rng_state_dict,
     key_generators,
+    key_process,
+    leave_accelerator,
     load_rng_state_dict,
     make_keyer,
     make_marker,
     seed_rngs,
+    training_on,
 )
 from helios.errors import ConfigurationError
+from tests.gpu.tensors import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.gpu.driver import Driver
 
 NUMBERS = st.integers(-(2**127), 2**127 - 1)
 KEYS = st.lists(NUMBERS | st.text(max_size=8), max_size=5)
@@ -186,9 +193,13 @@ def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.Monke
     assert state[1] is state[0]
 
 
-@pytest.mark.gpu
-def test_keying_reaches_the_gpu() -> None:
-    """SPEC F2: the keyer of a CUDA device keys that device, too, and so does the state dictionary."""
+def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
+    """SPEC F2: the keyer of a CUDA device keys that device, too, and so does the state dictionary.
+
+    Also before anything has initialised CUDA, when there are no generators yet, and a seed is still to be applied.
+    """
+    del cuda
+    torch.manual_seed(5)
     key = make_keyer(torch.device("cuda", 0))
     key(3)
     first = torch.rand(4, device="cuda"), torch.rand(4)
@@ -198,13 +209,44 @@ def test_keying_reaches_the_gpu() -> None:
     expected = torch.rand(4, device="cuda")
     load_rng_state_dict(state)
     assert torch.equal(torch.rand(4, device="cuda"), expected)
+    load_rng_state_dict({**state, "cuda": [*state["cuda"], state["cuda"][0]]})  # Of a machine with one GPU more.
+    assert torch.equal(torch.rand(4, device="cuda"), expected)
 
 
-@pytest.mark.gpu
-def test_a_mark_on_the_gpu_is_gone_back_to() -> None:
-    """SPEC F2: the marker of a CUDA device goes back on that device, too."""
+def test_a_mark_on_the_gpu_is_gone_back_to(cuda: Driver | None) -> None:
+    """SPEC F2: the marker of a CUDA device goes back on that device, too, also if it is the first to use CUDA."""
+    del cuda
     go_back = make_marker(torch.device("cuda", 0))()
     expected = torch.rand(4, device="cuda"), torch.rand(4)
     make_keyer(torch.device("cuda", 0))(3)
     go_back()
     assert all(map(torch.equal, expected, (torch.rand(4, device="cuda"), torch.rand(4))))
+
+
+def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
+    """SPEC F2: while a run on a GPU lasts, data that is read in its process is keyed there, too; workers do without."""
+    del cuda
+    device = torch.device("cuda", 0)
+    with training_on(device):
+        key_process(3)
+        first = torch.rand(4, device="cuda"), torch.rand(4)
+        key_process(3)
+        assert all(map(torch.equal, first, (torch.rand(4, device="cuda"), torch.rand(4))))
+        leave_accelerator()
+        key_process(3)
+        second = torch.rand(4, device="cuda"), torch.rand(4)
+        assert (torch.equal(first[0], second[0]), torch.equal(first[1], second[1])) == (False, True)
+    with training_on(device), training_on(torch.device("cpu")):
+        key_process(3)
+        assert not torch.equal(torch.rand(4, device="cuda"), first[0])
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build has what is stood in for")
+def test_a_forked_process_has_the_generators_of_the_host() -> None:
+    """SPEC E6: the state is that of the generators a process can use: one that was forked leaves GPUs alone."""
+    with gpus(1) as driver:
+        state = rng.get_rng_state_dict()
+        assert "cuda" in state
+        driver._process = os.getppid()  # As if this process had been forked from the one that has used the GPU.
+        assert "cuda" not in rng.get_rng_state_dict()
+        load_rng_state_dict(state)

@@ -19,6 +19,7 @@ from helios.testing import TinyDataModule, TinyModel
 
 if TYPE_CHECKING:
     from helios import TrainingState
+    from tests.gpu.driver import Driver
 
 REGISTERING = """
    import helios.plugins as hlp
@@ -186,17 +187,17 @@ def test_a_dictionary_of_lists_needs_one_method() -> None:
         assert [[t.device.type for t in tensors] for tensors in moved.values()] == [["meta"], ["meta", "meta"]]
 
 
-@pytest.mark.gpu
-def test_a_dictionary_of_lists_on_a_gpu() -> None:
+def test_a_dictionary_of_lists_on_a_gpu(cuda: Driver | None) -> None:
     """SPEC B4: the sample as printed moves every tensor to the GPU."""
+    del cuda
     plugin = run_sample(DICT_OF_LISTS)["MyCUDAPlugin"]()
     moved = plugin.process_training_batch({"a": [torch.ones(2)], "b": [torch.ones(1)]}, None)
     assert all(tensor.is_cuda for tensors in moved.values() for tensor in tensors)
 
 
-@pytest.mark.gpu
-def test_the_cuda_plugin_is_found_by_its_id() -> None:
+def test_the_cuda_plugin_is_found_by_its_id(cuda: Driver | None) -> None:
     """SPEC A7: the sample runs, and the id finds the plug-in."""
+    del cuda
     names = run_sample(CUDA_BY_ID)
     assert names["trainer"].plugins["cuda"] is names["plugin"]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from helios.plugins import PLUGIN_REGISTRY, CUDAPlugin, DevicePlugin
 from tests.docs.snippets import PAGES, ROOT, Snippet, blocks, find_snippets, run_snippet
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.gpu.driver import Driver
 
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 
@@ -42,6 +45,21 @@ def test_the_snippets_of_a_page_run_one_after_the_other(
         printed = run_snippet(snippet, page, namespace)
         if snippet.output is not None:
             assert printed.endswith(snippet.output), f"{page.name}:{snippet.line}"
+
+
+def test_the_example_in_the_readme_trains_on_a_gpu(
+    cuda: Driver | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC B1: on a machine with a GPU, the script, with less to train, runs as it is, and trains there."""
+    del cuda
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    for lesser in (("4000", "400"), ("total_steps=20", "total_steps=2")):
+        example = example.replace(*lesser)
+    namespace: dict[str, Any] = {"__name__": "page"}
+    run_snippet(Snippet(example, 0, None), tmp_path / "page.md", namespace)
+    assert {weight.device for weight in namespace["model"].network.parameters()} == {torch.device("cuda", 0)}
+    assert 0 < namespace["model"].metrics["accuracy"] <= 1
 
 
 def test_the_example_in_the_readme_has_forty_lines() -> None:

@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch._dynamo  # Optimizers do; where there seems to be a GPU, it would look for more of it than there is.
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -208,6 +209,8 @@ def gpus(count: int) -> Iterator[Driver]:
     Args:
         count: how many.
     """
+    # Optimizers import it; where there seems to be a GPU already, it would look for more of it than there is.
+    importlib.import_module("torch._dynamo")
     with driver(count) as fake, contextlib.ExitStack() as stack:
         mode = OnDevices(fake)
         makers = {name: _make_on_device(mode, name, getattr(torch, name)) for name in _FACTORIES}

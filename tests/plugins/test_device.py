@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,6 +15,9 @@ from helios.plugins import CUDAPlugin, DevicePlugin
 from helios.plugins.moving import move_to_device
 from tests.plugins.batches import CONTAINERS, META, tensor, tensors_in
 from tests.trainer.parts import ListData, make_trainer
+
+if TYPE_CHECKING:
+    from tests.gpu.driver import Driver
 
 
 class Watching(Model):
@@ -139,7 +142,7 @@ def test_only_pinned_copies_do_not_block(device: str, *, pinned: bool, non_block
     assert spy.copies == [(torch.device(device), non_blocking)]
 
 
-# ---------------------------------------------------------------------------------------------------------- with a GPU
+# ------------------------------------------------------------------------------------- with a GPU, or its stand-in
 
 
 class Samples(DataModule):
@@ -153,10 +156,10 @@ class Samples(DataModule):
         self._valid_dataset = self._test_dataset = self._train_dataset
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("index", [0, -1])
-def test_batches_are_on_the_gpu_of_the_run(index: int) -> None:
+def test_batches_are_on_the_gpu_of_the_run(index: int, cuda: Driver | None) -> None:
     """SPEC B1: with a GPU, all three phases get their batches on the one that the trainer was given."""
+    del cuda
     gpu = index % torch.cuda.device_count()
     trainer, model = make_trainer(total_steps=1, valid_frequency=1, use_cpu=None, gpus=[gpu]), Watching()
     CUDAPlugin().configure_trainer(trainer)
@@ -166,45 +169,12 @@ def test_batches_are_on_the_gpu_of_the_run(index: int) -> None:
     assert trainer.gpu_ids == [gpu]
 
 
-@pytest.mark.gpu
-def test_every_kind_of_batch_is_moved_to_the_gpu() -> None:
-    """SPEC B3: on a real GPU all containers arrive with the same content."""
+def test_every_kind_of_batch_is_moved_to_the_gpu(cuda: Driver | None) -> None:
+    """SPEC B3: on a GPU all containers arrive with the same content."""
+    del cuda
     device = torch.device("cuda", 0)
     for make in CONTAINERS.values():
         batch = make()
         moved = move_to_device(batch, device)
         assert all(map(torch.equal, [part.cpu() for part in tensors_in(moved)], tensors_in(batch)))
         assert all(part.device == device for part in tensors_in(moved))
-
-
-class OnGPU(Watching):
-    """A step on the GPU that itself never waits for it."""
-
-    def setup(self, fast_init: bool = False) -> None:
-        del fast_init
-        self.net = torch.nn.Linear(2, 1).to(self.device)
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
-
-    def train_step(self, batch: Any, state: TrainingState) -> None:
-        del state
-        if not self.places:
-            torch.cuda.set_sync_debug_mode("error")  # From the first step on, whatever waits for the GPU raises.
-        self.note("train", batch)
-        loss = self.net(batch[0]).sum()
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._loss_items["loss"] = loss
-
-
-@pytest.mark.gpu
-def test_nothing_in_the_step_path_waits_for_the_gpu() -> None:
-    """SPEC B5: from one step to the next, hooks and running losses included, nothing synchronises the device."""
-    trainer, model = make_trainer(total_steps=2, use_cpu=None, gpus=[0], print_frequency=1), OnGPU()
-    CUDAPlugin().configure_trainer(trainer)
-    try:
-        trainer.fit(model, Samples(pin=True))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert len(model.places) == 8
-    assert model._running_losses["loss"].device.type == "cuda"
