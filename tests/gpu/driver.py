@@ -130,7 +130,7 @@ class Driver:
             "_maybe_exchange_device": self._exchange,
             "_cached_device_count": None,
             "_device_count_nvml": lambda: -1,
-            "_get_device_properties": lambda index: types.SimpleNamespace(name=f"GPU {index} that is not there"),
+            "_get_device_properties": lambda _: types.SimpleNamespace(name="GPU that is not there"),
             "default_generators": (),
         }
 

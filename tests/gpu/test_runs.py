@@ -109,6 +109,19 @@ def test_a_run_on_a_gpu_is_resumed_to_the_bit(
         assert model.notes.places == whole.notes.places
 
 
+def test_a_run_may_go_on_on_another_gpu(cuda: Driver | None, tmp_path: Path) -> None:
+    """SPEC E4, F1: which of a machine's GPUs a run is on is no part of it: begun on one, it is resumed on another."""
+    del cuda
+    last = torch.cuda.device_count() - 1
+    whole, killed, resumed = OnDevice(), OnDevice(kill_at=5), OnDevice()
+    assert make_trainer(gpus=[0], **ON_EPOCHS).fit(whole, Samples())
+    with pytest.raises(Killed):
+        make_trainer(tmp_path, gpus=[last], **ON_EPOCHS).fit(killed, Samples())
+    assert make_trainer(tmp_path, gpus=[0], **ON_EPOCHS).fit(resumed, Samples())
+    assert all(map(torch.equal, resumed.tell()["tensors"], whole.tell()["tensors"]))
+    assert {str(device) for _, device, _ in resumed.notes.places} == {"cuda:0"}
+
+
 def test_what_a_gpu_draws_is_a_function_of_the_step(cuda: Driver | None) -> None:
     """SPEC F2: a step's numbers from the GPU are those of its key, whatever else draws there; no two are alike."""
     del cuda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,6 +141,23 @@ def test_only_pinned_copies_do_not_block(device: str, *, pinned: bool, non_block
     spy.copies, spy.pinned = [], pinned
     move_to_device({"a": [spy]}, torch.device(device))
     assert spy.copies == [(torch.device(device), non_blocking)]
+
+
+class Encoding(collections.UserDict[str, Any]):
+    """A mapping that moves itself, as tokenizers of transformers return it."""
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> Encoding:
+        return Encoding({name: value.to(device, non_blocking=non_blocking) for name, value in self.items()})
+
+
+@pytest.mark.parametrize("pinned", [[True, True], [True, False]])
+def test_a_mapping_that_moves_itself_does_not_block(pinned: list[bool]) -> None:
+    """SPEC B5: a mapping of pinned tensors that has a `to` of its own is asked to be moved without blocking."""
+    spies = {name: tensor().as_subclass(Spy) for name in "ab"}
+    for spy, is_pinned in zip(spies.values(), pinned, strict=True):
+        spy.copies, spy.pinned = [], is_pinned
+    assert isinstance(move_to_device([Encoding(spies)], torch.device("cuda"))[0], Encoding)
+    assert [spy.copies for spy in spies.values()] == [[(torch.device("cuda"), all(pinned))]] * 2
 
 
 # ------------------------------------------------------------------------------------- with a GPU, or its stand-in

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,7 +31,7 @@ def move_to_device(batch: Any, device: torch.device) -> Any:  # noqa: PLR0911 - 
     if type(batch) in (list, tuple):
         return type(batch)(move_to_device(value, device) for value in batch)
     if type(batch) is not dict and not isinstance(batch, type) and callable(getattr(batch, "to", None)):
-        return batch.to(device)
+        return _have_moved(batch, device)
     if isinstance(batch, dict):
         return _rebuild_dict(batch, {key: move_to_device(value, device) for key, value in batch.items()})
     if isinstance(batch, tuple):
@@ -44,6 +47,21 @@ def move_to_device(batch: Any, device: torch.device) -> Any:  # noqa: PLR0911 - 
 
 def _can_copy_in_background(tensor: torch.Tensor, device: torch.device) -> bool:
     return device.type != "cpu" and tensor.device.type == "cpu" and tensor.is_pinned()
+
+
+def _have_moved(batch: Any, device: torch.device) -> Any:
+    """Have an object move itself, such as what a tokenizer returns: a mapping of tensors with a method for it."""
+    kind: Any = type(batch)
+    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)] if _can_be_told(kind) else []
+    if tensors and all(_can_copy_in_background(tensor, device) for tensor in tensors):
+        return batch.to(device, non_blocking=True)
+    return batch.to(device)
+
+
+@functools.cache
+def _can_be_told(kind: Any) -> bool:
+    """Whether objects of a class are mappings that can be told not to wait for the copies that they make."""
+    return issubclass(kind, Mapping) and "non_blocking" in inspect.signature(kind.to).parameters
 
 
 def _rebuild_tuple(batch: tuple[Any, ...], items: list[Any]) -> Any:
