@@ -191,6 +191,22 @@ def test_silence_is_noticed(hosted: Hosted) -> None:
         assert str(error_of(question)) == f"rank 1 (on there) {silence}"
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_rank_that_is_stopped_is_said_to_be(hosted: Hosted) -> None:
+    """A rank of this host that is silent because its process is stopped is given up with that reason and the remedy."""
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        stores = hosted.new_run()
+        stores[1].set("beat/1", f"1 {HERE} {process.pid}")
+        with Lookout(stores[0], info_of(0, 2)) as lookout:
+            error = error_of(lookout.attend(lambda: False, lambda: 0))
+        process.kill()
+    assert str(error) == (
+        f"rank 1 (on {HERE}) failed first: nothing has been heard of it for 1 s: its process {process.pid} is stopped, "
+        f"and 'kill -CONT {process.pid}' would have had it go on"
+    )
+
+
 def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC E3: when all processes are stopped for hours, and woken one after the other, nobody is given up for that."""
     stores, now = hosted.new_run(), 0.0

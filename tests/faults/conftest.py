@@ -21,7 +21,8 @@ def stopped(pid: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # Somebody has ended it.
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

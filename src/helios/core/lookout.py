@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from helios.core.failures import Failure
 from helios.core.logging import get_root_logger
 from helios.core.messages import foreign_content
-from helios.core.processes import end_process
+from helios.core.processes import end_process, is_stopped
 from helios.errors import StoreContentError
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class Lookout:
 
     def _run(self) -> None:
         try:
+            if self._watches:  # At once: who ends, or is stopped, soon shall be known by then.
+                self._look()
             while not self._closed.wait(_TICK * _HASTE if self._is_settling else _TICK):
                 self._look()
             # Nobody shall wait for the answer, or for the signs of life, of a rank that has nothing left to do. An
@@ -172,17 +175,17 @@ class Lookout:
             return
         self._beaten_at = now
         self._beats += 1
-        self._store.set(_beat(self._info.rank), f"{self._beats} {socket.gethostname()}")
+        self._store.set(_beat(self._info.rank), f"{self._beats} {socket.gethostname()} {os.getpid()}")
         watched = (self._info.rank + 1) % self._info.world_size
         heard = _read_beat(self._store, watched)
         # Own signs of life without one of that rank are counted instead of seconds, as ticks are elsewhere: a job whose
         # processes were all stopped, by a scheduler or with their machine, goes on as if nothing had been.
         self._heard, self._unheard = heard, self._unheard + 1 if heard == self._heard else 0
         if self._unheard * _BEAT > _SILENCE and not self._store.check([_end(watched)]):
-            self._give_up(watched, f"nothing has been heard of it for {_SILENCE:g} s")
+            self._give_up(watched, f"nothing has been heard of it for {_SILENCE:g} s{_say_state(heard)}")
 
     def _give_up(self, rank: int, text: str) -> None:
-        host = _read_beat(self._store, rank).partition(" ")[2] or "a machine that never answered"
+        host, _ = _sender_of(_read_beat(self._store, rank))
         self._fail(announce_failure(self._store, Failure.lost(rank, host, text)))
 
     def _fail(self, failure: Failure) -> None:
@@ -238,7 +241,7 @@ def find_cause(store: Store, error: BaseException, info: DistributedInfo) -> Fai
             time.sleep(_TICK / 4)
         for rank in ranks:
             if rank != info.rank and _read_beat(store, rank) == before[rank] and not store.check([_end(rank)]):
-                host = before[rank].partition(" ")[2] or "a machine that never answered"
+                host, _ = _sender_of(before[rank])
                 text = "it ended without a word: it was killed, or its machine is gone"
                 return announce_failure(store, Failure.lost(rank, host, text))
         return announce_failure(store, failure)
@@ -254,6 +257,19 @@ def lost_store(reason: object) -> Failure:
 
 def _read_beat(store: Store, rank: int) -> str:
     return store.get(_beat(rank)).decode(errors="replace") if store.check([_beat(rank)]) else ""
+
+
+def _sender_of(beat: str) -> tuple[str, int | None]:
+    """Return the host and the process that a sign of life is from."""
+    _, host, pid = (*beat.split(" "), "", "", "")[:3]
+    return host or "a machine that never answered", int(pid) if pid.isdigit() and len(pid) <= _DIGITS else None
+
+
+def _say_state(beat: str) -> str:
+    host, pid = _sender_of(beat)
+    if pid is None or host != socket.gethostname() or not is_stopped(pid):
+        return ""
+    return f": its process {pid} is stopped, and 'kill -CONT {pid}' would have had it go on"
 
 
 def _read_place(store: Store, rank: int) -> int:

@@ -21,7 +21,6 @@ _TASKS: Final = Path("/proc/self/task")
 _ASLEEP: Final = re.compile(r"^State:\s+S", re.MULTILINE)
 _SWITCHES: Final = re.compile(r"ctxt_switches:\s+(\d+)")
 
-_STOPPED: Final = ("T", "t")
 _LOOK: Final = 1.0  # Seconds between two looks at who the parent is.
 _MOMENT: Final = 0.001  # Seconds in which a thread that has anything to do does some of it.
 _SETTLING: Final = 0.5  # Seconds that a fork waits at most for threads that are never idle.
@@ -73,13 +72,13 @@ def exists(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped: by SIGSTOP, Ctrl-Z or a debugger; false where nothing tells."""
+    """Whether a process of this machine is stopped, by SIGSTOP or Ctrl-Z; false where nothing tells."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     # The second field is the name in brackets, and may hold blanks and brackets itself.
-    return status.rpartition(")")[2].split()[0] in _STOPPED
+    return status.rpartition(")")[2].split()[0] == "T"
 
 
 @functools.cache

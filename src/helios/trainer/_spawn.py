@@ -25,6 +25,7 @@ from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer._rank import Orders, run_rank
 from helios.trainer._session import open_log, report_errors
 from helios.trainer._signals import SignalWatch
+from helios.trainer._stopped import StoppedRanks
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -82,6 +83,7 @@ class _Crew:
         self._failures: dict[int, Failure] = {}
         self._deadline: float | None = None
         self._world_size = world_size
+        self._stopped = StoppedRanks()
 
     def run(self) -> Result:
         """Start the ranks, and stay until all of them have ended."""
@@ -94,6 +96,7 @@ class _Crew:
                     for connection in wait(list(self._connections.values()), timeout=_POLL):
                         self._receive(connection)  # type: ignore[arg-type]  # One of those waited for.
                     self._look_for_dead()
+                    self._look_for_stopped()
                     if signals.was_asked() and not has_passed_on:
                         has_passed_on = True
                         ask_to_leave(self._store)
@@ -164,6 +167,12 @@ class _Crew:
         for rank in list(self._connections):
             if self._processes[rank].exitcode is not None and not self._connections[rank].poll():
                 self._lose(rank)
+
+    def _look_for_stopped(self) -> None:
+        pids = {rank: pid for rank in self._connections if (pid := self._processes[rank].pid) is not None}
+        failure = self._stopped.look(pids, self._world_size)
+        if failure is not None:
+            self._fail(failure)
 
     def _lose(self, rank: int) -> None:
         """Take leave of a rank from which nothing more can come."""

@@ -1,0 +1,86 @@
+"""A rank that is stopped, by SIGSTOP: it is blamed, and no other one, and the error says that it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from helios.errors import RankFailedError
+from helios.trainer import _stopped
+from helios.trainer._stopped import StoppedRanks
+from tests.distributed import torchrun
+from tests.distributed.parts import Trouble, fit_into, once_there_is, wait_for
+from tests.faults.conftest import stopped
+from tests.processes import survivors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HERE = socket.gethostname()
+
+pytestmark = pytest.mark.usefixtures("time_limit")
+
+
+def waiting(folder: Path) -> int:
+    """Return the rank that waits."""
+    return int((folder / "waiting").read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("forked_ranks")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_spawned_rank_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rank: int
+) -> None:
+    """The process that has called `fit` warns of it, gives it up at the limit, names it, and leaves nothing behind."""
+    monkeypatch.setattr(_stopped, "_LOOK", 0.1)
+    monkeypatch.setattr(_stopped, "_LIMIT", 0.5)
+    trouble = Trouble(tmp_path, "hook", rank, "wait")
+    with (
+        pytest.raises(RankFailedError) as caught,
+        once_there_is(tmp_path / "waiting", lambda: os.kill(waiting(tmp_path), signal.SIGSTOP)),
+    ):
+        fit_into(trouble, workers=0)
+    pid = waiting(tmp_path)
+    assert str(caught.value) == (
+        f"rank {rank} (on {HERE}) failed first: process {pid} is stopped, for 0.5 s by now: "
+        f"'kill -CONT {pid}' would have had it go on"
+    )
+    assert caught.value.rank == rank
+    assert caught.value.is_lost
+    assert f"rank {rank} is stopped, and the others wait for it: 'kill -CONT {pid}' has it go on" in caplog.text
+    assert survivors(trouble.processes()) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_of_torchrun_is_stopped(tmp_path: Path, rank: int) -> None:
+    """Under torchrun, the other rank gives it up when it was silent for too long, names it and says why."""
+    arguments = ["train", str(tmp_path), str(rank), "4"]
+    with torchrun.start("trouble_job", arguments, folder=tmp_path) as job:
+        wait_for(tmp_path / "waiting")
+        pid = waiting(tmp_path)
+        with stopped(pid):
+            job.wait_for(
+                f"rank {rank} (on {HERE}) failed first: nothing has been heard of it for 4 s: its process {pid} is "
+                "stopped",
+                timeout=50,
+            )
+        assert f"rank {1 - rank} (on" not in job.output()
+
+
+def test_a_run_that_is_stopped_as_a_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all ranks are stopped nobody waits in vain; once one goes on, the other is given up after the limit."""
+    monkeypatch.setattr(_stopped, "_LOOK", 0.0)
+    monkeypatch.setattr(_stopped, "_LIMIT", 0.0)
+    asleep = {10, 11}
+    monkeypatch.setattr(_stopped, "is_stopped", lambda pid: pid in asleep)
+    ranks = StoppedRanks()
+    assert ranks.look({0: 10, 1: 11}, 2) is None
+    asleep.remove(10)
+    monkeypatch.setattr(_stopped, "_LOOK", 1e-9)
+    failure = ranks.look({0: 10, 1: 11}, 2)
+    assert failure is not None
+    assert failure.rank == 1
