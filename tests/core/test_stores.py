@@ -11,6 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from helios.core.stores import _agree_on_life, host_store, reach_store
+from helios.errors import StoreContentError
 
 RANKS = 3
 HOSTED, PORT = host_store()
@@ -73,6 +74,18 @@ def test_each_life_agrees_on_a_name_of_its_own(first: list[float], kill: int, se
     assert len(now) == len(again) == RANKS
     assert not {*before} & {*now}
     assert not {*now} & {*again}
+
+
+def test_a_name_that_no_rank_gives_is_refused() -> None:
+    """A stranger who welcomes a rank cannot choose the name under which it looks for all that follows."""
+    forget()
+    with ThreadPoolExecutor(1) as pool:
+        rank = pool.submit(_agree_on_life, CONNECTIONS[1], 1, 2)
+        own = HOSTED.get("helios/hello/1")
+        HOSTED.set("helios/welcome", b"../\x80 " + own)
+        with pytest.raises(StoreContentError, match="under 'helios/welcome', which no rank of this run writes"):
+            rank.result(30)
+    forget()
 
 
 def test_a_hosted_store_is_reached_by_its_port() -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helios import Trainer
+from helios.core import lookout
 from helios.errors import RankFailedError
+from helios.plugins.optuna import _ranks as ranks
 from tests.distributed import torchrun
 from tests.distributed.parts import wait_for
 from tests.faults.sockets import listening
@@ -21,9 +23,9 @@ from tests.trainer.parts import CountingModel, ListData
 if TYPE_CHECKING:
     from helios import TrainingState
 
-# What ranks read beside the keys that are there at any moment; `place` and `leave` make them leave.
-LATER = ["failed", "place/0", "place/1", "leave", *(f"news/{number}" for number in range(5))]
-LATER += [f"answer/1/{number}" for number in range(20)]
+# What ranks read beside the keys that there are at any moment; `place` and `leave` make them leave.
+LATER = [lookout._FAILED, lookout._place(0), lookout._place(1), lookout._LEAVE]
+LATER += [*map(ranks._news, range(5)), *(ranks._answer(1, number) for number in range(20))]
 REFUSED = "which no rank of this run writes: find out who else reaches its port"
 
 
@@ -99,7 +101,7 @@ def test_a_study_under_torchrun(tmp_path: Path, harm: Path, what: str) -> None:
     with torchrun.start("visited_study_job", [str(tmp_path)], folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")
         store, keys = connect(port_of(job)), [key for key in LATER if key.startswith(what)]
-        overwrite(store, craft(harm), keys, ["questions"], find_prefix(store))
+        overwrite(store, craft(harm), keys, [ranks._QUESTIONS], find_prefix(store))
         (tmp_path / "visited").touch()
         assert job.wait(60) != 0
     assert REFUSED in job.output()
