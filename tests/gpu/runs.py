@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,13 +77,17 @@ class OnDevice(Model):
 
     Args:
         kill_at: the batch after which the run is killed, counted from 1.
+        by_signal: whether that is done by SIGKILL, and not by an exception.
+        scales: whether the loss is scaled, as in mixed precision; every third step the scale grows.
         is_strict: whether what makes the host wait for the device raises: from the first batch of an epoch to its last,
             and in validations. Between them, where losses are looked at, it may wait.
     """
 
-    def __init__(self, *, kill_at: int = 0, is_strict: bool = False) -> None:
+    def __init__(
+        self, *, kill_at: int = 0, by_signal: bool = False, scales: bool = False, is_strict: bool = False
+    ) -> None:
         super().__init__("on-device")
-        self._kill_at, self._is_strict = kill_at, is_strict
+        self._kill_at, self._by_signal, self._scales, self._is_strict = kill_at, by_signal, scales, is_strict
         self._notes = Notes()
         self._kept: list[torch.Tensor] = []
 
@@ -95,6 +101,7 @@ class OnDevice(Model):
         self._notes.note("setup", next(self.net.parameters()).device)
         if not fast_init:
             self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
+            self.scaler = torch.amp.GradScaler(self.device.type, growth_interval=3, enabled=self._scales)
             self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
 
     def _be_strict(self, *, is_strict: bool) -> None:
@@ -114,9 +121,10 @@ class OnDevice(Model):
         keeps = self.is_distributed and not completes
         with self.net.no_sync() if keeps else contextlib.nullcontext():  # type: ignore[operator]  # DDP has it.
             loss = self.net(inputs + noise).square().mean()
-            loss.backward()
+            self.scaler.scale(loss).backward()
         if completes:
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             self.optimizer.zero_grad()
             self.scheduler.step()
         self._loss_items = {"loss": loss, "count": torch.tensor(1.0)}
@@ -128,6 +136,8 @@ class OnDevice(Model):
             self._notes.drawn[state.global_iteration] = self._kept.pop().flatten().tolist()
         self._be_strict(is_strict=state.dataset_iter < BATCHES)
         if state.global_iteration == self._kill_at:
+            if self._by_signal:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise Killed
 
     def on_validation_start(self, validation_cycle: int) -> None:
@@ -154,6 +164,7 @@ class OnDevice(Model):
         return {
             "tensors": [tensor.detach().cpu() for tensor in tensors],
             "rate": self.scheduler.get_last_lr(),
+            "scale": self.scaler.get_scale(),
             "losses": {name: str(loss.device.type) for name, loss in self._running_losses.items()},
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 
 from helios.core.rng import derive_seed, get_default_seed, make_keyer
 from helios.plugins import CUDAPlugin, DevicePlugin
+from tests.gpu.ranks import stay_on_gpus
 from tests.gpu.runs import BATCHES, Gambler, Killed, OnDevice, Samples, make_trainer
 
 if TYPE_CHECKING:
@@ -107,6 +109,42 @@ def test_a_run_on_a_gpu_is_resumed_to_the_bit(
         for life in (killed, model):
             assert life.notes.drawn.items() <= whole.notes.drawn.items(), kill_at
         assert model.notes.places == whole.notes.places
+
+
+def test_a_run_in_mixed_precision_is_resumed_to_the_bit(cuda: Driver | None, tmp_path: Path) -> None:
+    """SPEC E5, F1: the scale of the loss, and when it grows next, are those of a run that was not killed."""
+    del cuda
+    whole = OnDevice(scales=True)
+    assert make_trainer(**ON_EPOCHS).fit(whole, Samples())
+    for kill_at in (4, 7, 11):
+        root = tmp_path / f"{kill_at}"
+        with pytest.raises(Killed):
+            make_trainer(root, **ON_EPOCHS).fit(OnDevice(scales=True, kill_at=kill_at), Samples())
+        model = OnDevice(scales=True)
+        assert make_trainer(root, **ON_EPOCHS).fit(model, Samples())
+        expected, got = whole.tell(), model.tell()
+        assert all(map(torch.equal, got.pop("tensors"), expected.pop("tensors"))), kill_at
+        assert got["scale"] == expected["scale"] == 4 * 2.0**16, kill_at
+
+
+def _be_killed(root: Path, *, on_stand_in: bool) -> None:
+    if on_stand_in:
+        stay_on_gpus(2)
+    make_trainer(root, **ON_EPOCHS).fit(OnDevice(kill_at=8, by_signal=True), Samples())
+
+
+def test_a_run_that_was_killed_is_resumed_in_another_process(cuda: Driver | None, tmp_path: Path) -> None:
+    """SPEC F1: after SIGKILL, a process that has never used the GPU before ends with the bits of a whole run."""
+    context: Any = multiprocessing.get_context("spawn" if cuda is None else "forkserver")
+    process = context.Process(target=_be_killed, args=(tmp_path,), kwargs={"on_stand_in": cuda is not None})
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    whole, resumed = OnDevice(), OnDevice()
+    assert make_trainer(tmp_path, **ON_EPOCHS).fit(resumed, Samples())
+    assert make_trainer(**ON_EPOCHS).fit(whole, Samples())
+    assert all(map(torch.equal, resumed.tell()["tensors"], whole.tell()["tensors"]))
+    assert min(resumed.notes.drawn) == 2 * BATCHES + 1
 
 
 def test_a_run_may_go_on_on_another_gpu(cuda: Driver | None, tmp_path: Path) -> None:
