@@ -227,6 +227,61 @@ def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last:
         assert numbers(make().open(2, done, account_at(feed, done))) == batches[done:]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
+    """SPEC F2: a draw in a sample, or in the collate function, is that of `create_dataloader`'s loader."""
+
+    def collate(samples: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([*samples, torch.tensor([-1.0, *draw()], dtype=torch.float64)])
+
+    def make(kind: type[DataLoader[Any]] | None) -> BatchFeed:
+        sampler = ResumableRandomSampler(range(11), seed=1)
+        options: dict[str, Any] = {"batch_size": 3, "num_workers": workers, "collate_fn": collate, "drop_last": True}
+        data = Drawing(11)
+        if kind is None:
+            return make_feed(*create_dataloader(data, random_seed=5, sampler=sampler, **options))
+        return make_feed(kind(data, sampler=sampler, worker_init_fn=seed_all, **options), sampler, seed=5)
+
+    expected = [batch.tolist() for batch in make(None).open(2)]
+    feed = make(DataLoader)
+    assert [batch.tolist() for batch in feed.open(2)] == expected
+    assert [batch.tolist() for batch in feed.open(2, 2)] == expected[2:]
+
+
+def seed_all(worker_id: int) -> None:
+    """Seed the generators as users do in their workers, to no effect on what is keyed."""
+    torch.manual_seed(worker_id)
+
+
+def test_a_loader_that_cannot_be_keyed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC F2: where the draws of samples cannot be keyed, a warning names the dataset, unless it draws nothing."""
+
+    class Own(DataLoader[Any]):
+        pass
+
+    for data in (Drawing(6), TensorDataset(torch.arange(6))):
+        sampler = ResumableRandomSampler(range(6))
+        feed = make_feed(Own(data, batch_size=2, sampler=sampler), sampler)
+        assert len(list(feed.open(0, 1))) == 2
+    (record,) = caplog.records
+    assert record.getMessage().startswith("random numbers that Drawing draws for a sample are not keyed")
+
+
+def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
+    """The end of an epoch is that of the epoch which is opened, and not of the one before."""
+
+    class Growing(ResumableSequentialSampler):
+        def __len__(self) -> int:
+            return 2 + 2 * self.epoch
+
+        def indices(self, epoch: int, position: int) -> Iterator[int]:
+            return iter(range(position, 2 + 2 * epoch))
+
+    feed = make_sampler_feed(10, sampler=Growing(range(10)), batch_size=2)
+    for epoch in (0, 3, 1):
+        assert len(numbers(feed.open(epoch))) == feed.batches_at_end() == 1 + epoch
+
+
 def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
     """SPEC F1: a loader that a resume could not put where it was is refused before training, with the remedy."""
     data = TensorDataset(torch.arange(6))

@@ -9,20 +9,19 @@ from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.utils.data import DataLoader
 
+from helios.core.rng import get_default_seed
+from helios.data.adopting import adopt_loader
 from helios.data.description import describe_loader
 from helios.data.fetching import KeyedBatchSampler
 from helios.data.samplers import ResumableSampler
 from helios.data.streaming import Stamped, StreamedBatches, WorkerProgress
-from helios.data.workers import iterate
+from helios.data.workers import iterate, seed_workers
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from helios.core.rng import SeedSequence
 
 
 class BatchFeed(abc.ABC):
@@ -150,8 +149,8 @@ class SamplerFeed(BatchFeed):
             samples = account["samples"]
         self._opened_at = (done, samples)
         position = min(samples, self._size)
-        self._end = self._find_end(done, position)
         self._sampler.seek(epoch, position)
+        self._end = self._find_end(done, position)  # After seeking: an epoch may have a length of its own.
         return self._iterate(epoch, done)
 
     def _iterate(self, epoch: int, done: int) -> Iterator[Any]:
@@ -159,7 +158,7 @@ class SamplerFeed(BatchFeed):
         workers = self._loader.num_workers
         if not isinstance(inner, KeyedBatchSampler):
             return iterate(self._loader, self._phase)
-        _seed_workers(self._loader, inner.worker_seeds, epoch)
+        seed_workers(self._loader, inner.worker_seeds, epoch)
         # Each batch is fetched by the worker that would have fetched it without a resume.
         turns = inner.turns_passed = done % workers if workers else 0
         batches = iterate(self._loader, self._phase)
@@ -243,7 +242,7 @@ class StreamFeed(BatchFeed):
             # This process's data set, and those of persistent workers, carry on by themselves.
             self._progress, self._last_worker = self._next_progress(), -1
             self._stream.seek(epoch, {}, 0)
-        _seed_workers(self._loader, self._stream.worker_seeds, epoch)
+        seed_workers(self._loader, self._stream.worker_seeds, epoch)
         return self._unpack(iterate(self._loader, self._phase))
 
     def _next_progress(self) -> dict[int, WorkerProgress]:
@@ -275,13 +274,6 @@ class StreamFeed(BatchFeed):
         }
 
 
-def _seed_workers(loader: DataLoader[Any], seeds: SeedSequence | None, epoch: int) -> None:
-    """Have torch make the seeds of a loader's workers from the epoch, and not from how often it was iterated over."""
-    if isinstance(loader.generator, torch.Generator) and seeds is not None:
-        # Persistent workers keep the seed of the epoch in which they were started, which a resume changes.
-        loader.generator.manual_seed(seeds[0 if loader.persistent_workers else epoch])
-
-
 def _ensure_kind(account: Mapping[str, Any], kind: str) -> None:
     names = {"list": "a list of batches", "sampler": "a map-style data set", "stream": "an iterable data set"}
     if account["kind"] != kind:
@@ -299,13 +291,14 @@ def _ensure_size(saved: int, size: int, unit: str) -> None:
         )
 
 
-def make_feed(loader: object, sampler: object, phase: str = "training") -> BatchFeed:
+def make_feed(loader: object, sampler: object, phase: str = "training", seed: int | None = None) -> BatchFeed:
     """Return the feed for what a data module's `*_dataloader` method returned.
 
     Args:
         loader: a data loader, or a list of batches that are ready.
         sampler: the sampler that decides the loader's order; `None` for a list or an iterable data set.
         phase: what the batches are for, for messages.
+        seed: the seed of the draws in a loader that has none; the default seed if it is `None`.
 
     Raises:
         ArgumentTypeError: if the loader's order cannot be sought.
@@ -320,6 +313,8 @@ def make_feed(loader: object, sampler: object, phase: str = "training") -> Batch
     elif isinstance(loader.dataset, StreamedBatches):
         feed = StreamFeed(loader, loader.dataset, phase)
     elif isinstance(sampler, ResumableSampler):
+        SamplerFeed(loader, sampler, phase)  # Refuses a loader that cannot be sought.
+        loader = adopt_loader(loader, sampler, get_default_seed() if seed is None else seed)
         feed = SamplerFeed(loader, sampler, phase)
     else:
         raise ArgumentTypeError(

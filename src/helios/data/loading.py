@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from helios.core import rng
-from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, take_place
-from helios.core.processes import follow_parent
+from helios.core.distributed import get_dist_info, is_dist_active
 from helios.core.registry import Registry
 from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher, refuse_stop_iteration
 from helios.data.samplers import (
@@ -23,6 +22,7 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
 )
 from helios.data.streaming import StreamedBatches, pass_on
+from helios.data.workers import begin_worker, make_worker_generator, worker_seeds_of
 from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -219,10 +219,8 @@ def make_loader(
         "timeout": params.timeout if workers > 0 else 0,
         "pin_memory": _should_pin(dataset, device) if params.pin_memory is None else params.pin_memory,
         "persistent_workers": params.persistent_workers and workers > 0,
-        "worker_init_fn": functools.partial(_begin_worker, get_dist_info()),
-        # Starting an iterator draws a seed for the workers: from here, never from the generator that training uses. A
-        # feed seeds it anew in each epoch.
-        "generator": torch.Generator().manual_seed(rng.derive_seed(seed, "workers")),
+        "worker_init_fn": functools.partial(begin_worker, get_dist_info()),
+        "generator": make_worker_generator(seed),
     }
     if isinstance(dataset, IterableDataset):
         _ensure_streamable(params)
@@ -238,12 +236,11 @@ def make_loader(
             "samples on this rank; lower batch_size or keep the last batch",
         )
     fetcher, collate = choose_fetcher(dataset, params.collate_fn, seed)
-    place = (sampler.rank,) if sampler.rank > 0 else ()
     batches = KeyedBatchSampler(
         sampler,
         params.batch_size,
         drop_last=params.drop_last,
-        worker_seeds=rng.SeedSequence(seed, "workers", *place),
+        worker_seeds=worker_seeds_of(seed, sampler),
         seed=seed,
     )
     return DataLoader(fetcher, batch_sampler=batches, collate_fn=collate, **common), sampler  # type: ignore[arg-type]  # Fetch
@@ -256,25 +253,6 @@ def _should_pin(dataset: object, device: torch.device | None) -> bool:
         dataset = dataset.dataset
     tensors = dataset.tensors if isinstance(dataset, TensorDataset) else ()
     return is_on_gpu and all(tensor.device.type == "cpu" for tensor in tensors)  # torch can pin nothing else.
-
-
-def _begin_worker(info: DistributedInfo, worker_id: int) -> None:
-    """Key a worker's generators by its seed, those that torch does not know of as well.
-
-    Let a worker stand where the rank does that it fetches for, and end with it, however that one is killed.
-
-    A worker that was not forked knows of no ranks, and a data set that shares itself out would give it everything.
-
-    torch has it look for its parent every 5 seconds, where it can: not where that one was killed with one of their
-    common locks in its hands, nor where the worker itself has hardly begun.
-    """
-    del worker_id
-    take_place(info)
-    rng.leave_accelerator()
-    torch_info = get_worker_info()
-    if torch_info is not None:
-        rng.key_generators(torch_info.seed)
-    follow_parent()
 
 
 def _ensure_streamable(params: DataLoaderParams) -> None:

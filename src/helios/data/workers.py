@@ -1,4 +1,4 @@
-"""Waiting for the worker processes of a data loader: with a word when it takes long, and with a limit if one is set.
+"""The worker processes of a data loader: their seeds, and waiting for them, with a word when it takes long.
 
 torch waits in silence for ever, or raises after `timeout` seconds without saying which loader it was. An iterator of
 torch can be asked again after its timeout, and still has the batch when it comes. So it is given a short one, and asked
@@ -11,16 +11,21 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from torch.utils.data import Subset
+import torch
+from torch.utils.data import Subset, get_worker_info
 
+from helios.core import rng
+from helios.core.distributed import DistributedInfo, take_place
 from helios.core.logging import get_root_logger
-from helios.core.processes import is_stopped
+from helios.core.processes import follow_parent, is_stopped
 from helios.data.fetching import KeyedDataset, TensorFetcher
 from helios.data.streaming import StreamedBatches
 from helios.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+
+    from helios.data.samplers import ResumableSampler
 
 _STEP: Final = 5.0  # Seconds between two looks at the workers; torch itself looks as often.
 _REPEAT: Final = 60.0  # Seconds between two warnings.
@@ -118,3 +123,42 @@ def _name_of(dataset: object) -> str:
     if isinstance(dataset, Subset):
         return f"a Subset of {_name_of(dataset.dataset)}"
     return "TensorDataset" if isinstance(dataset, TensorFetcher) else type(dataset).__name__
+
+
+def make_worker_generator(seed: int) -> torch.Generator:
+    """Return the generator from which torch draws a seed for the workers whenever a loader is iterated over.
+
+    Without it, torch would draw from the generator that training uses. A feed seeds it anew in each epoch.
+    """
+    return torch.Generator().manual_seed(rng.derive_seed(seed, "workers"))
+
+
+def worker_seeds_of(seed: int, sampler: ResumableSampler) -> rng.SeedSequence:
+    """Return the seeds, by epoch, of the generator from which torch draws that of the workers."""
+    return rng.SeedSequence(seed, "workers", *((sampler.rank,) if sampler.rank > 0 else ()))
+
+
+def begin_worker(info: DistributedInfo, worker_id: int) -> None:
+    """Key a worker's generators by its seed, those that torch does not know of as well.
+
+    Let a worker stand where the rank does that it fetches for, and end with it, however that one is killed.
+
+    A worker that was not forked knows of no ranks, and a data set that shares itself out would give it everything.
+
+    torch has it look for its parent every 5 seconds, where it can: not where that one was killed with one of their
+    common locks in its hands, nor where the worker itself has hardly begun.
+    """
+    del worker_id
+    take_place(info)
+    rng.leave_accelerator()
+    torch_info = get_worker_info()
+    if torch_info is not None:
+        rng.key_generators(torch_info.seed)
+    follow_parent()
+
+
+def seed_workers(loader: DataLoader[Any], seeds: rng.SeedSequence | None, epoch: int) -> None:
+    """Have torch make the seeds of a loader's workers from the epoch, and not from how often it was iterated over."""
+    if isinstance(loader.generator, torch.Generator) and seeds is not None:
+        # Persistent workers keep the seed of the epoch in which they were started, which a resume changes.
+        loader.generator.manual_seed(seeds[0 if loader.persistent_workers else epoch])

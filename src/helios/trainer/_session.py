@@ -10,7 +10,7 @@ from helios.core.logging import get_root_logger, logging_session, tensorboard_se
 from helios.core.registry import update_all_registries
 from helios.core.rng import derive_seed, make_keyer, make_marker, seed_rngs, training_on
 from helios.core.shards import make_mesh
-from helios.core.state import Phase
+from helios.core.state import Phase, TrainingUnit
 from helios.data.feed import BatchFeed, StreamFeed, make_feed
 from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer._checks import check_step
@@ -142,9 +142,14 @@ class Session(contextlib.ExitStack):
             raise ConfigurationError(
                 f"{type(self.datamodule).__name__} has nothing to train on: set _train_dataset in setup"
             )
-        feed = make_feed(*loader)
+        feed = make_feed(*loader, seed=self.options.seed)
         if isinstance(feed, StreamFeed):
             feed.announce(self.log)
+            if self.options.train_unit is TrainingUnit.EPOCH and self.options.print_frequency is not None:
+                self.log.warning(
+                    "print_frequency has no effect: by epochs, the last batch is logged, and an iterable dataset does "
+                    'not tell which one that is; train with train_unit="iteration" to have batches logged'
+                )
         return feed
 
     def open_evaluation(self, phase: Phase) -> EvaluationLoop:
@@ -163,7 +168,7 @@ class Session(contextlib.ExitStack):
             phase,
             model=self.model,
             plugins=self.plugins,
-            feed=make_feed(*loader, phase.value),
+            feed=make_feed(*loader, phase.value, self.options.seed),
             key=self.key,
             seed=self.options.seed,
             control=self.control,
