@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, get_worker_info
 
 from helios.core.plain import decode, encode
+from helios.core.rng import key_generators
 from helios.data.feed import BatchFeed, SamplerFeed, SequenceFeed, StreamFeed, make_feed
 from helios.data.loading import create_dataloader
 from helios.data.samplers import (
@@ -353,6 +354,7 @@ def test_seeds_of_workers_are_exact_under_resume(persistent: bool) -> None:
     epochs = [samples_of(feed, epoch) for epoch in range(2)]
     resumed = make()
     assert [row[:4] for row in samples_of(resumed, 1, 3)] == [row[:4] for row in epochs[1][6:]]
+    key_generators(9)  # Forked workers begin with this process's generators.
     if not persistent:
         assert samples_of(resumed, 1) == epochs[1]  # The workers' own generators begin alike, too.
     seeds = [{row[1] for row in rows} for rows in (*epochs, samples_of(make(rank=1), 0), samples_of(make(seed=3), 0))]
