@@ -1,0 +1,85 @@
+"""The way out of a process whose main thread is stuck where Python cannot interrupt it, such as in a call of a library.
+
+Python runs the handlers of signals in its main thread, between two instructions. While that thread waits in a library,
+for another rank or for a device, they do not run. The number of a signal is written to a pipe all the same, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Final
+
+from helios.core.logging import get_root_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GRACE: Final = 10.0  # Seconds that the main thread has to leave after it was told to at once.
+_LOGGING: Final = 2.0  # Seconds for a line in the log, which may be what the main thread is stuck in.
+_CLOSE: Final = b"\0"  # No signal has this number.
+_FAILED: Final = 128  # What shells add to the number of a signal that has ended a process.
+
+
+class Escape:
+    """Ends the process some seconds after a signal that tells it to leave at once, unless `close` is called before.
+
+    Args:
+        is_final: is told each signal, in the order in which they come, and says whether it is one of those.
+    """
+
+    def __init__(self, is_final: Callable[[int], bool]) -> None:
+        self._is_final = is_final
+        self._closed = threading.Event()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        _open.append(self)
+        self._thread = threading.Thread(target=self._watch, name="helios-escape", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no more: whatever comes now is for whoever had the signals before."""
+        _open.remove(self)
+        signal.set_wakeup_fd(self._before)
+        self._closed.set()
+        os.write(self._writer, _CLOSE)
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _watch(self) -> None:
+        while _CLOSE not in (numbers := os.read(self._reader, 64)):
+            if self._before >= 0:  # Somebody else's, an event loop's perhaps.
+                with contextlib.suppress(OSError):
+                    os.write(self._before, numbers)
+            final = [number for number in numbers if self._is_final(number)]
+            if final and not self._closed.wait(GRACE):
+                _end(final[0])
+
+
+_open: list[Escape] = []
+
+
+def _forget() -> None:
+    """Have a forked process not write its signals into the pipe of the one that it was forked from."""
+    if _open:
+        _open.clear()
+        with contextlib.suppress(ValueError):  # It is forked by another thread than the main one.
+            signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _end(number: int) -> None:
+    text = "%s came again, and the main thread has not left for %g s: the process is ended. Checkpoints are intact"
+    logging = threading.Thread(
+        target=get_root_logger().error, args=(text, signal.Signals(number).name, GRACE), daemon=True
+    )
+    logging.start()
+    logging.join(_LOGGING)
+    os._exit(_FAILED + number)

@@ -1,0 +1,182 @@
+"""A step that hangs when the process is told to leave: a second signal ends it, with a word, and nothing is harmed."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from helios.testing import TinyDataModule, TinyModel, are_equal
+from helios.trainer import _escape, _signals
+from helios.trainer._escape import Escape
+from helios.trainer._signals import SignalWatch
+from tests.distributed.parts import Trouble, fit_into, once_there_is, wait_for
+from tests.processes import survivors
+from tests.trainer.parts import make_trainer
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    import torch
+
+    from helios import TrainingState
+
+pytestmark = pytest.mark.usefixtures("time_limit")
+
+OPTIONS: dict[str, Any] = {"train_unit": "iteration", "total_steps": 8, "chkpt_frequency": 2}
+
+
+def sleep() -> None:
+    """Hang where Python's handlers of signals run."""
+    threading.Event().wait()
+
+
+def lock() -> None:
+    """Hang in a call of a library, which no signal interrupts."""
+    library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+HANGS = {"python": sleep, "library": lock}
+
+
+class Hanging(TinyModel):
+    """Hangs in a step, or not at all."""
+
+    def __init__(self, folder: Path | None = None, how: str = "") -> None:
+        super().__init__()
+        self.folder, self.how = folder, how
+
+    def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
+        super().train_step(batch, state)
+        if self.folder is not None and state.global_iteration == 5:
+            (self.folder / "here").touch()
+            HANGS[self.how]()
+
+
+def train(root: Path, how: str) -> None:
+    """Train in a child process, which leaves a file when Python handles a signal."""
+    _signals._DUPLICATE = 0.0  # type: ignore[misc]  # Signals of a test need not be seconds apart.
+    _escape.GRACE = 0.5 if how == "library" else 60.0  # type: ignore[misc]  # As above.
+    handle = SignalWatch._handle
+
+    def tell(self: SignalWatch, number: int, frame: FrameType | None) -> None:
+        (root / "handled").touch()
+        handle(self, number, frame)
+
+    SignalWatch._handle = tell  # type: ignore[method-assign]  # In this child alone.
+    options: dict[str, Any] = {"enable_file_logging": True, "log_path": root, **OPTIONS}
+    make_trainer(root / "checkpoints", **options).fit(Hanging(root, how), TinyDataModule())
+
+
+def end_twice(root: Path, how: str, number: int) -> tuple[int | None, str]:
+    """Tell a child whose step hangs to leave, twice; return its exit code and its log."""
+    process = multiprocessing.get_context("forkserver").Process(target=train, args=(root, how))
+    process.start()
+    assert process.pid is not None
+    try:
+        wait_for(root / "here")
+        os.kill(process.pid, number)
+        if how == "python":
+            wait_for(root / "handled")
+            os.kill(process.pid, number)
+            process.join(50)
+        for _ in range(100):  # Where nothing tells that one has arrived, two may be one.
+            process.join(0.5)
+            if process.exitcode is not None:
+                break
+            os.kill(process.pid, number)
+        assert process.exitcode is not None, "it goes on hanging"
+    finally:
+        process.kill()
+    return process.exitcode, (root / "helios.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("how", HANGS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_a_step_that_hangs(tmp_path: Path, how: str, number: signal.Signals) -> None:
+    """The process ends, the log says why, and the run is resumed from its newest checkpoint to the same bits."""
+    code, log = end_twice(tmp_path, how, number)
+    if how == "library":
+        assert code == 128 + number
+        assert f"{number.name} came again, and the main thread has not left for 0.5 s: the process is ended" in log
+    elif number == signal.SIGTERM:
+        assert code == 128 + number
+        assert "SIGTERM came again before training could leave: it is ended where it is, without a checkpoint" in log
+    else:
+        assert code == 1  # As a KeyboardInterrupt ends a process of multiprocessing's.
+    resumed, whole = Hanging(), Hanging()
+    assert make_trainer(tmp_path / "checkpoints", **OPTIONS).fit(resumed, TinyDataModule())
+    assert make_trainer(tmp_path / "whole", **OPTIONS).fit(whole, TinyDataModule())
+    assert are_equal(resumed.net.state_dict(), whole.net.state_dict())
+
+
+@pytest.mark.usefixtures("forked_ranks")
+def test_ranks_that_hang_end_with_who_has_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second SIGTERM to the process that has called `fit` ends ranks that cannot leave, and then that process."""
+    monkeypatch.setattr(_signals, "_DUPLICATE", 0.0)
+    trouble = Trouble(tmp_path, "hook", 1, "wait")
+    was_asked = SignalWatch.was_asked
+
+    def insist(self: SignalWatch) -> bool:
+        if was_asked(self):  # The first one has come.
+            os.kill(os.getpid(), signal.SIGTERM)
+        return was_asked(self)
+
+    monkeypatch.setattr(SignalWatch, "was_asked", insist)
+    with (
+        pytest.raises(SystemExit) as caught,
+        once_there_is(tmp_path / "waiting", lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    ):
+        fit_into(trouble, workers=0, chkpt_root=tmp_path / "checkpoints")
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert len(trouble.processes()) >= 2
+    assert survivors(trouble.processes()) == []
+
+
+def test_the_same_signal_at_once_is_one(tmp_path: Path) -> None:
+    """A SIGTERM that comes twice at once, as when a scheduler and a launcher send it, still leaves a checkpoint."""
+
+    class Twice(TinyModel):
+        def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
+            super().train_step(batch, state)
+            if state.global_iteration == 3:
+                for _ in range(3):
+                    signal.raise_signal(signal.SIGTERM)
+
+    assert not make_trainer(tmp_path, **OPTIONS).fit(Twice(), TinyDataModule())
+    assert [path.name for path in (tmp_path / "tiny").glob("*iter_4*.pth")]
+
+
+def test_the_way_out_is_closed_behind() -> None:
+    """After a run nothing of it is left: neither a thread, nor files, nor the place where signals are written."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    seen: list[int] = []
+    files, threads = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+    try:
+        escape = Escape(lambda number: seen.append(number) or False)  # type: ignore[func-returns-value]  # Always false.
+        handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+        signal.raise_signal(signal.SIGUSR1)
+        signal.signal(signal.SIGUSR1, handler)
+        assert os.read(reader, 1) == bytes([signal.SIGUSR1]), "who had the signals before is told, too"
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if signal.set_wakeup_fd(-1) == -1 else 1)
+        assert os.waitpid(child, 0)[1] == 0, "a forked process writes nothing"
+        escape.close()
+        assert signal.set_wakeup_fd(writer) == writer
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+    assert seen == [signal.SIGUSR1]
+    assert (len(list(Path("/proc/self/fd").iterdir())), threading.active_count()) == (files - 2, threads)
