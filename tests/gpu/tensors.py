@@ -168,6 +168,22 @@ def _is_cpu(tensor: torch.Tensor) -> bool:
     return place_of(tensor).type == "cpu"
 
 
+def _storage_methods(fake: Driver) -> dict[str, Any]:
+    """Return the methods of storages that ask for a device, or tell of it."""
+
+    def to(self: torch.UntypedStorage, *, device: Any, non_blocking: bool = False) -> torch.UntypedStorage:
+        del non_blocking
+        place = _resolve(device)
+        assert place is not None
+        copied = _clone_storage(self)
+        setattr(copied, PLACE, place)
+        if place.type == "cuda":
+            fake.used.add(place.index)
+        return copied
+
+    return {"clone": _clone_storage, "to": to, "device": property(lambda self: getattr(self, PLACE, CPU))}
+
+
 def _clone_storage(self: torch.UntypedStorage) -> torch.UntypedStorage:
     copied = torch.UntypedStorage(self.nbytes()).copy_(self)  # type: ignore[no-untyped-call]  # as in OnDevices
     if hasattr(self, PLACE):
@@ -216,7 +232,7 @@ def gpus(count: int) -> Iterator[Driver]:
         makers = {name: _make_on_device(mode, name, getattr(torch, name)) for name in _FACTORIES}
         stack.enter_context(replaced(torch, makers))
         stack.enter_context(replaced(torch.Tensor, _methods(mode)))
-        stack.enter_context(replaced(torch.UntypedStorage, {"clone": _clone_storage}))
+        stack.enter_context(replaced(torch.UntypedStorage, _storage_methods(fake)))
         stack.enter_context(_files(fake))
         stack.enter_context(mode)
         yield fake

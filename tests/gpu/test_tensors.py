@@ -40,6 +40,9 @@ def test_tensors_are_where_they_were_asked_for(cuda: Driver | None) -> None:
     file.seek(0)
     made += torch.load(file).values()
     assert len(made) == 18
+    storages = [made[0].untyped_storage(), torch.ones(2).untyped_storage().to(device="cuda")]
+    made.append(torch.empty(0, device="cuda").set_(storages[1], 0, (2,), (1,)))
+    assert {storage.device for storage in storages} == {FIRST}
     assert {tensor.device for tensor in made} == {FIRST}
     assert all(tensor.is_cuda and not tensor.is_cpu and tensor.get_device() == 0 for tensor in made)
     file.seek(0)

@@ -207,8 +207,9 @@ class TrainerOptions:
         gpus = self.gpus_of(info.local_world_size)
         if info.local_rank >= len(gpus):
             raise DeviceUnavailableError(
-                f"this machine has {info.local_world_size} ranks, and GPUs {gpus} for them: start one for each GPU, or "
-                "train on the CPU with use_cpu=True"
+                f"this machine has {info.local_world_size} ranks, and GPUs {gpus} for them: start one for each GPU, "
+                "and let every rank see all GPUs of its machine (CUDA_VISIBLE_DEVICES), or train on the CPU with "
+                "use_cpu=True"
             )
         return torch.device("cuda", gpus[info.local_rank])
 

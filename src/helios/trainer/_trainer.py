@@ -45,7 +45,7 @@ class Trainer:
         enable_deterministic: use deterministic algorithms only.
         early_stop_cycles: stop after this many validations in a row without an improvement.
         use_cpu: train on the CPU; `None` to do so only where CUDA is not available.
-        gpus: the GPUs to train on; `None` for the first.
+        gpus: the GPUs to train on; `None` for the first, or under `torchrun` for as many as this machine has ranks.
         random_seed: the seed of every draw of the run, in [0, 2**63); 6691 if it is `None`.
         enable_tensorboard: write to TensorBoard below `run_path`.
         enable_file_logging: write the log to a file in `log_path`.
