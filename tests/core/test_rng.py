@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
 
 from helios.core import rng
 from helios.core.archive import load_archive, save_archive
@@ -20,7 +21,6 @@ from helios.core.rng import (
     get_rng_state_dict,
     key_generators,
     key_process,
-    leave_accelerator,
     load_rng_state_dict,
     make_keyer,
     make_marker,
@@ -223,8 +223,26 @@ def test_a_mark_on_the_gpu_is_gone_back_to(cuda: Driver | None) -> None:
     assert all(map(torch.equal, expected, (torch.rand(4, device="cuda"), torch.rand(4))))
 
 
+class Counting(Dataset[int]):
+    """Tells how many accelerators `key_process` keys where a sample is fetched."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return len(rng._accelerator_seeds)
+
+
+def test_a_forked_worker_keys_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC F2: a forked process cannot use the GPU of its parent, whoever has started it: it keys the host alone."""
+    monkeypatch.setattr(rng, "_accelerator_seeds", [lambda _: None])
+    loader = DataLoader(Counting(), num_workers=1, multiprocessing_context="fork")
+    assert [int(count) for count in loader] == [0]
+    assert [int(count) for count in DataLoader(Counting())] == [1]
+
+
 def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
-    """SPEC F2: while a run on a GPU lasts, data that is read in its process is keyed there, too; workers do without."""
+    """SPEC F2: while a run on a GPU lasts, data that is read in its process is keyed there, too."""
     del cuda
     device = torch.device("cuda", 0)
     with training_on(device):
@@ -232,13 +250,10 @@ def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
         first = torch.rand(4, device="cuda"), torch.rand(4)
         key_process(3)
         assert all(map(torch.equal, first, (torch.rand(4, device="cuda"), torch.rand(4))))
-        leave_accelerator()
-        key_process(3)
+        with training_on(torch.device("cpu")):
+            key_process(3)
         second = torch.rand(4, device="cuda"), torch.rand(4)
         assert (torch.equal(first[0], second[0]), torch.equal(first[1], second[1])) == (False, True)
-    with training_on(device), training_on(torch.device("cpu")):
-        key_process(3)
-        assert not torch.equal(torch.rand(4, device="cuda"), first[0])
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build has what is stood in for")

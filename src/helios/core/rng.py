@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import random
 from _random import Random as _CoreRandom
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -155,6 +156,14 @@ def make_keyer(device: torch.device | None = None) -> Callable[[int], None]:
 _accelerator_seeds: list[Callable[[int], object]] = []  # Of the accelerator that this process trains on, if any.
 
 
+def _leave_accelerator() -> None:
+    _accelerator_seeds.clear()
+
+
+if hasattr(os, "register_at_fork"):  # A forked process, such as a data loader's worker, cannot use its parent's GPU.
+    os.register_at_fork(after_in_child=_leave_accelerator)
+
+
 @contextlib.contextmanager
 def training_on(device: torch.device) -> Iterator[None]:
     """Have `key_process` key the generator of a device, too, while the context lasts.
@@ -168,11 +177,6 @@ def training_on(device: torch.device) -> Iterator[None]:
         yield
     finally:
         _accelerator_seeds[:] = before
-
-
-def leave_accelerator() -> None:
-    """Have `key_process` key the host's generators alone: a forked process cannot use the GPU of its parent."""
-    _accelerator_seeds.clear()
 
 
 def key_process(seed: int) -> None:

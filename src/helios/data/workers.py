@@ -150,7 +150,6 @@ def begin_worker(info: DistributedInfo, worker_id: int) -> None:
     """
     del worker_id
     take_place(info)
-    rng.leave_accelerator()
     torch_info = get_worker_info()
     if torch_info is not None:
         rng.key_generators(torch_info.seed)
