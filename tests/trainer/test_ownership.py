@@ -53,6 +53,10 @@ def test_a_second_run_of_one_process_has_a_folder_of_its_own(tmp_path: Path) -> 
         with pytest.raises(FolderInUseError, match="this very process"):
             make_trainer(tmp_path).fit(model, ListData())
         assert model.seen == []
+        with pytest.raises(
+            FolderInUseError
+        ):  # Before setup, which may take the memory of the GPU that the other is on.
+            make_trainer(tmp_path).fit(Failing("setup", ValueError("too late")), ListData())
         assert make_trainer(tmp_path).fit(CountingModel("other"), ListData())
     assert make_trainer(tmp_path).fit(model, ListData())
 

@@ -196,7 +196,7 @@ class FolderLock:
     def _refuse(self, owner: Owner | None) -> NoReturn:
         who = "a process that has not said who it is" if owner is None else str(owner)
         if owner is not None and owner.is_here and owner.pid == os.getpid():
-            who = f"this very process, {owner}"
+            who = f"this very {owner}"
         raise FolderInUseError(
             f"{self._path.parent} is owned by a run that is still going on ({who}): wait until it has ended, or "
             "stop it; to train beside it, use another save_name or chkpt_root"

@@ -56,7 +56,8 @@ class Owner:
 
     def __str__(self) -> str:
         """Return what a person needs in order to find it."""
-        return f"process {self.pid} on {self.host}, since {self.since}"
+        started_by = "" if self.supervisor is None else f", started by {self.supervisor},"
+        return f"process {self.pid}{started_by} on {self.host}, since {self.since}"
 
     @property
     def is_here(self) -> bool:

@@ -42,8 +42,7 @@ class TrainingJob:
         self._session = session
         self._control = control
         self._state = TrainingState()
-        root = options.chkpt_root
-        self._store = None if root is None else CheckpointStore(root, session.model.save_name)
+        self._store = session.own_store()  # Again: setup may have given the model another name.
         self._signals = SignalWatch(enabled=self._store is not None)
         feed = session.open_training_feed()
         check_lengths(feed, control)
@@ -143,7 +142,6 @@ class TrainingJob:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
         if self._control.rank == 0:
             self._check_name(store)
-            self._session.enter_context(store.owned())
         check_can_be_saved(self._collect())  # What cannot be is to be known before the first batch.
         newest = store.load_newest(self._control, self._session.mesh)
         if newest is None:
@@ -245,6 +243,8 @@ def run_task(task: Task, control: Control) -> Result:
         control: what the ranks agree through.
     """
     with Session(task, control) as session:
+        if task.phase is Phase.TRAINING:
+            session.own_store()
         session.set_up()
         if task.phase is Phase.TESTING:
             run_test(session, task.trained_state)

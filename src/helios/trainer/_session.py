@@ -13,6 +13,7 @@ from helios.core.shards import make_mesh
 from helios.core.state import Phase, TrainingUnit
 from helios.data.feed import BatchFeed, StreamFeed, make_feed
 from helios.errors import ConfigurationError, RankFailedError
+from helios.trainer._checkpoints import CheckpointName, CheckpointStore
 from helios.trainer._checks import check_step
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
@@ -78,6 +79,7 @@ class Session(contextlib.ExitStack):
         # The ranks over which checkpoints' tensors are spread; None to have them whole.
         self.mesh = make_mesh(self.device.type) if is_spread else None
         self.display: ProgressDisplay | None = None
+        self._store: CheckpointStore | None = None
         self.log = get_root_logger()
 
     def __exit__(
@@ -87,6 +89,23 @@ class Session(contextlib.ExitStack):
         if error is not None:
             self.control.announce(error)
         return super().__exit__(kind, error, traceback)
+
+    def own_store(self) -> CheckpointStore | None:
+        """Return the folder of the model's checkpoints, which the run owns from now on; `None` if it writes none.
+
+        Called before anything is set up: a second run must not take the memory of the GPU that the first one is on.
+
+        Raises:
+            FolderInUseError: if another run owns it.
+            CheckpointError: if nothing can be written there.
+        """
+        root, save_name = self.options.chkpt_root, self.model.save_name
+        if root is not None and (self._store is None or self._store.folder != root / save_name):
+            self._store = CheckpointStore(root, save_name)
+            if self.rank == 0:
+                self._store.check_name(CheckpointName(save_name, 0, 0))
+                self.enter_context(self._store.owned())
+        return self._store
 
     def set_up(self) -> None:
         """Set up torch, the plug-ins, the data and the model, in this order."""
