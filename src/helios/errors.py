@@ -9,9 +9,12 @@ Every one of them is also the builtin error that callers already catch::
     ├── DuplicateNameError        KeyError      the name is taken
     ├── MissingArgumentError      KeyError      a mapping of arguments lacks one that is needed
     ├── PluginConflictError       ValueError    two plug-ins claim one unique override
+    ├── FileAccessError           OSError       a file or folder that was given cannot be opened, read or entered
+    │   └── MissingFileError      FileNotFoundError  there is no such file or folder
     ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
     ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
     ├── RunInProgressError        RuntimeError  another run is in progress that would share the random generators
+    ├── StudyStorageError         RuntimeError  the database of a study is full, deleted, damaged or out of reach
     ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
     ├── StudyTimeoutError         TimeoutError  another process of a study was waited for too long
     ├── StudyViewError            RuntimeError  a study is to be changed through a view of it
@@ -62,6 +65,14 @@ class PluginConflictError(HeliosError, ValueError):
     """Two plug-ins claim one unique override."""
 
 
+class FileAccessError(HeliosError, OSError):
+    """A file or folder that was given cannot be opened, read or entered."""
+
+
+class MissingFileError(FileAccessError, FileNotFoundError):
+    """There is no such file or folder."""
+
+
 class DeviceUnavailableError(HeliosError, RuntimeError):
     """The device asked for does not exist on this machine."""
 
@@ -72,6 +83,10 @@ class NotRunningError(HeliosError, RuntimeError):
 
 class RunInProgressError(HeliosError, RuntimeError):
     """Another run is in progress in this process, and would share its random generators, or its trainer."""
+
+
+class StudyStorageError(HeliosError, RuntimeError):
+    """The database of a study is full, deleted, damaged or out of reach. What it held is as it was."""
 
 
 class StudyInUseError(HeliosError, RuntimeError):

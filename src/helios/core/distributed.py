@@ -15,7 +15,7 @@ import torch.distributed as dist
 from helios.core.environment import read_environment
 from helios.core.stores import TIMEOUT
 from helios.core.streams import STDOUT
-from helios.errors import ConfigurationError
+from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +88,15 @@ def init_dist(
 
     Raises:
         ConfigurationError: if there is neither `info` nor `torchrun`, or a group is active already.
+        ArgumentTypeError: if an argument has the wrong type.
     """
+    for name, value, kind in (
+        ("info", info, DistributedInfo),
+        ("backend", backend, str),
+        ("init_method", init_method, str),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise ArgumentTypeError(f"{name} is {value!r}, a {type(value).__name__}: pass a {kind.__name__}")
     global _current  # noqa: PLW0603 - the process group that this mirrors is a global of the process, too.
     if is_dist_active():
         raise ConfigurationError("a process group is active already: call shutdown_dist() before init_dist()")
@@ -191,9 +199,15 @@ def gather_into_tensor(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tenso
 
     Raises:
         ConfigurationError: if `size` holds another number of elements.
+        ArgumentTypeError: if `tensor` is no tensor, or `size` no shape.
     """
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentTypeError(f"tensor is {tensor!r}, a {type(tensor).__name__}: pass a tensor")
     world_size = get_world_size() if is_dist_active() else 1
-    wanted = int(torch.Size(size).numel())
+    try:
+        wanted = int(torch.Size(size).numel())
+    except (TypeError, OverflowError) as error:
+        raise ArgumentTypeError(f"size is {size!r}: pass a shape, a tuple of integers") from error
     if wanted != tensor.numel() * world_size:
         rule = f"{world_size} ranks of {tensor.numel()} elements each"
         raise ConfigurationError(f"size {tuple(size)} holds {wanted} elements, not those of {rule}")

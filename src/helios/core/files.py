@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from helios.errors import ArgumentTypeError, ConfigurationError
+from helios.errors import ArgumentTypeError, ConfigurationError, FileAccessError, MissingFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,6 +191,21 @@ def open_regular(path: Path) -> BufferedReader:
 def _open_at_once(name: str, flags: int) -> int:
     # Somebody may have put a FIFO in the file's place since it was looked at. On files, the flag does nothing.
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+@contextlib.contextmanager
+def accessing(path: object) -> Iterator[None]:
+    """Name the file or folder that was given when it cannot be used.
+
+    Raises:
+        FileAccessError: for an `OSError`; it is a `FileNotFoundError` if that was one.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError(error.errno, f"{error.strerror}: correct the path", str(path)) from error
+    except OSError as error:
+        raise FileAccessError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def can_be_in_name(text: str) -> bool:

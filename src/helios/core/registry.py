@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, KeysView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from helios.core.files import to_path
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError, DuplicateNameError, UnknownNameError
 
@@ -91,6 +92,7 @@ class Registry(Generic[ProductT]):
         """Return the class or function that is registered as `name`, or as `name_suffix` if a suffix is given.
 
         Raises:
+            ArgumentTypeError: if the name, or the suffix, is no string.
             UnknownNameError: if there is none; the message lists the names there are.
         """
         full_name = _join(name, suffix)
@@ -116,7 +118,7 @@ class Registry(Generic[ProductT]):
         return self._entries.keys()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -159,17 +161,27 @@ def update_all_registries(root: str | Path, recurse: bool = True, import_prefix:
         ConfigurationError: if `root` is no directory, if nothing on `sys.path` leads to it, or if one of the modules
             cannot be imported; the message names the file and the reason.
     """
-    root = Path(root).resolve()
-    if not root.is_dir():
-        raise ConfigurationError(f"cannot search '{root}' for modules that register something: it is not a directory")
-    paths = [path for path in _find_sources(root, recurse=recurse) if _registers_something(path)]
+    if not isinstance(import_prefix, str):
+        raise ArgumentTypeError(f"import_prefix is {import_prefix!r}, a {type(import_prefix).__name__}: pass a string")
+    folder = to_path(root, "root")
+    try:
+        folder = folder.resolve()
+        is_directory = folder.is_dir()
+    except (OSError, RuntimeError):  # Too long a name, a link to itself.
+        is_directory = False
+    if not is_directory:
+        raise ConfigurationError(f"cannot search '{folder}' for modules that register something: it is not a directory")
+    paths = [path for path in _find_sources(folder, recurse=recurse) if _registers_something(path)]
     if not all(map(_is_loaded, paths)):
-        prefix = import_prefix.strip(".") or _find_import_name(root)
+        prefix = import_prefix.strip(".") or _find_import_name(folder)
         for path in paths:
-            _import_file(path, ".".join(filter(None, (prefix, *_get_module_parts(path, root)))))
+            _import_file(path, ".".join(filter(None, (prefix, *_get_module_parts(path, folder)))))
 
 
 def _join(name: str, suffix: str | None) -> str:
+    for what, part in (("name", name), ("suffix", suffix or "")):
+        if not isinstance(part, str):
+            raise ArgumentTypeError(f"the {what} is {part!r}, a {type(part).__name__}: pass a string")
     return f"{name}_{suffix}" if suffix else name
 
 

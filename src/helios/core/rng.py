@@ -32,6 +32,8 @@ Key: TypeAlias = int | str
 
 _DEFAULT_SEED: Final = 6691
 _SEED_BYTES: Final = 8
+_MERSENNE_WORDS: Final = 624
+_PHILOX_WORDS: Final = 4
 _NUMPY_SEED_MASK: Final = 0xFFFF_FFFF  # numpy.random.seed takes 32 bits.
 
 
@@ -276,10 +278,28 @@ def get_rng_state_dict() -> dict[str, Any]:
 
 
 def load_rng_state_dict(state_dict: dict[str, Any]) -> None:
-    """Put every generator into the state that `get_rng_state_dict` returned."""
+    """Put every generator into the state that `get_rng_state_dict` returned.
+
+    Raises:
+        ConfigurationError: if it is something else; all generators are then as they were.
+    """
+    put_back = make_marker()()
+    try:
+        _load_rng_state_dict(state_dict)
+    except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        put_back()
+        raise ConfigurationError(
+            f"state_dict is not what get_rng_state_dict returned ({type(error).__name__}: {error}): pass that"
+        ) from error
+
+
+def _load_rng_state_dict(state_dict: dict[str, Any]) -> None:
     random.setstate(_as_tuples(state_dict["python"]))
     legacy = state_dict["numpy"]
     words = legacy["words"].numpy().astype(np.uint32)
+    # NumPy would read memory that is not its own at positions that it was not told by itself.
+    _check_position(legacy["position"], _MERSENNE_WORDS)
+    _check_position(state_dict["generator"]["buffer_pos"], _PHILOX_WORDS)
     np.random.set_state((legacy["kind"], words, legacy["position"], legacy["has_gauss"], legacy["gauss"]))  # noqa: NPY002
     _PHILOX.state = _philox_state(state_dict["generator"])
     torch.set_rng_state(state_dict["torch"])
@@ -291,6 +311,11 @@ def load_rng_state_dict(state_dict: dict[str, Any]) -> None:
 def _can_use_cuda() -> bool:
     # A process that was forked after CUDA was initialised, such as a data loader's worker, cannot use it.
     return torch.cuda.is_available() and not torch.cuda._is_in_bad_fork()  # noqa: SLF001 - torch has no public name for it; torch.random asks it, too.
+
+
+def _check_position(position: object, last: int) -> None:
+    if type(position) is not int or not 0 <= position <= last:
+        raise ValueError(f"a generator stands at {position!r}, which is none of its {last} words")
 
 
 def _plain_philox(state: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from helios.errors import CorruptCheckpointError, DeviceUnavailableError
+from helios.core.files import accessing, to_path
+from helios.errors import ArgumentTypeError, ConfigurationError, CorruptCheckpointError, DeviceUnavailableError
 
 if TYPE_CHECKING:
     from torch.serialization import MAP_LOCATION
@@ -23,15 +24,20 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
         map_location: where the tensors go, as in `torch.load`.
 
     Raises:
-        OSError: if the file cannot be opened or read.
+        ArgumentTypeError: if `f` is neither a path nor a file, or `map_location` nothing that `torch.load` takes.
+        ConfigurationError: if no file can have this path, or no device the name that `map_location` is.
+        FileAccessError: if the file cannot be opened or read; it is an `OSError`.
         CorruptCheckpointError: if the file is truncated, damaged or not by `torch.save`, or holds anything but plain
             data (tensors, numbers, strings, and lists, tuples and dictionaries of them).
         DeviceUnavailableError: if the file's tensors lived on a device that is not here, and `map_location` is `None`.
     """
-    if isinstance(map_location, str):
-        map_location = torch.device(map_location)  # A misspelt device is the caller's error, not the file's.
+    map_location = _check_map_location(map_location)
+    if isinstance(f, str | os.PathLike):
+        f = to_path(f, "f")
+    elif not (hasattr(f, "read") and hasattr(f, "seek")):
+        raise ArgumentTypeError(f"f is {f!r}, a {type(f).__name__}: pass a path, or a binary file that can be sought")
     try:
-        with warnings.catch_warnings():
+        with accessing(getattr(f, "name", f) if hasattr(f, "read") else f), warnings.catch_warnings():
             # Said of every pickle that is not torch's; whether it can be loaded shows at once.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             return torch.load(f, map_location=map_location, weights_only=True)
@@ -40,6 +46,20 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
     except Exception as error:
         # torch does not say what a damaged file raises; flipped bits gave ten different types.
         raise _explain(f, error) from error
+
+
+def _check_map_location(map_location: MAP_LOCATION) -> MAP_LOCATION:
+    if isinstance(map_location, str):
+        try:
+            return torch.device(map_location)
+        except RuntimeError as error:  # The caller's error, not the file's.
+            first_line = str(error).partition("\n")[0]
+            raise ConfigurationError(f"map_location is {map_location!r}: {first_line}") from error
+    if map_location is not None and not isinstance(map_location, torch.device | dict) and not callable(map_location):
+        raise ArgumentTypeError(
+            f"map_location is {map_location!r}, a {type(map_location).__name__}: pass a device, as in torch.load"
+        )
+    return map_location
 
 
 def _explain(f: str | os.PathLike[str] | IO[bytes], error: Exception) -> Exception:

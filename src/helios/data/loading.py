@@ -118,7 +118,12 @@ class DataLoaderParams:
 
         Raises:
             ConfigurationError: if it has names that there are not.
+            ArgumentTypeError: if it is no mapping.
         """
+        if not isinstance(params, Mapping):
+            raise ArgumentTypeError(
+                f"params is {params!r}, a {type(params).__name__}: pass a dict of parameters by name"
+            )
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in params if name not in names]
         if unknown:

@@ -230,6 +230,10 @@ class DevicePlugin(Plugin):
     Args:
         device: where to; the device that the trainer assigned if it is `None`.
         plug_id: the key in `Trainer.plugins`.
+
+    Raises:
+        ArgumentTypeError: if `device` is neither a device nor a string.
+        ConfigurationError: if there is no kind of device of this name.
     """
 
     plugin_id: ClassVar[str] = "device"
@@ -238,7 +242,7 @@ class DevicePlugin(Plugin):
     def __init__(self, device: torch.device | str | None = None, plug_id: str | None = None) -> None:
         """Claim the batches."""
         super().__init__(self.plugin_id if plug_id is None else plug_id)
-        self._target = None if device is None else torch.device(device)
+        self._target = None if device is None else _to_device(device)
         self.unique_overrides.training_batch = True
         self.unique_overrides.validation_batch = True
         self.unique_overrides.testing_batch = True
@@ -269,6 +273,16 @@ class DevicePlugin(Plugin):
     def _move_collection_to_device(self, batch: Any) -> Any:
         """Return the batch on the device: the one method to override for a batch type of one's own."""
         return move_to_device(batch, self.target)
+
+
+def _to_device(device: object) -> torch.device:
+    if not isinstance(device, str | torch.device):
+        raise ArgumentTypeError(f"device is {device!r}, a {type(device).__name__}: pass a torch.device, or its name")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        first_line = str(error).partition("\n")[0]
+        raise ConfigurationError(f"device is {device!r}: {first_line}") from error
 
 
 def _check_cuda() -> None:

@@ -72,7 +72,7 @@ class PluginTable(MutableMapping[str, Plugin]):
             plugins = list(self._plugins.values())
             found = plugins[key : key + 1 or None]
         else:
-            found = [self._plugins[key]] if key in self._plugins else []
+            found = [self._plugins[key]] if isinstance(key, str) and key in self._plugins else []
         if not found:
             raise UnknownNameError(f"no plug-in {_describe(key)}: {self._describe_ids()}")
         return found[0]
@@ -90,10 +90,10 @@ class PluginTable(MutableMapping[str, Plugin]):
             raise ArgumentTypeError(
                 f"plugins[{key!r}] = {plugin!r}: a {type(plugin).__name__} is no Plugin; derive from it"
             )
-        if self._plugins.get(key) is plugin:
-            return
         if key != plugin.plug_id:
             raise ConfigurationError(f"plugins[{key!r}] = plug-in {plugin.plug_id!r}: use the plug-in's id as the key")
+        if self._plugins.get(key) is plugin:
+            return
         if key in self._plugins:
             raise DuplicateNameError(f"plug-in id {key!r} is taken: {self._describe_ids()}; choose another id")
         _ensure_no_conflict([*self._plugins.values(), plugin])

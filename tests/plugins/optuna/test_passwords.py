@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import psycopg
 import pytest
-import sqlalchemy
 
-from helios.errors import ConfigurationError
+from helios.errors import ConfigurationError, StudyStorageError
 from helios.plugins.optuna import resume_study, run_study, write_report
 from helios.plugins.optuna._urls import parse_url, show_url
 
@@ -159,7 +158,7 @@ def test_a_wrong_password(watch: Watch, tmp_path: Path, postgres_server: Server)
     url = lock_out(postgres_server)
     for name, entry in entries(url, tmp_path).items():
         error = watch.call(entry)
-        assert isinstance(error, sqlalchemy.exc.OperationalError), name
+        assert isinstance(error, StudyStorageError), name
         assert "password authentication failed" in str(error), name
 
 

@@ -18,7 +18,13 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState, create_trial
 
-from helios.errors import ArgumentTypeError, ConfigurationError, MissingArgumentError, StudyInUseError
+from helios.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    MissingArgumentError,
+    StudyInUseError,
+    StudyStorageError,
+)
 from helios.plugins.optuna import _rdb, resume_study
 from helios.plugins.optuna import study as study_module
 from helios.plugins.optuna._owners import mark_owner, owner_of, this_process
@@ -467,7 +473,7 @@ def test_patience_in_the_url_is_the_users_own(sqlite_url: str, tmp_path: Path) -
     with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         began = time.monotonic()
-        with pytest.raises((sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError)):
+        with pytest.raises(StudyStorageError, match="database is locked"):
             resume_study(args(f"{sqlite_url}?timeout=0.2"))
         assert time.monotonic() - began < 5
 
@@ -496,7 +502,7 @@ def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url:
             postgres_server.start()
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", restart)
-    with pytest.raises(sqlalchemy.exc.OperationalError):
+    with pytest.raises(StudyStorageError, match="the database of the study cannot be used"):
         resume_study(args(postgres_url))
     assert snapshot(postgres_url) == before
     assert states(resume_study(args(postgres_url)))[TrialState.WAITING] == [2, 5, 7]

@@ -11,6 +11,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 
 from helios.core.logging import get_root_logger
+from helios.plugins.optuna._storage_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +119,8 @@ class PatientStorage(RDBStorage):
                     return True
                 raise
 
-        return keep_trying(attempt)
+        with storage_errors():
+            return keep_trying(attempt)
 
 
 def _make_patient(name: str) -> Any:
@@ -126,7 +128,8 @@ def _make_patient(name: str) -> Any:
 
     @functools.wraps(original)
     def call(self: RDBStorage, *args: Any, **kwargs: Any) -> Any:
-        return keep_trying(functools.partial(original, self, *args, **kwargs))
+        with storage_errors():
+            return keep_trying(functools.partial(original, self, *args, **kwargs))
 
     return call
 

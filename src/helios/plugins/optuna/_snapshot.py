@@ -18,6 +18,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from helios.plugins.optuna._storage_errors import storage_errors
 from helios.plugins.optuna._urls import parse_url, show_url
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def open_study(study_or_url: optuna.Study | str, study_name: str | None) -> Iter
         ArgumentTypeError: if it is neither a study nor a string.
         ConfigurationError: if it is no URL, if there is no database or no study, or if a name is needed.
         UnknownNameError: if the storage has no study of this name.
+        StudyStorageError: if the database cannot be read.
     """
     if isinstance(study_or_url, optuna.Study):
         if study_name not in (None, study_or_url.study_name):
@@ -192,9 +194,12 @@ def open_study(study_or_url: optuna.Study | str, study_name: str | None) -> Iter
             f"study_or_url is a {type(study_or_url).__name__}: give a study, or a URL like 'sqlite:///study.db'"
         )
     url = _ensure_database(study_or_url)
-    storage = optuna.storages.RDBStorage(study_or_url)
+    with storage_errors():
+        storage = optuna.storages.RDBStorage(study_or_url)
     try:
-        yield optuna.load_study(study_name=_choose(storage, show_url(url), study_name), storage=storage)
+        with storage_errors():
+            study = optuna.load_study(study_name=_choose(storage, show_url(url), study_name), storage=storage)
+        yield study
     finally:
         storage.remove_session()
         storage.engine.dispose()

@@ -132,9 +132,12 @@ class OptunaPlugin(Plugin):
 
         Raises:
             UnknownNameError: if the kind is another; the message lists the kinds.
+            ArgumentTypeError: if the name is no string.
         """
-        if kind not in _SUGGESTIONS:
+        if not isinstance(kind, str) or kind not in _SUGGESTIONS:
             raise UnknownNameError(f"{kind!r} is no kind of suggestion: there are {list(_SUGGESTIONS)}")
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"the parameter's name is {name!r}, a {type(name).__name__}: pass a string")
         return getattr(self._trial, _SUGGESTIONS[kind])(name, **kwargs)
 
     def suggest_all(self, space: SearchSpace) -> dict[str, Any]:

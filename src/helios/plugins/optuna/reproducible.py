@@ -45,14 +45,18 @@ class ReproducibleSampler(BaseSampler):
         seed: the seed of the study in [0, 2**63).
 
     Raises:
-        ArgumentTypeError: if `make_sampler` does not return a sampler.
+        ArgumentTypeError: if `make_sampler` cannot be called, or does not return a sampler.
         ConfigurationError: if it returns the same sampler twice, or one that does not use the seed; or if `seed` is out
             of range.
     """
 
     def __init__(self, make_sampler: Callable[..., BaseSampler], seed: int) -> None:
+        if not callable(make_sampler):
+            raise ArgumentTypeError(
+                f"make_sampler is {make_sampler!r}: pass a function that makes a sampler from a seed, or a class"
+            )
         self._make_sampler = make_sampler
-        self._by_name = "seed" in inspect.signature(make_sampler).parameters
+        self._by_name = _takes_seed_by_name(make_sampler)
         self._seed = check_seed(seed)
         first = self._make("check")
         _check_sampler(first, self._make("check"))
@@ -136,6 +140,13 @@ class ReproducibleSampler(BaseSampler):
         key = sampler._get_generation_key()  # noqa: SLF001 - the base class offers it to samplers.
         trial.system_attrs = {**trial.system_attrs, key: generation}
         return trial
+
+
+def _takes_seed_by_name(make_sampler: Callable[..., BaseSampler]) -> bool:
+    try:
+        return "seed" in inspect.signature(make_sampler).parameters
+    except ValueError:  # Some builtins do not tell what they take.
+        return False
 
 
 def _original_number(trial: FrozenTrial) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from optuna.storages import InMemoryStorage
 from optuna.storages._heartbeat import is_heartbeat_enabled
@@ -13,23 +13,26 @@ from optuna.trial import TrialState
 
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
-from helios.errors import ArgumentTypeError, ConfigurationError, RankFailedError
+from helios.errors import ArgumentTypeError, ConfigurationError, RankFailedError, StudyStorageError, TrainingError
 from helios.plugins.optuna import _rdb
+from helios.plugins.optuna._arguments import check_callables, check_values, checked_study
 from helios.plugins.optuna._heartbeat import SILENCE, beating, record_heartbeat
 from helios.plugins.optuna._locks import study_lock
 from helios.plugins.optuna._others import OtherProcesses
 from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of, this_process
 from helios.plugins.optuna._patience import be_patient, is_beginning, keep_trying
 from helios.plugins.optuna._ranks import follow, lead
+from helios.plugins.optuna._storage_errors import find_storage_error, rescued, storage_errors
 from helios.plugins.optuna._waiting import check_limit
 from helios.plugins.optuna.plugin import TrialInterrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import optuna
 
 _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+_FAILURES: Final = 100  # So many trials without a value in a row are too many.
 _POLL: Final = 0.5  # Seconds between looks at the trials that other processes run.
 
 
@@ -71,7 +74,11 @@ def run_study(
 
     Raises:
         ConfigurationError: if `n_trials` is below 1, or `give_up_after` not above 0.
-        ArgumentTypeError: if `n_trials` is no integer, or `give_up_after` no number.
+        ArgumentTypeError: if an argument has the wrong type, if `make_study` does not return a study, or `objective` no
+            number.
+        StudyStorageError: if the storage of the study is full, deleted, damaged or out of reach; the message says what
+            to do. No trial has failed by that: run the study again.
+        TrainingError: if the objective returns nan for 100 trials in a row, or for `n_trials` if that is more.
         StudyTimeoutError: if another process was waited for as long as `give_up_after` says.
         Exception: whatever the objective raises; Optuna has marked the trial as failed then, and it does not count.
         BaseException: whatever else ends the objective, as `KeyboardInterrupt`; the trial waits to be gone on with.
@@ -81,6 +88,7 @@ def run_study(
     if n_trials < 1:
         raise ConfigurationError(f"n_trials is {n_trials}: pass at least 1")
     check_limit(give_up_after)
+    check_callables(make_study, objective)
     info = get_dist_info()
     if info.world_size == 1:
         return _run_here(make_study, objective, n_trials, give_up_after)
@@ -95,17 +103,30 @@ def _run_here(
     n_trials: int,
     give_up_after: float | None,
 ) -> optuna.Study:
-    study = keep_trying(make_study, is_beginning)
+    with storage_errors():
+        study = keep_trying(checked_study(make_study), is_beginning)
     be_patient(study)
+    with rescued(study):
+        return _run_to_end(study, objective, n_trials, give_up_after)
+
+
+def _run_to_end(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], Any],
+    n_trials: int,
+    give_up_after: float | None,
+) -> optuna.Study:
     lock = functools.partial(study_lock, study, give_up_after=give_up_after)
     others: OtherProcesses | None = None
+    failures = _Failures(max(_FAILURES, n_trials))
     while True:
         # Whether there is a slot is looked up and taken by one process at a time: two that see the last one free would
         # both take it.
         turn = contextlib.ExitStack()
         with turn:
-            turn.enter_context(lock())
-            _take_back_orphans(study)
+            with storage_errors():
+                turn.enter_context(lock())
+                _take_back_orphans(study)
             if not _has_slot(study, n_trials):
                 turn.close()
                 if _count(study, *_FINISHED) >= n_trials:
@@ -116,13 +137,64 @@ def _run_here(
                 continue
             others = None
             try:
-                study.optimize(_once_taken(study, objective, turn, lock), n_trials=1)
+                with _left_if_unrecorded() as taken:
+                    study.optimize(
+                        _once_taken(study, failures.counted(study, objective), taken, turn, lock), n_trials=1
+                    )
             except _LostTrial as lost:
                 get_root_logger().warning("%s", lost)
             except _LeftTrial as left:
                 if isinstance(left.reason, TrialInterrupted):
                     return study
                 raise left.reason from None
+
+
+# Trials of this process that nobody runs any more, though their storage says so: it could not be written.
+_Key: TypeAlias = tuple[int, str]
+_left: Final[set[_Key]] = set()
+
+
+def _key_of(trial: optuna.Trial | optuna.trial.FrozenTrial) -> _Key:
+    return trial.number, str(trial.datetime_start)
+
+
+@contextlib.contextmanager
+def _left_if_unrecorded() -> Iterator[list[_Key]]:
+    """Note the trials put into the list as left by this process if their storage fails."""
+    taken: list[_Key] = []
+    try:
+        yield taken
+    except (AssertionError, StudyStorageError, UnboundLocalError) as error:
+        # "Should not reach", says Optuna of a trial whose end could not be recorded.
+        cause = find_storage_error(error)
+        if cause is None:
+            raise
+        _left.update(taken)
+        raise cause from None
+
+
+class _Failures:
+    """Ends a study whose trials all fail, and none of them with an error: it would never come to its end."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._in_a_row = 0
+
+    def counted(self, study: optuna.Study, objective: Callable[[optuna.Trial], Any]) -> Callable[[optuna.Trial], Any]:
+        """Return the objective, with what it returns checked, and nan counted: Optuna makes a failed trial of it."""
+        count = len(study.directions)
+
+        def run(trial: optuna.Trial) -> Any:
+            values = objective(trial)
+            self._in_a_row = 0 if check_values(values, trial, count) else self._in_a_row + 1
+            if self._in_a_row >= self._most:
+                raise TrainingError(
+                    f"the objective returned nan for {self._in_a_row} trials in a row, which counts as a failure: let "
+                    "it return a number, or raise optuna.TrialPruned for trials that lead nowhere"
+                )
+            return values
+
+        return run
 
 
 class _LeftTrial(BaseException):
@@ -140,6 +212,7 @@ class _LostTrial(BaseException):
 def _once_taken(
     study: optuna.Study,
     objective: Callable[[optuna.Trial], Any],
+    taken: list[_Key],
     turn: contextlib.ExitStack,
     lock: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> Callable[[optuna.Trial], Any]:
@@ -147,6 +220,8 @@ def _once_taken(
     storage: Any = study._storage  # noqa: SLF001 - Optuna has no public way to it.
 
     def run(trial: optuna.Trial) -> Any:
+        taken.append(_key_of(trial))
+        _left.discard(taken[-1])
         try:
             record_heartbeat(storage, trial._trial_id)  # noqa: SLF001 - storages know ids alone.
             mark_owner(trial)
@@ -158,13 +233,17 @@ def _once_taken(
                     _ensure_owned(storage, trial)
         except BaseException as reason:
             # A rank that was killed has not failed in its trial, no more than this process would have.
-            if isinstance(reason, Exception) and not (isinstance(reason, RankFailedError) and reason.is_lost):
+            is_lost = isinstance(reason, RankFailedError) and reason.is_lost
+            if isinstance(reason, Exception) and not (is_lost or isinstance(reason, StudyStorageError)):
                 raise
             turn.close()
             if isinstance(reason, _LostTrial):
                 raise
-            with lock():
-                _let_wait(study, trial)
+            try:
+                with lock():
+                    _let_wait(study, trial)
+            except StudyStorageError:  # The storage fails still: the trial stays as it is, for the next call.
+                _left.add(taken[-1])
             raise _LeftTrial(reason) from reason
 
     return run
@@ -199,6 +278,8 @@ def _take_back_orphans(study: optuna.Study) -> None:
         owner = owner_of(trial)
         lives = None if owner is None else is_alive(owner)
         # A trial without an owner was taken, and its process killed before it could sign: signing needs the lock.
+        if owner == this_process() and _key_of(trial) in _left:
+            lives = False
         if owner is None or lives is False or (lives is None and trial._trial_id in silent):  # noqa: SLF001 - as above.
             get_root_logger().info("trial %d was left by a process that is gone: it waits for its next", trial.number)
             _let_wait(study, trial)

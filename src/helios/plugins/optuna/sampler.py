@@ -12,7 +12,7 @@ from helios.core.archive import load_archive, save_archive, verify_archive
 from helios.core.distributed import get_global_rank
 from helios.core.files import open_regular, to_path
 from helios.core.logging import get_root_logger
-from helios.errors import CheckpointError, CorruptCheckpointError
+from helios.errors import ArgumentTypeError, CheckpointError, CorruptCheckpointError
 from helios.plugins.optuna._sampler_state import decode_sampler, encode_sampler
 from helios.plugins.optuna.reproducible import ReproducibleSampler
 
@@ -40,18 +40,20 @@ def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
 
     Raises:
         ArgumentTypeError: if a part of the sampler is not Optuna's own (a class or a function of yours), so that it
-            could not be restored; nothing is written then.
+            could not be restored, or if `trial` is no trial of a study; nothing is written then.
         CheckpointError: if the file cannot be written.
     """
+    folder = to_path(root, "root")
     if get_global_rank() != 0:
         return
+    if not isinstance(trial, optuna.Trial):
+        raise ArgumentTypeError(f"trial is {trial!r}, a {type(trial).__name__}: pass the running trial of a study")
     sampler = trial.study.sampler
     if isinstance(sampler, ReproducibleSampler):
         get_root_logger().debug("the sampler of trial %d needs no checkpoint: it has no state", trial.number)
         return
     data = {"optuna": optuna.__version__, "sampler": encode_sampler(sampler)}
     decode_sampler(data["sampler"])  # What cannot be read shall be known now, not when it is needed.
-    folder = to_path(root, "root")
     checkpoints = _find_checkpoints(folder)
     number = max(checkpoints, default=(0, 0))[0] + 1
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import optuna
 
-from helios.core.files import open_regular, to_path
+from helios.core.files import accessing, open_regular, to_path
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna._conditions import check_existence, read_conditions, sort_by_dependence
 from helios.plugins.optuna._definitions import read_domain
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # The user attribute of a study that holds the canonical text of its search space.
 SPACE_ATTRIBUTE: Final = "helios:search_space"
+
+# A key of a thousand parts, "a.b.c" and so on.
+_DEEP_KEY: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){1000}""")
 
 # Which text a study of this process is known to have recorded: asking the storage in every trial would cost SQL.
 _recorded: WeakKeyDictionary[optuna.Study, str] = WeakKeyDictionary()
@@ -82,14 +86,17 @@ class SearchSpace(Mapping[str, Parameter]):
         """Make a space from a TOML file with a table for each parameter, as `from_dict` describes them.
 
         Raises:
-            OSError: if the file cannot be read, or is something else than a file.
+            FileAccessError: if the file cannot be read, or is something else than a file; it is an `OSError`.
             ArgumentTypeError: as `from_dict`, or if `path` is no path; the message begins with the path.
             ConfigurationError: as `from_dict`, or if the file is not TOML; the message says where.
         """
-        with open_regular(to_path(path)) as file:
+        with accessing(path), open_regular(to_path(path)) as file:
             source = file.read()
         try:
-            definitions = tomllib.loads(source.decode())
+            text = source.decode()
+            if _DEEP_KEY.search(text):  # Its parser takes minutes for such a key.
+                raise RecursionError
+            definitions = tomllib.loads(text)
         except ValueError as error:  # Not UTF-8, not TOML, or a number with more digits than Python reads.
             raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
         except RecursionError as error:

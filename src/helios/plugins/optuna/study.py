@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final
+import sqlite3
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
 
 from helios.core.logging import get_root_logger
-from helios.errors import ArgumentTypeError, ConfigurationError, MissingArgumentError, StudyInUseError
+from helios.errors import ConfigurationError, StudyInUseError, StudyStorageError
 from helios.plugins.optuna import _backups, _rdb
+from helios.plugins.optuna._arguments import check_failed_states, check_flag, check_study_args
 from helios.plugins.optuna._heartbeat import SILENCE
 from helios.plugins.optuna._locks import study_lock
 from helios.plugins.optuna._owners import is_alive, this_process
+from helios.plugins.optuna._storage_errors import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     import sqlalchemy
 
-_KEPT: Final = (TrialState.COMPLETE, TrialState.PRUNED)
-
 
 def resume_study(
     study_args: Mapping[str, Any],
-    failed_states: Collection[TrialState] = (TrialState.FAIL,),
+    failed_states: Collection[TrialState] | TrialState = (TrialState.FAIL,),
     backup_study: bool = True,
 ) -> optuna.Study:
     """Take up a study where it was interrupted: what has finished stays as it is, what failed waits for its next run.
@@ -42,8 +43,9 @@ def resume_study(
         study_args: the arguments of `optuna.create_study`. `storage` must be a database URL, `study_name` must be
             given, and `load_if_exists` must be true. Sampler and pruner of the result are those given here; its
             directions and attributes are those of the study.
-        failed_states: the states that count as failed. With `TrialState.RUNNING` among them, the caller says that
-            nobody runs the trials whose processes cannot be seen from here (on other hosts), nor those of this process.
+        failed_states: the states that count as failed, or one alone. With `TrialState.RUNNING` among them, the caller
+            says that nobody runs the trials whose processes cannot be seen from here (on other hosts), nor those of
+            this process.
         backup_study: keep a copy of what the study was before: for SQLite, of the whole file beside it
             (`study-backup-1.db` and so on); in other databases, of the study beside it (`<name>-backup-1` and so on).
 
@@ -51,24 +53,38 @@ def resume_study(
         The study.
 
     Raises:
-        ArgumentTypeError: if `storage` is no string, or `failed_states` holds something else than states.
+        ArgumentTypeError: if `storage` is no string, `failed_states` holds something else than states, or another
+            argument has the wrong type.
         MissingArgumentError: if `load_if_exists` is not true, or `study_name` is not given.
-        ConfigurationError: if `storage` is no database URL, or states of finished trials are among `failed_states`.
+        ConfigurationError: if `storage` is no database URL, states of finished trials are among `failed_states`, or no
+            study can be made of `study_args`.
+        StudyStorageError: if the database, or the disk of its backup, is full, damaged or out of reach; nothing has
+            changed then.
         StudyInUseError: if a process runs a trial of the study, and the database is SQLite; nothing has changed then.
             In other databases such trials are left alone.
     """
-    storage = _check_arguments(study_args, failed_states)
-    database = _rdb.open_storage(storage)
+    study_args, failed_states = check_study_args(study_args), check_failed_states(failed_states)
+    check_flag("backup_study", backup_study)
+    with storage_errors():
+        database = _rdb.open_storage(study_args["storage"])
     try:
-        study = optuna.create_study(**{**study_args, "storage": database})
-        # Under this lock `run_study` marks its trials: none is found before its mark.
-        with study_lock(study):
-            _take_up(database.engine, study.study_name, failed_states, backup_study=backup_study)
+        with storage_errors():
+            study = _create_study({**study_args, "storage": database})
+            # Under this lock `run_study` marks its trials: none is found before its mark.
+            with study_lock(study):
+                _take_up(database.engine, study.study_name, failed_states, backup_study=backup_study)
     except BaseException:
         database.remove_session()
         database.engine.dispose()
         raise
     return study
+
+
+def _create_study(study_args: Mapping[str, Any]) -> optuna.Study:
+    try:
+        return optuna.create_study(**study_args)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"no study can be made of study_args ({error}): correct them") from error
 
 
 def _take_up(
@@ -83,28 +99,17 @@ def _take_up(
             plan.ensure_free(study_name)
         if backup_study:
             back_up = _backups.back_up_file if is_file else _backups.back_up_study
-            get_root_logger().info("study %r as it was is kept in %s", study_name, back_up(connection, study_name))
+            try:
+                kept = back_up(connection, study_name)
+            except (OSError, sqlite3.Error) as error:
+                raise StudyStorageError(
+                    f"study {study_name!r} could not be backed up ({error}), and was not changed: make room beside its "
+                    "database, or pass backup_study=False"
+                ) from error
+            get_root_logger().info("study %r as it was is kept in %s", study_name, kept)
         _rdb.let_wait(connection, plan.waiting)
         _rdb.let_fail(connection, plan.failing)
     plan.report()
-
-
-def _check_arguments(study_args: Mapping[str, Any], failed_states: Collection[TrialState]) -> str:
-    storage = study_args.get("storage")
-    if not isinstance(storage, str):
-        raise ArgumentTypeError(
-            f"storage is a {type(storage).__name__}: pass the URL of a database, such as 'sqlite:///study.db'"
-        )
-    if not study_args.get("load_if_exists"):
-        raise MissingArgumentError("study_args lacks load_if_exists=True: without it no existing study is loaded")
-    if study_args.get("study_name") is None:
-        raise MissingArgumentError("study_args lacks study_name: without it every call makes a study of its own")
-    for state in failed_states:
-        if not isinstance(state, TrialState):
-            raise ArgumentTypeError(f"failed_states holds {state!r}: pass states, such as optuna.trial.TrialState.FAIL")
-        if state in _KEPT:
-            raise ConfigurationError(f"failed_states holds {state.name}: such trials have finished and are kept as is")
-    return storage
 
 
 @dataclasses.dataclass(frozen=True)
