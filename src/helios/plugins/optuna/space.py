@@ -94,13 +94,14 @@ class SearchSpace(Mapping[str, Parameter]):
             source = file.read()
         try:
             text = source.decode()
-            if _DEEP_KEY.search(text):  # Its parser takes minutes for such a key.
-                raise RecursionError
-            definitions = tomllib.loads(text)
+            # The parser would take minutes for such a key.
+            definitions = None if _DEEP_KEY.search(text) else tomllib.loads(text)
         except ValueError as error:  # Not UTF-8, not TOML, or a number with more digits than Python reads.
             raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
-        except RecursionError as error:
-            raise ConfigurationError(f"{path}: tables or lists are nested too deeply: write them flat") from error
+        except RecursionError:
+            definitions = None
+        if definitions is None:
+            raise ConfigurationError(f"{path}: tables, lists or keys are nested too deeply: write them flat")
         return cls(definitions, source=str(path))
 
     # ----------------------------------------------------------------------------------------------------- as a mapping
