@@ -55,6 +55,10 @@ def test_one_owner_at_a_time_and_the_other_is_told_who_it_is(tmp_path: Path) -> 
     for _ in range(2):
         with FolderLock(tmp_path / "a"):
             assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / LOCK_NAME]
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    with FolderLock(tmp_path / "a"):
+        pass
     assert list((tmp_path / "a").iterdir()) == []
 
 
@@ -205,4 +209,4 @@ def test_a_folder_that_was_deleted_is_owned_anew(tmp_path: Path) -> None:
             assert (folder / LOCK_NAME).exists()
         assert not (folder / LOCK_NAME).exists()
     FolderLock(folder).ensure()
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()

@@ -30,6 +30,7 @@ LOCK_NAME: Final = ".helios-lock"
 _LOOK: Final = 0.05  # Seconds between two attempts to take the lock of an owner that is about to end.
 _PATIENCE: Final = 10.0  # Seconds that such an owner has to end.
 _MOMENT: Final = 1.0  # Seconds that an owner has to write who it is.
+_TRIES: Final = 5  # To open a file in a folder that others remove.
 _UNSUPPORTED: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 
 # On these file systems a lock that could be taken has no other holder, whichever host the last one had the name of.
@@ -62,6 +63,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
         self._descriptor: int | None = None
+        self._has_made_folder = False
         # Whether it is certain that nobody else writes here: not where the system's locks may not reach.
         self.is_certain = False
 
@@ -72,7 +74,7 @@ class FolderLock:
             FolderInUseError: if another run has it.
             OSError: if no file can be made in the folder.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._has_made_folder = not self._path.parent.exists()
         _, is_locked = self._open()
         try:
             self.is_certain = self._judge(self._read_owner(), is_locked=is_locked)
@@ -98,10 +100,13 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Release the lock, and remove its file."""
+        """Release the lock, and remove its file, and the folder if nothing else was put into it."""
         if self._is_current():
             # Before the lock is released: afterwards the file may be that of another owner.
             self._path.unlink(missing_ok=True)
+            if self._has_made_folder:
+                with contextlib.suppress(OSError):  # There are checkpoints in it.
+                    self._path.parent.rmdir()
         self.close()
 
     def ensure(self) -> None:
@@ -137,8 +142,7 @@ class FolderLock:
 
     def _try_to_open(self) -> tuple[int, bool] | None:
         with _table:
-            # No link is followed: the file is overwritten.
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            self._descriptor = self._open_file()
             _held.add(self)
         try:
             _ensure_file(self._descriptor, self._path)
@@ -152,6 +156,14 @@ class FolderLock:
             return self._descriptor, is_locked
         self.close()  # The owner of before has just removed the file: another one has its name, or will have.
         return self._try_to_open()
+
+    def _open_file(self) -> int:
+        for _ in range(_TRIES):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # An owner that has ended has just removed the folder.
+                # No link is followed: the file is overwritten.
+                return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        raise FileNotFoundError(errno.ENOENT, "no file can be made there", str(self._path))
 
     def _is_current(self) -> bool:
         """Whether the open file is the one that has the name."""
