@@ -132,6 +132,20 @@ def test_a_resumed_model_that_has_stepped_before_is_left_alone(
             make_trainer(other, total_steps=total_steps, **options).fit(Idle(), data)
 
 
+def test_a_scheduler_that_steps_first_after_a_resume_is_left_alone(tmp_path: Path) -> None:
+    """An optimizer without a state has stepped before the resume all the same: torch has nothing to warn of."""
+
+    class Plain(TinyModel):
+        def setup(self, fast_init: bool = False) -> None:
+            super().setup(fast_init)
+            self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+            self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=1)
+
+    options: dict[str, Any] = {"train_unit": "iteration", "chkpt_frequency": 1}
+    for total_steps in (3, 6):  # The first epoch ends after 3, before the resumed process has trained any.
+        assert make_trainer(tmp_path, total_steps=total_steps, **options).fit(Plain(), TinyDataModule())
+
+
 def test_hooks_on_the_optimizer_are_left_alone() -> None:
     """The watch for a first step does not disturb step hooks that are registered after it."""
     calls: list[str] = []

@@ -54,6 +54,10 @@ class OptimizerWatch:
         if self.is_waiting:
             # Of any optimizer, as a hook of the model's may well make another one.
             self._handle = register_optimizer_step_post_hook(self._note)
+        elif self.has_stepped:
+            for optimizer in self._optimizers:
+                # In an earlier process: a scheduler that steps first in this one has nothing to warn of.
+                optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own mark, set in `step`.
 
     def _note(self, *_: Any) -> None:
         self.has_stepped = True  # The handle stays for now: torch is iterating over its hooks.
