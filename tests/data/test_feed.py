@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,6 +207,26 @@ def test_another_kind_of_data_is_refused() -> None:
             if present != saved:
                 with pytest.raises(CheckpointMismatchError, match=f"over {saved} .* but there is {present} "):
                     other.open(0, 1, account)
+
+
+class Drawn(Sequence[torch.Tensor]):
+    """Batches that are made, with draws, when they are asked for."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: Any) -> Any:
+        return torch.tensor([float(index), *draw()], dtype=torch.float64)
+
+
+def test_batches_that_are_made_when_asked_for_are_keyed() -> None:
+    """SPEC F2: a draw in the `__getitem__` of a sequence of batches follows from seed, epoch and position."""
+    feed = make_feed(Drawn(), None, seed=3)
+    epochs = [[batch.tolist() for batch in feed.open(epoch)] for epoch in (0, 1)]
+    draw()
+    assert [batch.tolist() for batch in make_feed(Drawn(), None, seed=3).open(1, 2)] == epochs[1][2:]
+    others = [batch.tolist() for batch in make_feed(Drawn(), None, seed=4).open(1)]
+    assert len({value for rows in (*epochs, others) for row in rows for value in row[1:]}) == 3 * 4 * 4
 
 
 # -------------------------------------------------------------------------------------------------------- other loaders

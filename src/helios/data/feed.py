@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
-from helios.core.rng import get_default_seed
+from helios.core import rng
+from helios.core.distributed import get_global_rank
 from helios.data.adopting import adopt_loader
 from helios.data.description import describe_loader
 from helios.data.fetching import KeyedBatchSampler
@@ -78,11 +79,12 @@ class BatchFeed(abc.ABC):
 
 
 class SequenceFeed(BatchFeed):
-    """Batches that are ready, in a list."""
+    """Batches that are ready, in a list, or are made when they are asked for."""
 
-    def __init__(self, batches: Sequence[Any]) -> None:
-        """Feed these, in this order, every epoch."""
+    def __init__(self, batches: Sequence[Any], seed: int) -> None:
+        """Feed these, in this order, every epoch; `seed` is that of what is drawn where they are made."""
         self._batches = batches
+        self._seed = seed
 
     def batches_per_epoch(self) -> int:
         """Return the length of the list."""
@@ -94,11 +96,19 @@ class SequenceFeed(BatchFeed):
 
     def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Return the batches from the `done`-th on."""
-        del epoch
         if account:
             _ensure_kind(account, "list")
             _ensure_size(account["size"], len(self._batches), "batches")
+        if not isinstance(self._batches, list | tuple):
+            return self._make(epoch, done)
         return (self._batches[i] for i in range(done, len(self._batches))) if done else iter(self._batches)
+
+    def _make(self, epoch: int, done: int) -> Iterator[Any]:
+        rank = get_global_rank()
+        seeds = rng.SeedSequence(self._seed, "batch", epoch, *((rank,) if rank > 0 else ()))
+        for position in range(done, len(self._batches)):
+            rng.key_generators(seeds[position])
+            yield self._batches[position]
 
     def account(self, done: int) -> dict[str, Any]:
         """Return the length of the list: the number of batches done says the rest."""
@@ -304,8 +314,9 @@ def make_feed(loader: object, sampler: object, phase: str = "training", seed: in
         ArgumentTypeError: if the loader's order cannot be sought.
         ConfigurationError: if it has no batch.
     """
+    seed = rng.get_default_seed() if seed is None else seed
     if isinstance(loader, Sequence):
-        feed: BatchFeed = SequenceFeed(loader)
+        feed: BatchFeed = SequenceFeed(loader, seed)
     elif not isinstance(loader, DataLoader):
         raise ArgumentTypeError(
             f"{loader!r} is no data loader: return what create_dataloader returns, or a list of batches"
@@ -314,7 +325,7 @@ def make_feed(loader: object, sampler: object, phase: str = "training", seed: in
         feed = StreamFeed(loader, loader.dataset, phase)
     elif isinstance(sampler, ResumableSampler):
         SamplerFeed(loader, sampler, phase)  # Refuses a loader that cannot be sought.
-        loader = adopt_loader(loader, sampler, get_default_seed() if seed is None else seed)
+        loader = adopt_loader(loader, sampler, seed)
         feed = SamplerFeed(loader, sampler, phase)
     else:
         raise ArgumentTypeError(
