@@ -107,7 +107,7 @@ class SequenceFeed(BatchFeed):
         rank = get_global_rank()
         seeds = rng.SeedSequence(self._seed, "batch", epoch, *((rank,) if rank > 0 else ()))
         for position in range(done, len(self._batches)):
-            rng.key_generators(seeds[position])
+            rng.key_process(seeds[position])
             yield self._batches[position]
 
     def account(self, done: int) -> dict[str, Any]:
