@@ -43,6 +43,24 @@ class Copy:
     non_blocking: bool
 
 
+class Stream:
+    """A stream, or an event on one: all work is done at once, so that there is nothing to wait for."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Ask nothing of the driver: Adam looks for the current stream wherever there is CUDA, also on the CPU."""
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def wait(self, *_: Any) -> None:
+        """Do nothing."""
+
+    wait_stream = wait_event = record = synchronize = wait
+
+    def record_event(self, *_: Any) -> Stream:
+        return Stream()
+
+
 class Driver:
     """GPUs that are not there, and what was done with them.
 
@@ -132,6 +150,10 @@ class Driver:
             "_device_count_nvml": lambda: -1,
             "_get_device_properties": lambda _: types.SimpleNamespace(name="GPU that is not there"),
             "default_generators": (),
+            "Stream": Stream,
+            "Event": Stream,
+            "current_stream": Stream,
+            "stream": contextlib.nullcontext,
         }
 
     def accelerator(self) -> dict[str, Callable[..., Any]]:
@@ -141,7 +163,7 @@ class Driver:
             "current_accelerator": lambda check_available=False: torch.device("cuda"),  # noqa: ARG005 - torch's name
             "current_device_index": torch.cuda.current_device,
             "set_device_index": torch.cuda.set_device,
-            "current_stream": lambda device=None: types.SimpleNamespace(is_capturing=lambda: False),  # noqa: ARG005 - as above
+            "current_stream": Stream,
         }
 
 
@@ -173,6 +195,7 @@ def driver(count: int) -> Iterator[Driver]:
     with (
         replaced(torch._C, fake.below()),
         replaced(torch.cuda, fake.beside()),
+        replaced(torch, {"Event": Stream}),
         replaced(torch.accelerator, fake.accelerator()),
     ):
         yield fake

@@ -39,13 +39,15 @@ _INDEXING = {
 def place_of(tensor: torch.Tensor) -> torch.device:
     """Return the device that a tensor says that it is on."""
     real: torch.device = BASE.device.__get__(tensor)
-    if real.type != "cpu" or _is_wrapper(tensor) or tensor.layout is not torch.strided:
+    if hasattr(tensor, "_local_tensor"):
+        return place_of(tensor._local_tensor)  # A part of one that is spread over the ranks.
+    if real.type != "cpu" or is_wrapper(tensor) or tensor.layout is not torch.strided:
         return real
     place: torch.device = getattr(tensor.untyped_storage(), PLACE, CPU)
     return place
 
 
-def _is_wrapper(value: Any) -> bool:
+def is_wrapper(value: Any) -> bool:
     return is_traceable_wrapper_subclass(value)
 
 
@@ -73,7 +75,7 @@ class OnDevices(TorchDispatchMode):
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        if any(map(_is_wrapper, tensors)):
+        if any(map(is_wrapper, tensors)):
             return func(*args, **kwargs)
         if func is torch.ops.aten.copy_.default:
             self.copy(args[1], args[0], non_blocking=kwargs.get("non_blocking", args[2] if len(args) > 2 else False))

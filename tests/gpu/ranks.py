@@ -87,7 +87,9 @@ def find_port() -> int:
         return port
 
 
-def train_under_torchrun(rank: int, port: int, named: list[int] | None, root: Path) -> list[dict[str, Any]]:
+def train_under_torchrun(
+    rank: int, port: int, named: list[int] | None, root: Path, strategy: str
+) -> list[dict[str, Any]]:
     """Train in the environment of torchrun, once to the middle and once to the end; return what this rank has seen."""
     shutdown_dist()
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
@@ -95,10 +97,10 @@ def train_under_torchrun(rank: int, port: int, named: list[int] | None, root: Pa
     driver = stay_on_gpus(4)
     told = []
     for epochs in (1, 2):
-        trainer, model = _make(root, named, total_steps=epochs), OnDevice()
+        trainer, model = _make(root, named, strategy=strategy, total_steps=epochs), OnDevice()
         assert trainer.fit(model, Samples())
         told.append(tell(trainer, model, driver) | {"current": torch.cuda.current_device(), "tensors": model.tell()})
-    trainer, model = _make(root / "whole", named, total_steps=2), OnDevice()
+    trainer, model = _make(root / "whole", named, strategy=strategy, total_steps=2), OnDevice()
     assert trainer.fit(model, Samples())
     told.append(tell(trainer, model, driver) | {"tensors": model.tell()})
     return told

@@ -118,8 +118,7 @@ class OnDevice(Model):
         noise = torch.rand_like(inputs)
         completes = self.is_optimizer_step(state)
         # Between two steps each rank keeps its gradients for itself, as a checkpoint there has to.
-        keeps = self.is_distributed and not completes
-        with self.net.no_sync() if keeps else contextlib.nullcontext():  # type: ignore[operator]  # DDP has it.
+        with self._exchange(keeps=self.is_distributed and not completes):
             loss = self.net(inputs + noise).square().mean()
             self.scaler.scale(loss).backward()
         if completes:
@@ -129,6 +128,15 @@ class OnDevice(Model):
             self.scheduler.step()
         self._loss_items = {"loss": loss, "count": torch.tensor(1.0)}
         self._kept.append(noise)
+
+    def _exchange(self, *, keeps: bool) -> contextlib.AbstractContextManager[None]:
+        network: Any = self.net
+        if hasattr(network, "set_requires_gradient_sync"):
+            network.set_requires_gradient_sync(not keeps)
+        elif keeps:
+            kept: contextlib.AbstractContextManager[None] = network.no_sync()
+            return kept
+        return contextlib.nullcontext()
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         del should_log
@@ -162,7 +170,7 @@ class OnDevice(Model):
         moments = [state["exp_avg"] for state in self.optimizer.state.values()]
         tensors = [*self.net.state_dict().values(), *moments, *self._running_losses.values()]
         return {
-            "tensors": [tensor.detach().cpu() for tensor in tensors],
+            "tensors": [getattr(tensor, "to_local", lambda: tensor)().detach().cpu() for tensor in tensors],  # noqa: B023 - called at once.
             "rate": self.scheduler.get_last_lr(),
             "scale": self.scaler.get_scale(),
             "losses": {name: str(loss.device.type) for name, loss in self._running_losses.items()},

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tests.gpu.driver import driver, replaced
-from tests.gpu.places import BASE, CPU, PLACE, OnDevices, place_of
+from tests.gpu.places import BASE, CPU, PLACE, OnDevices, is_wrapper, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,6 +78,8 @@ def _make_to(mode: OnDevices) -> Callable[..., torch.Tensor]:
 
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         device, kwargs = _parse(list(args), kwargs)
+        if is_wrapper(self):
+            return self if not kwargs else plain_to(self, **kwargs)
         place, here = _resolve(device) or place_of(self), place_of(self)
         if place.type not in ("cpu", "cuda") or BASE.device.__get__(self).type != "cpu":
             moved: torch.Tensor = plain_to(self, place, **kwargs)

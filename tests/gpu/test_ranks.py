@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="tests.distributed.test_gpu has real GPUs")
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize(("named", "expected"), [(None, [0, 1]), ([3, 1, 0], [3, 1])])
 def test_under_torchrun_each_rank_has_the_gpu_of_its_local_rank(
-    named: list[int] | None, expected: list[int], tmp_path: Path
+    named: list[int] | None, expected: list[int], strategy: str, tmp_path: Path
 ) -> None:
     """SPEC B1, E3, F1: networks, batches, memory and files of a rank touch its own GPU alone, also in a resume."""
-    ranks = run_ranks(tmp_path, 2, train_under_torchrun, find_port(), named, tmp_path)
+    ranks = run_ranks(tmp_path, 2, train_under_torchrun, find_port(), named, tmp_path, strategy)
     for rank, lives in enumerate(ranks):
         own = torch.device("cuda", expected[rank])
         for told in lives:
