@@ -350,6 +350,24 @@ def test_a_caller_that_is_stopped_is_waited_for() -> None:
         assert not question()
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_main_thread_that_computes_has_longer_to_notice(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rank that is busy when another one fails is not ended as long as it computes; its log names who has failed."""
+    monkeypatch.setattr(room, "_GRACE", 0.1)
+    monkeypatch.setattr(room, "_COMPUTES", 1e-4)
+    ended: list[bool] = []
+    monkeypatch.setattr(room, "end_process", lambda: ended.append(True))
+    with Lookout(hosted.new_run()[0], info_of(0, 2)) as lookout:
+        question = lookout.attend(lambda: False, lambda: 0)
+        while "This process is busy" not in caplog.text and not ended:
+            sum(range(1000))
+        assert not ended
+        assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in caplog.text
+        assert error_of(question).rank == 1
+
+
 def be_stuck(port: int, folder: Path) -> None:
     """Be a rank, the leader of a group, that waits for what never comes, like a collective with a rank that is gone."""
     os.setpgid(0, 0)

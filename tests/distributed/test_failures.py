@@ -27,7 +27,7 @@ from tests.distributed.reports import Calling, make
 from tests.processes import survivors
 from tests.trainer.parts import ListData
 
-SOON = 10  # seconds from the trouble of a rank to the error of fit
+SOON = 50  # seconds from the trouble of a rank to the error of fit; what comes later has come of a limit of time
 HERE = socket.gethostname()
 
 pytestmark = pytest.mark.usefixtures("forked_ranks")

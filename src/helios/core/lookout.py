@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from helios.core.failures import Failure
 from helios.core.logging import get_root_logger
 from helios.core.messages import foreign_content
-from helios.core.processes import end_process, is_stopped
+from helios.core.processes import cpu_seconds, end_process, is_stopped
 from helios.errors import StoreContentError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _HASTE: Final = 0.1  # The part of it that is waited for while the others do.
 _BEAT: Final = 1.0  # Seconds between two signs of life.
 _SILENCE: Final = 60.0  # Seconds without one after which a rank is given up: it may well be busy for some.
 _GRACE: Final = 5.0  # Seconds that the main thread has to notice a failure by itself.
+_BUSY_GRACES: Final = 6  # How often it has them while it computes.
+_COMPUTES: Final = 0.02  # The share of a core that a thread uses which does not only wait.
 _ANSWER: Final = 30.0  # Seconds that ranks have to say where they are.
 _ECHO: Final = 3.0  # Seconds to wait for the reason why another rank is gone; longer than two signs of life take.
 _DIGITS: Final = 18  # Of a position, at most.
@@ -70,6 +72,7 @@ class Lookout:
         self._failure: Failure | None = None
         self._is_settling = False
         self._unanswered = 0
+        self._main = threading.get_ident()
         self._beaten_at = -math.inf  # Who ends soon shall be known by then, and where it was.
         self._beats, self._heard, self._unheard = 0, "", 0
         self._looks = 0
@@ -78,6 +81,7 @@ class Lookout:
 
     def __enter__(self) -> Self:
         """Start to look."""
+        self._main = threading.get_ident()
         self._thread.start()
         self._guard.start()
         return self
@@ -136,13 +140,29 @@ class Lookout:
             seen, ticks = self._looks, ticks + 1 if self._watches and seen == self._looks else 0
             if ticks * _TICK > _SILENCE:
                 self._take(lost_store(f"it has not answered for {_SILENCE:g} s"))
-        if self._failure is not None and not self._noticed.wait(_GRACE):
+        if self._failure is not None and not self._is_noticed(self._failure):
             get_root_logger().error(
                 "%s\nThis process is busy, or waits for that rank and cannot be woken: it is ended. Start the run "
                 "again to go on from its newest checkpoint",
                 self._failure.describe(),
             )
             end_process()
+
+    def _is_noticed(self, failure: Failure) -> bool:
+        """Wait until the main thread notices a failure by itself: not for long, unless it computes and does not wait.
+
+        On a busy machine, importing a library takes a rank longer than it takes others to fail.
+        """
+        spent = cpu_seconds(self._main)
+        for period in range(_BUSY_GRACES):
+            if self._noticed.wait(_GRACE):
+                return True
+            before, spent = spent, cpu_seconds(self._main)
+            if spent - before < _COMPUTES * _GRACE:
+                return False
+            if period == 0:
+                get_root_logger().error("%s\nThis process is busy, and has not noticed yet", failure.describe())
+        return False
 
     def _look(self) -> None:
         self._looks += 1

@@ -81,6 +81,17 @@ def is_stopped(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] == "T"
 
 
+def cpu_seconds(thread: int) -> float:
+    """Return how long a thread of this process has computed; 0 where the system does not tell. It must not have ended.
+
+    Args:
+        thread: its identifier, as `threading.get_ident` gives it.
+    """
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return 0.0
+    return time.clock_gettime(time.pthread_getcpuclockid(thread))
+
+
 @functools.cache
 def settle_before_forks() -> None:
     """Have every fork of this process wait until those of its threads that are not Python's are idle.
