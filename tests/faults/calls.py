@@ -13,9 +13,17 @@ from torch.utils.data import TensorDataset
 import helios.optim
 import helios.plugins.optuna as hlpo
 from helios import Trainer, TrainingUnit
-from helios.core import ChdirContext, Registry, convert_to_list, rng, safe_torch_load, update_all_registries
-from helios.core.distributed import gather_into_tensor, global_print, init_dist
-from helios.data import DataLoaderParams, DatasetSplit, create_collate_fn, create_dataloader, create_dataset
+from helios.core import (
+    AverageTimer,
+    ChdirContext,
+    Registry,
+    convert_to_list,
+    rng,
+    safe_torch_load,
+    update_all_registries,
+)
+from helios.core.distributed import all_reduce_tensors, gather_into_tensor, global_print, init_dist
+from helios.data import DataLoaderParams, Dataset, DatasetSplit, create_collate_fn, create_dataloader, create_dataset
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
@@ -125,6 +133,32 @@ def _objective(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
 
 
+def _load_dataset(dataset: Any, params: Any, default_seed: Any) -> object:
+    return Dataset(dataset, params).dataloader(default_seed)
+
+
+def _load_model(state_dict: Any) -> None:
+    model = TinyModel()
+    model.setup()
+    model.load_state_dict(state_dict)
+
+
+def _wrap(network: Any) -> object:
+    return TinyModel().wrap(network)
+
+
+def _load_timer(state_dict: Any) -> None:
+    AverageTimer().load_state_dict(state_dict)
+
+
+def _load_optuna(state_dict: Any) -> None:
+    hlpo.OptunaPlugin(optuna.create_study().ask(), "a").load_state_dict(state_dict)
+
+
+def _append_exceptions(exc: Any) -> None:
+    SimplePlugin()._append_train_exceptions(exc, Trainer())
+
+
 SPACE: Final = {"x": {"kind": "float", "low": 0.0, "high": 1.0}}
 STUDY_ARGS: Final = {"study_name": "s", "storage": "sqlite:///study.db", "load_if_exists": True}
 
@@ -190,6 +224,7 @@ CALLS: Final[dict[str, Call]] = {
         create_dataloader,
         {"dataset": DATA, "random_seed": 1, "batch_size": 2, "shuffle": True, "is_distributed": False, "sampler": None},
     ),
+    "Dataset.dataloader": Call(_load_dataset, {"dataset": DATA, "params": DataLoaderParams(), "default_seed": 1}),
     "DatasetSplit.from_str": Call(DatasetSplit.from_str, {"label": "train"}),
     "ResumableRandomSampler": Call(ResumableRandomSampler, {"data_source": range(4), "seed": 1}),
     "ResumableSequentialSampler": Call(ResumableSequentialSampler, {"data_source": range(4)}),
@@ -206,6 +241,12 @@ CALLS: Final[dict[str, Call]] = {
         },
     ),
     "ResumableSampler.seek": Call(_seek, {"epoch": 0, "position": 1}),
+    "Model.load_state_dict": Call(_load_model, {"state_dict": {}}),
+    "Model.wrap": Call(_wrap, {"network": torch.nn.Linear(1, 1)}),
+    "AverageTimer.load_state_dict": Call(_load_timer, {"state_dict": {}}),
+    "OptunaPlugin.load_state_dict": Call(_load_optuna, {"state_dict": {}}),
+    "Plugin._append_train_exceptions": Call(_append_exceptions, {"exc": ValueError}),
+    "all_reduce_tensors": Call(all_reduce_tensors, {"tensor": torch.ones(2)}),
     "Plugin": Call(SimplePlugin, {"plug_id": "a"}),
     "DevicePlugin": Call(DevicePlugin, {"device": "cpu", "plug_id": "a"}),
     "OptunaPlugin": Call(hlpo.OptunaPlugin, {"trial": TRIAL, "metric_name": "a"}),

@@ -177,11 +177,23 @@ def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.T
 
     Returns:
         A new tensor with the sum; without a process group, a copy.
+
+    Raises:
+        ArgumentTypeError: if it is something else.
+        ConfigurationError: if the tensors of a sequence differ in shape, or there are none.
     """
+    is_sequence = not isinstance(tensor, torch.Tensor) and hasattr(tensor, "__iter__")
+    tensors = list(tensor) if is_sequence else [tensor]
+    if not all(isinstance(part, torch.Tensor) for part in tensors):
+        raise ArgumentTypeError(f"tensor is {tensor!r}: pass a tensor, or a sequence of tensors")
+    if len({part.shape for part in tensors}) != 1:
+        raise ConfigurationError(
+            f"tensor is {len(tensors)} tensors that differ in shape: pass one or more of one shape"
+        )
     if isinstance(tensor, torch.Tensor):
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
     else:
-        total = torch.stack([t.detach() for t in tensor])
+        total = torch.stack([t.detach() for t in tensors])
     if is_dist_active():
         dist.all_reduce(total)
     return total

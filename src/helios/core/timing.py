@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from helios.errors import NotRunningError
+from helios.errors import ConfigurationError, NotRunningError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -91,8 +91,16 @@ class AverageTimer:
         return {"total": self._total, "count": self._count, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            ConfigurationError: if it is something else; nothing has changed then.
+        """
+        try:
+            total, count, last = float(state_dict["total"]), int(state_dict["count"]), float(state_dict["last"])
+        except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"state_dict is not what AverageTimer.state_dict returned ({type(error).__name__}: {error}): pass that"
+            ) from error
         self.reset()
-        self._total = float(state_dict["total"])
-        self._count = int(state_dict["count"])
-        self._last = float(state_dict["last"])
+        self._total, self._count, self._last = total, count, last

@@ -91,6 +91,15 @@ class Dataset:
     dataset: AnyDataset
     params: DataLoaderParams = dataclasses.field(default_factory=DataLoaderParams)
 
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            ArgumentTypeError: if they are none.
+        """
+        if not isinstance(self.params, DataLoaderParams):
+            raise ArgumentTypeError(f"params is a {type(self.params).__name__}: pass DataLoaderParams")
+
     def dataloader(
         self, default_seed: int | None = None, *, training: bool = True, device: torch.device | None = None
     ) -> Loader:
@@ -101,7 +110,7 @@ class Dataset:
             training: whether ranks may repeat samples so that all have the same number of batches.
             device: the device of the run, if there is one.
         """
-        seed = rng.get_default_seed() if default_seed is None else default_seed
+        seed = rng.get_default_seed() if default_seed is None else rng.check_seed(default_seed)
         return make_loader(self.dataset, self.params, seed, training=training, device=device)
 
 

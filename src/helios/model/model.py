@@ -6,6 +6,7 @@ import abc
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import nn
 
 from helios.core.context import RunMember
 from helios.core.files import can_be_in_name
@@ -16,8 +17,6 @@ from helios.model.wrapping import get_dues, restore_dues, wrap_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from torch import nn
 
     from helios.core.state import TrainingState
 
@@ -125,7 +124,10 @@ class Model(RunMember, abc.ABC):
 
         Raises:
             ConfigurationError: if a unit is no part of the network.
+            ArgumentTypeError: if the network is no module.
         """
+        if not isinstance(network, nn.Module):
+            raise ArgumentTypeError(f"network is {network!r}, a {type(network).__name__}: pass a torch.nn.Module")
         if not self.is_distributed:
             return network.to(self.device)
         return wrap_network(network, self.device, self.trainer.strategy, units, options)

@@ -9,7 +9,7 @@ import optuna
 
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
-from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
+from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, UnknownNameError
 from helios.plugins.optuna._owners import mark_owner
 from helios.plugins.optuna._patience import be_patient
 from helios.plugins.optuna.trial import intermediate_values, is_pruned_at, original_number
@@ -117,10 +117,17 @@ class OptunaPlugin(Plugin):
         """
         if self.rank != 0:
             return  # Rank 0 reports, and tells the others what follows from it.
-        self._reports = {int(step): float(value) for step, value in state_dict["reports"].items()}
+        try:
+            reports = {int(step): float(value) for step, value in state_dict["reports"].items()}
+            is_pruned = bool(state_dict["is_pruned"] and reports)
+        except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointMismatchError(
+                f"the state is not what OptunaPlugin.state_dict returned ({type(error).__name__}: {error}): pass that"
+            ) from error
+        self._reports = reports
         for step, value in self._reports.items():
             self._report(value, step)
-        self._is_pruned = bool(state_dict["is_pruned"]) and is_pruned_at(self._trial, max(self._reports))
+        self._is_pruned = is_pruned and is_pruned_at(self._trial, max(self._reports))
 
     def suggest(self, kind: str, name: str, **kwargs: Any) -> Any:
         """Suggest a parameter.
