@@ -137,12 +137,6 @@ def _load_dataset(dataset: Any, params: Any, default_seed: Any) -> object:
     return Dataset(dataset, params).dataloader(default_seed)
 
 
-def _load_model(state_dict: Any) -> None:
-    model = TinyModel()
-    model.setup()
-    model.load_state_dict(state_dict)
-
-
 def _wrap(network: Any) -> object:
     return TinyModel().wrap(network)
 
@@ -241,7 +235,6 @@ CALLS: Final[dict[str, Call]] = {
         },
     ),
     "ResumableSampler.seek": Call(_seek, {"epoch": 0, "position": 1}),
-    "Model.load_state_dict": Call(_load_model, {"state_dict": {}}),
     "Model.wrap": Call(_wrap, {"network": torch.nn.Linear(1, 1)}),
     "AverageTimer.load_state_dict": Call(_load_timer, {"state_dict": {}}),
     "OptunaPlugin.load_state_dict": Call(_load_optuna, {"state_dict": {}}),

@@ -183,7 +183,7 @@ def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.T
         ConfigurationError: if the tensors of a sequence differ in shape, or there are none.
     """
     is_sequence = not isinstance(tensor, torch.Tensor) and hasattr(tensor, "__iter__")
-    tensors = list(tensor) if is_sequence else [tensor]
+    tensors: list[Any] = list(tensor) if is_sequence else [tensor]
     if not all(isinstance(part, torch.Tensor) for part in tensors):
         raise ArgumentTypeError(f"tensor is {tensor!r}: pass a tensor, or a sequence of tensors")
     if len({part.shape for part in tensors}) != 1:
