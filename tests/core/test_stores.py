@@ -4,14 +4,17 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from helios.core.stores import _agree_on_life, host_store, reach_store
+from helios.core.stores import SignedStore, _agree_on_life, host_store, reach_store
 from helios.errors import StoreContentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RANKS = 3
 HOSTED, PORT = host_store()
@@ -110,3 +113,36 @@ def test_a_hosted_store_is_reached_over_the_loopback_alone() -> None:
         pass
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", PORT), timeout=10)
+
+
+def test_ranks_read_each_others_signed_values() -> None:
+    """SPEC E3: what one rank has set, put into a queue or found set, another one gets as it was, over any connection."""
+    one, other = SignedStore(CONNECTIONS[0], b"secret"), SignedStore(CONNECTIONS[1], b"secret").clone()
+    one.set("signed/a", "x\0")
+    assert other.get("signed/a") == b"x\0"
+    assert other.compare_set("signed/b", "", "1") == b"1"
+    assert one.compare_set("signed/b", "", "2") == b"1"
+    assert one.compare_set("signed/b", "1", "2") == other.get("signed/b") == b"2"
+    one.queue_push("signed/queue", b"")
+    assert other.queue_len("signed/queue") == 1
+    assert other.queue_pop("signed/queue") == b""
+    assert other.check(["signed/a"])
+    assert one.delete_key("signed/a")
+    assert not other.check(["signed/a"])
+
+
+@pytest.mark.parametrize("forge", [lambda: b"7", lambda: b"7" * 40, lambda: HOSTED.get("signed/other")])
+def test_what_is_not_signed_for_its_key_is_refused(forge: Callable[[], bytes]) -> None:
+    """SPEC E3: a value by whoever does not know the secret is named, also a copy of another key's."""
+    store = SignedStore(CONNECTIONS[1], b"secret")
+    store.set("signed/other", "7")
+    SignedStore(HOSTED, b"another secret").set("signed/key", "7")
+    for _ in range(2):
+        reads: list[Callable[[], Any]] = [
+            lambda: store.get("signed/key"),
+            lambda: store.compare_set("signed/key", "", "1"),
+        ]
+        for read in reads:
+            with pytest.raises(StoreContentError, match="under 'signed/key', which no rank of this run writes"):
+                read()
+        HOSTED.set("signed/key", forge())

@@ -65,10 +65,9 @@ def test_a_run_that_fit_has_started(tmp_path: Path, harm: Path) -> None:
 
     stranger = threading.Thread(target=visit)
     stranger.start()
-    with pytest.raises(RankFailedError, match=REFUSED) as caught:
+    with pytest.raises(RankFailedError, match=REFUSED):
         Trainer(total_steps=10**6, num_processes=2, print_banner=False).fit(Training(tmp_path), ListData())
     stranger.join()
-    assert "under 'place/" in str(caught.value)
     assert len(seen) >= 2, "torch's own keys"
     assert not harm.exists()
 

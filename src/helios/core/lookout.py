@@ -166,7 +166,7 @@ class Lookout:
 
     def _look(self) -> None:
         self._looks += 1
-        if not self._is_flagged and (self._was_asked() or self._store.check([_LEAVE])):
+        if not self._is_flagged and (self._was_asked() or _is_leaving(self._store)):
             self._is_flagged = self._is_settling = True  # Before the position is read: see the class.
             self._store.set(_LEAVE, "")
             self._store.set(_place(self._info.rank), str(self._position()))
@@ -219,6 +219,15 @@ class Lookout:
             self._is_flagged = True
             self._settled.set()
             self._closed.set()
+
+
+def _is_leaving(store: Store) -> bool:
+    """Whether a rank, or who has started the ranks, asks all to leave."""
+    if not store.check([_LEAVE]):
+        return False
+    if content := store.get(_LEAVE):
+        raise foreign_content(_LEAVE, content)
+    return True
 
 
 def _place(rank: int) -> str:

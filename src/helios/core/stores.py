@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import hmac
 import itertools
 import re
 import secrets
@@ -17,6 +19,7 @@ from helios.core.messages import foreign_content
 TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long ranks wait for each other, unless it is said otherwise.
 _LOOPBACK: Final = "127.0.0.1"
 _BACKLOG: Final = 2048  # Connections that may wait to be accepted; torch's own number.
+_SIGNATURE: Final = hashlib.sha256().digest_size
 _NAME: Final = re.compile(rb"[0-9a-f]{32}")  # Of a life of a job.
 _POLL: Final = 0.01  # Seconds between two looks for the others.
 
@@ -139,3 +142,70 @@ def reach_store(port: int) -> Store:
     store: Any = dist.TCPStore(_LOOPBACK, port, is_master=False)  # type: ignore[attr-defined]  # as above
     reached: Store = store
     return reached
+
+
+class SignedStore:
+    """A store whose values are signed with a secret of the run.
+
+    A value that somebody else has set raises `StoreContentError` when it is read, also if a rank could have set it. So
+    does a value that was signed for another key.
+
+    Args:
+        store: where the values are.
+        secret: what the ranks of the run know, and nobody else.
+    """
+
+    def __init__(self, store: Store, secret: bytes) -> None:
+        self._store = store
+        self._secret = secret
+
+    def set(self, key: str, value: str | bytes, /) -> None:
+        """Set the value of a key."""
+        self._store.set(key, self._sign(key, value))
+
+    def get(self, key: str, /) -> bytes:
+        """Return the value of a key; waits for one that is not set."""
+        return self._verify(key, self._store.get(key))
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of these keys are set, by whomever."""
+        return self._store.check(keys)
+
+    def compare_set(self, key: str, expected: str | bytes, value: str | bytes, /) -> bytes:
+        """Set the value of a key if it is the one expected, empty for a key that is not set; return the value then."""
+        signed = self._sign(key, expected) if expected else ""
+        return self._verify(key, self._store.compare_set(key, signed, self._sign(key, value)))
+
+    def delete_key(self, key: str, /) -> bool:
+        """Delete a key; return whether it was set."""
+        return self._store.delete_key(key)
+
+    def queue_push(self, key: str, value: str | bytes, /) -> None:
+        """Put a value at the end of a queue."""
+        self._store.queue_push(key, self._sign(key, value))
+
+    def queue_pop(self, key: str, /) -> bytes:
+        """Take the value at the head of a queue; waits for one if there is none."""
+        return self._verify(key, self._store.queue_pop(key))
+
+    def queue_len(self, key: str, /) -> int:
+        """Return the length of a queue."""
+        return self._store.queue_len(key)
+
+    def clone(self) -> Store:
+        """Return the same store over another connection, for another thread."""
+        return SignedStore(self._store.clone(), self._secret)
+
+    def _sign(self, key: str, value: str | bytes) -> bytes:
+        content = value.encode() if isinstance(value, str) else value
+        return self._signature(key, content) + content
+
+    def _verify(self, key: str, signed: bytes) -> bytes:
+        signature, content = signed[:_SIGNATURE], signed[_SIGNATURE:]
+        if not hmac.compare_digest(signature, self._signature(key, content)):
+            raise foreign_content(key, signed)
+        return content
+
+    def _signature(self, key: str, content: bytes) -> bytes:
+        # No key holds a zero byte, so no two pairs of key and content are signed alike.
+        return hmac.digest(self._secret, key.encode() + b"\0" + content, "sha256")

@@ -24,7 +24,7 @@ from helios.core.lookout import Lookout
 from helios.core.membership import membership
 from helios.core.processes import follow_parent
 from helios.core.results import SendingQueue, pack
-from helios.core.stores import reach_store
+from helios.core.stores import SignedStore, reach_store
 from helios.errors import NotRunningError, TrainingError
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log
@@ -44,6 +44,7 @@ class Orders:
         rank: its rank.
         world_size: the number of ranks.
         port: where the store of the run listens, on this machine.
+        secret: what the ranks sign with what they set there.
         threads: how many threads torch may use.
         level: the level of the log.
     """
@@ -51,6 +52,7 @@ class Orders:
     rank: int
     world_size: int
     port: int
+    secret: bytes = dataclasses.field(repr=False)
     threads: int
     level: int
 
@@ -149,7 +151,10 @@ def run_rank(connection: Connection, orders: Orders) -> None:
 def _take_part(task: Task, orders: Orders, line: _Line) -> Result:
     info = DistributedInfo(orders.rank, orders.world_size, orders.rank, orders.world_size)
     store = reach_store(orders.port)
-    lookout, device = Lookout(store.clone(), info, watches=False), task.options.device_of(info)
+    lookout, device = (
+        Lookout(SignedStore(store.clone(), orders.secret), info, watches=False),
+        task.options.device_of(info),
+    )
     with (
         open_log(task.options, orders.rank),
         way_home(line.ask),

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import secrets
 import signal
 import socket
 import time
@@ -20,7 +21,7 @@ from helios.core.logging import get_root_logger
 from helios.core.lookout import ask_to_leave
 from helios.core.results import ResultQueue
 from helios.core.state import Phase
-from helios.core.stores import host_store
+from helios.core.stores import SignedStore, host_store
 from helios.errors import ConfigurationError, RankFailedError
 from helios.trainer._rank import Orders, run_rank
 from helios.trainer._session import open_log, report_errors
@@ -76,6 +77,7 @@ class _Crew:
         self._home = Home()
         self._orders = _pack(task, self._home)
         self._store, self._port = host_store()
+        self._secret = secrets.token_bytes(32)
         self._processes: list[SpawnProcess] = []
         self._connections: dict[int, Connection] = {}
         self._begun: set[int] = set()
@@ -99,7 +101,7 @@ class _Crew:
                     self._look_for_stopped()
                     if signals.was_asked() and not has_passed_on:
                         has_passed_on = True
-                        ask_to_leave(self._store)
+                        ask_to_leave(SignedStore(self._store, self._secret))
             finally:
                 self._end()
                 del self._store  # It closes; whoever keeps the error of a run keeps this object.
@@ -131,7 +133,7 @@ class _Crew:
         threads = max(1, torch.get_num_threads() // self._world_size)
         for rank in range(self._world_size):
             here, there = context.Pipe()
-            orders = Orders(rank, self._world_size, self._port, threads, get_root_logger().level)
+            orders = Orders(rank, self._world_size, self._port, self._secret, threads, get_root_logger().level)
             process = context.Process(target=run_rank, args=(there, orders), name=f"helios-rank-{rank}", daemon=False)
             self._processes.append(process)  # Before it starts: Ctrl-C may come as soon as it has.
             process.start()
