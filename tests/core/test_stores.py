@@ -116,7 +116,7 @@ def test_a_hosted_store_is_reached_over_the_loopback_alone() -> None:
 
 
 def test_ranks_read_each_others_signed_values() -> None:
-    """SPEC E3: what one rank has set, put into a queue or found set, another one gets as it was, over any connection."""
+    """SPEC E3: what one rank has set or put into a queue, another one gets as it was, over any connection."""
     one, other = SignedStore(CONNECTIONS[0], b"secret"), SignedStore(CONNECTIONS[1], b"secret").clone()
     one.set("signed/a", "x\0")
     assert other.get("signed/a") == b"x\0"
