@@ -86,7 +86,7 @@ def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
         wait_for(tmp_path / "waiting")
         store = connect(port_of(job))
         prefix = find_prefix(store)
-        # Whoever finds "leave" looks for no failure any more: that one is read elsewhere, see tests/core/test_lookout.py.
+        # A rank that finds "leave" looks for no failure any more; tests/core/test_lookout.py has a stranger write it.
         seen = overwrite(store, craft(harm), [key for key in LATER if key != lookout._LEAVE], prefix=prefix)
         assert job.wait(60) != 0
     assert f"{prefix}beat/0" in seen
