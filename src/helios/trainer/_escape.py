@@ -7,6 +7,7 @@ for another rank or for a device, they do not run. The number of a signal is wri
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -21,21 +22,28 @@ GRACE: Final = 10.0  # Seconds that the main thread has to leave after it was to
 _LOGGING: Final = 2.0  # Seconds for a line in the log, which may be what the main thread is stuck in.
 _CLOSE: Final = b"\0"  # No signal has this number.
 _FAILED: Final = 128  # What shells add to the number of a signal that has ended a process.
+_ASKED: Final = "%s came %g s ago, and training could not leave yet: a second SIGTERM, or Ctrl-C, ends it at once"
+_ENDED: Final = "%s came again, and the main thread has not left for %g s: the process is ended. Checkpoints are intact"
 
 
 class Escape:
     """Ends the process some seconds after a signal that tells it to leave at once, unless `close` is called before.
 
+    A signal that asks to leave, and has not been followed after as many seconds, is said in the log to have come: the
+    main thread says so only when it leaves.
+
     Args:
-        is_final: is told each signal, in the order in which they come, and says whether it is one of those.
+        is_final: is told each signal, in the order in which they come, and says whether it is one of those; `None` for
+            a signal that asks for nothing.
     """
 
-    def __init__(self, is_final: Callable[[int], bool]) -> None:
+    def __init__(self, is_final: Callable[[int], bool | None]) -> None:
         self._is_final = is_final
         self._closed = threading.Event()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._warning: threading.Timer | None = None
         _open.append(self)
         self._thread = threading.Thread(target=self._watch, name="helios-escape", daemon=True)
         self._thread.start()
@@ -47,6 +55,9 @@ class Escape:
         self._closed.set()
         os.write(self._writer, _CLOSE)
         self._thread.join()
+        if self._warning is not None:
+            self._warning.cancel()
+            self._warning.join()
         os.close(self._reader)
         os.close(self._writer)
 
@@ -55,9 +66,15 @@ class Escape:
             if self._before >= 0:  # Somebody else's, an event loop's perhaps.
                 with contextlib.suppress(OSError):
                     os.write(self._before, numbers)
-            final = [number for number in numbers if self._is_final(number)]
-            if final and not self._closed.wait(GRACE):
-                _end(final[0])
+            for number in numbers:
+                is_final = self._is_final(number)
+                if is_final and not self._closed.wait(GRACE):
+                    _log(logging.ERROR, _ENDED, number)
+                    os._exit(_FAILED + number)
+                if is_final is not None and self._warning is None:
+                    self._warning = threading.Timer(GRACE, _log, (logging.WARNING, _ASKED, number))
+                    self._warning.daemon = True
+                    self._warning.start()
 
 
 _open: list[Escape] = []
@@ -75,11 +92,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _end(number: int) -> None:
-    text = "%s came again, and the main thread has not left for %g s: the process is ended. Checkpoints are intact"
-    logging = threading.Thread(
-        target=get_root_logger().error, args=(text, signal.Signals(number).name, GRACE), daemon=True
-    )
-    logging.start()
-    logging.join(_LOGGING)
-    os._exit(_FAILED + number)
+def _log(level: int, text: str, number: int) -> None:
+    arguments = (level, text, signal.Signals(number).name, GRACE)
+    thread = threading.Thread(target=get_root_logger().log, args=arguments, daemon=True)
+    thread.start()
+    thread.join(_LOGGING)

@@ -35,10 +35,10 @@ class _Insistence:
         self._has_asked = False
         self._terminated_at: float | None = None
 
-    def is_final(self, number: int) -> bool:
-        """Whether this signal, the next one, does."""
+    def is_final(self, number: int) -> bool | None:
+        """Whether this signal, the next one, does; `None` if it asks for nothing."""
         if number not in _numbers():
-            return False
+            return None
         had_asked, self._has_asked = self._has_asked, True
         if number == signal.SIGINT:
             return had_asked

@@ -288,7 +288,7 @@ def _take_back_orphans(study: optuna.Study) -> None:
 def _let_wait(study: optuna.Study, trial: optuna.Trial | optuna.trial.FrozenTrial) -> None:
     """Put a trial back into its slot. Only with the study's lock: without an owner, it is there for anybody to take."""
     storage, trial_id = study._storage, trial._trial_id  # noqa: SLF001 - Optuna has no public way to let a trial wait.
-    _rdb.forget_heartbeat(storage, trial_id)
+    keep_trying(lambda: _rdb.forget_heartbeat(storage, trial_id))
     # The process may live on. Whoever takes the trial next, and is killed before it can sign, leaves no stale mark so.
     storage.set_trial_system_attr(trial_id, OWNER_KEY, None)
     storage.set_trial_state_values(trial_id, TrialState.WAITING)
