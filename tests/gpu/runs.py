@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,9 +68,13 @@ class Notes:
 
     drawn: dict[int, list[float]] = dataclasses.field(default_factory=dict)
     places: set[tuple[str, torch.device, int]] = dataclasses.field(default_factory=set)
+    kept: list[torch.Tensor] = dataclasses.field(default_factory=list)
 
     def note(self, where: str, device: torch.device) -> None:
         self.places.add((where, device, torch.cuda.current_device() if device.type == "cuda" else -1))
+
+
+_NOTES: weakref.WeakKeyDictionary[Model, Notes] = weakref.WeakKeyDictionary()
 
 
 class OnDevice(Model):
@@ -88,17 +93,15 @@ class OnDevice(Model):
     ) -> None:
         super().__init__("on-device")
         self._kill_at, self._by_signal, self._scales, self._is_strict = kill_at, by_signal, scales, is_strict
-        self._notes = Notes()
-        self._kept: list[torch.Tensor] = []
 
     @property
     def notes(self) -> Notes:
-        return self._notes
+        return _NOTES.setdefault(self, Notes())
 
     def setup(self, fast_init: bool = False) -> None:
         network = nn.Sequential(nn.Dropout(0.25), nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
         self.net = self.wrap(network)
-        self._notes.note("setup", next(self.net.parameters()).device)
+        self.notes.note("setup", next(self.net.parameters()).device)
         if not fast_init:
             self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
             self.scaler = torch.amp.GradScaler(self.device.type, growth_interval=3, enabled=self._scales)
@@ -114,7 +117,7 @@ class OnDevice(Model):
 
     def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
         inputs = batch[0]
-        self._notes.note("train", inputs.device)
+        self.notes.note("train", inputs.device)
         noise = torch.rand_like(inputs)
         completes = self.is_optimizer_step(state)
         # Between two steps each rank keeps its gradients for itself, as a checkpoint there has to.
@@ -127,7 +130,7 @@ class OnDevice(Model):
             self.optimizer.zero_grad()
             self.scheduler.step()
         self._loss_items = {"loss": loss, "count": torch.tensor(1.0)}
-        self._kept.append(noise)
+        self.notes.kept.append(noise)
 
     def _exchange(self, *, keeps: bool) -> contextlib.AbstractContextManager[None]:
         network: Any = self.net
@@ -141,7 +144,7 @@ class OnDevice(Model):
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         del should_log
         if not self._is_strict:
-            self._notes.drawn[state.global_iteration] = self._kept.pop().flatten().tolist()
+            self.notes.drawn[state.global_iteration] = self.notes.kept.pop().flatten().tolist()
         self._be_strict(is_strict=state.dataset_iter < BATCHES)
         if state.global_iteration == self._kill_at:
             if self._by_signal:
@@ -157,12 +160,12 @@ class OnDevice(Model):
         self._be_strict(is_strict=False)
 
     def valid_step(self, batch: list[torch.Tensor], step: int) -> None:
-        self._notes.note("valid", batch[0].device)
+        self.notes.note("valid", batch[0].device)
         self._val_scores[f"{step}"] = self.net(batch[0]).sum()
 
     def test_step(self, batch: list[torch.Tensor], step: int) -> None:
         del step
-        self._notes.note("test", batch[0].device)
+        self.notes.note("test", batch[0].device)
         self.net(batch[0])
 
     def tell(self) -> dict[str, Any]:
