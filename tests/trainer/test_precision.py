@@ -14,6 +14,8 @@ from tests.trainer.parts import make_trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from helios import TrainingState
+
 
 class Precise(TinyModel):
     """Makes its parameters, and the one of its buffers that is no floating-point number, in chosen dtypes."""
@@ -65,5 +67,32 @@ def test_a_state_of_ones_own_makes_no_difference(tmp_path: Path) -> None:
             self.net.state_dict()["1.weight"].copy_(state_dict["weight"])
 
     make_trainer(tmp_path, total_steps=1).fit(Copying(SINGLE), TinyDataModule())
-    with pytest.raises(CheckpointMismatchError, match=r"Copying\.net of torch\.float64, torch\.int64.*torch\.float32"):
-        make_trainer(tmp_path).fit(Copying(DOUBLE), TinyDataModule())
+    for run in (make_trainer(tmp_path).fit, make_trainer(tmp_path).test):
+        with pytest.raises(
+            CheckpointMismatchError, match=r"Copying\.net of torch\.float32, torch\.int64.*torch\.float64"
+        ):
+            run(Copying(DOUBLE), TinyDataModule())
+
+
+def test_precisions_that_are_exchanged_between_weights_are_refused(tmp_path: Path) -> None:
+    """SPEC G1: a parameter is refused by its name where the network as a whole has the dtypes that it had."""
+
+    class Mixed(Precise):
+        def __init__(self, double: str) -> None:
+            super().__init__(SINGLE)
+            self.double = double
+
+        def setup(self, fast_init: bool = False) -> None:
+            super().setup(fast_init)
+            part = dict(self.net.named_parameters())[self.double]
+            part.data = part.data.to(DOUBLE)
+
+        def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
+            del batch, state
+            self.optimizer.step()
+
+    make_trainer(tmp_path, total_steps=1).fit(Mixed("1.weight"), TinyDataModule())
+    with pytest.raises(
+        CheckpointMismatchError, match=r"'1\.weight' of the Sequential .* torch\.float64.*torch\.float32"
+    ):
+        make_trainer(tmp_path).fit(Mixed("1.bias"), TinyDataModule())

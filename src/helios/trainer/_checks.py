@@ -67,8 +67,9 @@ def check_dtypes(saved: Mapping[str, list[str]], present: Mapping[str, list[str]
         now = present.get(name, dtypes)
         if now != dtypes:
             raise CheckpointMismatchError(
-                f"setup has made {owner}.{name} of {', '.join(now)}, and of {', '.join(dtypes)} in the run that has "
-                "written the checkpoint: make it as it was, or begin another run, under another save_name"
+                f"setup made {owner}.{name} of {', '.join(dtypes)} in the run that has written the checkpoint, and has "
+                f"made it of {', '.join(now)} now: make it as it was, or begin another run, under another save_name; "
+                "to test in another precision, convert the network in on_testing_start"
             )
 
 

@@ -18,6 +18,7 @@ from helios.model.gradients import collect_gradients, restore_gradients
 from helios.model.model import Model
 from helios.plugins.table import overrides
 from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_can_be_saved
+from helios.trainer._checks import check_dtypes, list_dtypes
 from helios.trainer._contents import FORMAT
 from helios.trainer._loop import Outcome, TrainingLoop
 from helios.trainer._passport import make_passport
@@ -207,6 +208,7 @@ def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: 
             "save_name",
         )
     try:
+        check_dtypes(data["training"].get("dtypes", {}), list_dtypes(model), type(model).__name__)
         model.load_state_dict(data["model"]["state"], fast_init=fast_init)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, HeliosError) or overrides(model, "load_state_dict", Model):

@@ -16,7 +16,7 @@ from helios.core.state import TrainingUnit
 from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.table import overrides
-from helios.trainer._checks import check_dtypes, list_dtypes
+from helios.trainer._checks import list_dtypes
 from helios.trainer._plugin_hooks import PluginHooks
 from helios.trainer._ranks import average_losses, in_step
 from helios.trainer._stopping import StopVote
@@ -114,12 +114,7 @@ class TrainingLoop:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
-
-        Raises:
-            CheckpointMismatchError: if the networks are of another precision.
-        """
-        check_dtypes(state_dict.get("dtypes", {}), self._dtypes, type(self._model).__name__)
+        """Take over what `state_dict` returned."""
         self._state.load_dict(state_dict["state"])
         self.is_stopped = state_dict["stopped"]
         self._optimizer_watch.has_stepped = state_dict.get("has_stepped", True)
