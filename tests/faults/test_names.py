@@ -103,6 +103,8 @@ def test_a_run_works_in_a_folder_that_was_deleted(tmp_path: Path, monkeypatch: p
     for steps in (1, 2):
         options: dict[str, Any] = {"enable_file_logging": True, "log_path": tmp_path, "total_steps": steps}
         assert make_trainer(tmp_path / "root", **options).fit(CountingModel(), ListData())
+    with pytest.raises(ConfigurationError, match="in which ranks are started is '.', and the working folder"):
+        make_trainer(num_processes=2).fit(CountingModel(), ListData())
     with pytest.raises(ConfigurationError, match="chkpt_root is 'root', and the working folder cannot be found"):
         Trainer(chkpt_root="root")
     with pytest.raises(ConfigurationError, match="working folder cannot be found"):

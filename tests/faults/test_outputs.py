@@ -15,13 +15,16 @@ import pytest
 from tqdm import tqdm
 
 from helios.core.distributed import global_print, local_print
-from helios.core.logging import get_root_logger
+from helios.core.logging import get_root_logger, get_tensorboard_writer
 from helios.core.streams import STDERR, STDOUT
 from helios.trainer._progress import RichDisplay, StderrDisplay
+from tests.core.test_files import limited_file_size
 from tests.trainer.parts import CountingModel, ListData, make_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from helios import TrainingState
 
 
 class Talking(CountingModel):
@@ -146,6 +149,31 @@ def test_training_outlives_its_log_file(tmp_path: Path, weight: float, capsys: p
     assert shown.count(f"WARNING the log file '{tmp_path / 'helios.log'}' cannot be written") == 1
     assert "epoch 2 begins" in shown
     assert "Traceback" not in shown
+
+
+# TensorBoard's own thread raises what it cannot write, and leaves its file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_training_outlives_its_tensorboard_files(
+    tmp_path: Path, weight: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk under the event files switches the writer off with one warning; it still is torch's writer."""
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+
+    class Writing(CountingModel):
+        def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+            del state, should_log
+            writer = get_tensorboard_writer()
+            assert isinstance(writer, tensorboard.SummaryWriter)
+            for step in range(1000):
+                writer.add_scalar("x", 1.0, step)
+            writer.flush()
+
+    model = Writing()
+    with plain_program(), limited_file_size(2000):
+        assert make_trainer(enable_tensorboard=True, run_path=tmp_path, valid_frequency=1).fit(model, ListData())
+    assert model.weight == weight
+    assert capsys.readouterr().err.count(f"TensorBoard's files in '{tmp_path}' cannot be written") == 1
 
 
 def test_nothing_is_left_to_write_to(tmp_path: Path, weight: float) -> None:

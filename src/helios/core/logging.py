@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from tqdm import tqdm
 
+from helios.core.failsafe_writer import make_failsafe
 from helios.core.streams import STDERR
 from helios.errors import ConfigurationError
 
@@ -263,7 +264,7 @@ def _open_file(log_file: Path) -> logging.FileHandler:
 
 
 def _make_writer(run_dir: Path) -> SummaryWriter:
-    writer_class = _import_writer()
+    writer_class = make_failsafe(_import_writer())
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         return writer_class(str(run_dir))

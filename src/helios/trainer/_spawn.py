@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import torch
 
 from helios.core.failures import Failure
+from helios.core.files import to_path
 from helios.core.home import Home
 from helios.core.logging import get_root_logger
 from helios.core.lookout import ask_to_leave
@@ -60,6 +61,7 @@ class Spawn:
                 "under `if __name__ == '__main__':`, as Python asks of every script that starts processes"
             )
         with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow), self.queue.filling():
+            to_path(".", "the folder in which ranks are started")  # They cannot start in one that was deleted.
             task.prepare()
             result = _Crew(task, self.queue, self._world_size).run()
             task.model.metrics.clear()
