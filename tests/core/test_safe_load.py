@@ -116,7 +116,7 @@ def test_a_missing_file_is_missing_not_corrupt(tmp_path: Path) -> None:
     """A path without a file raises FileNotFoundError, a directory an OSError, and both are ours."""
     with pytest.raises(FileNotFoundError, match="nothing.pth"):
         safe_torch_load(tmp_path / "nothing.pth")
-    with pytest.raises(FileAccessError, match="Is a directory"):
+    with pytest.raises(FileAccessError, match="it is a folder, and not a file"):
         safe_torch_load(tmp_path)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
+from helios.core import safe_torch_load
 from helios.core.archive import save_archive
 from helios.core.files import open_regular
 from helios.core.logging import logging_session
@@ -84,6 +85,13 @@ def test_a_sampler(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(restore_sampler(tmp_path), optuna.samplers.RandomSampler)
     assert "sampler-000009_trial-9.pth" in caplog.text
     assert "it is a FIFO, and not a file" in caplog.text
+
+
+def test_a_file_to_be_loaded(tmp_path: Path) -> None:
+    """A FIFO in place of a file that `torch.save` wrote is an error that names it."""
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(OSError, match=r"it is a FIFO, and not a file: '.*weights\.pth'"):
+        safe_torch_load(tmp_path / "weights.pth")
 
 
 def test_a_search_space(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def ensure_writable(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def ensure_regular(path: str | Path) -> None:
+def ensure_regular(path: str | os.PathLike[str]) -> None:
     """Check that what has a name is a file, or a link to one, before it is opened: opening a FIFO waits for ever.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from helios.core.files import accessing, to_path
+from helios.core.files import accessing, ensure_regular, to_path
 from helios.errors import ArgumentTypeError, ConfigurationError, CorruptCheckpointError, DeviceUnavailableError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
         with accessing(getattr(f, "name", f) if hasattr(f, "read") else f), warnings.catch_warnings():
             # Said of every pickle that is not torch's; whether it can be loaded shows at once.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            if isinstance(f, os.PathLike):
+                ensure_regular(f)
             return torch.load(f, map_location=map_location, weights_only=True)
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
