@@ -93,9 +93,10 @@ def test_losses_on_host_and_gpu_are_averaged_together(tmp_path: Path) -> None:
         assert (told["running"], told["used"]) == (2.5, {rank})
 
 
-def test_losses_on_the_host_of_one_rank_alone_are_averaged(tmp_path: Path) -> None:
-    """SPEC E3: a loss that one rank has on its GPU and another on the host is no hang: it gets its mean on both."""
-    for told in run_ranks(tmp_path, 2, average, [MIXED, {**MIXED, "b": "cpu"}]):
+@pytest.mark.parametrize("place", ["cpu", "cuda:0"])
+def test_losses_that_ranks_have_in_different_places_are_averaged(place: str, tmp_path: Path) -> None:
+    """SPEC E3: a loss that one rank has on its GPU, and another on the host or a second GPU, gets its mean on both."""
+    for told in run_ranks(tmp_path, 2, average, [MIXED, {**MIXED, "b": place}]):
         assert told["values"] == {name: [1.5, float(len(name))] for name in MIXED}
 
 

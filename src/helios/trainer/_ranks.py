@@ -54,8 +54,8 @@ def average_losses(model: Model, control: Control) -> None:
     """Put the mean over all ranks in the place of a model's losses, on the device that they are on.
 
     The running losses go on from their mean: the sum of means is the mean of sums. Losses on a GPU are exchanged there,
-    and the host does not wait for it, those on the CPU over the hosts. A loss that one rank has on a GPU and another on
-    the CPU has all of them exchanged over the hosts.
+    and the host does not wait for it, those on the CPU over the hosts. If one rank has a loss on the CPU and another on
+    its GPU, all are exchanged over the hosts.
 
     Raises:
         TrainingError: if the ranks have losses of different names or shapes.
@@ -70,7 +70,10 @@ def average_losses(model: Model, control: Control) -> None:
         for table, name, value in losses
     ]
     signature = zlib.crc32(repr(described).encode())
-    places = zlib.crc32(repr([value.device.type for _, _, value in losses]).encode())
+    # Ranks have GPUs of different numbers: what must be alike is which losses share a device, and of what type it is.
+    devices = list(dict.fromkeys(value.device for _, _, value in losses))
+    pattern = [(devices.index(value.device), value.device.type) for _, _, value in losses]
+    places = zlib.crc32(repr(pattern).encode())
     last, first, last_places, first_places = control.vote(signature, -signature, places, -places)
     if last != -first:
         _refuse(described, control)
