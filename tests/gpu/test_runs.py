@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from helios import TrainingState
     from tests.gpu.driver import Driver
 
 ON_EPOCHS: dict[str, Any] = {"accumulation_steps": 2}
@@ -228,6 +229,37 @@ def test_workers_fetch_for_a_run_on_a_gpu(cuda: Driver | None) -> None:
     make_trainer(total_steps=2).fit(fetched, Samples(workers=2))
     assert alone.notes.drawn == fetched.notes.drawn
     assert all(map(torch.equal, alone.tell()["tensors"], fetched.tell()["tensors"]))
+
+
+class Averaging(OnDevice):
+    """Keeps tensors on the device that are neither a network's nor an optimizer's, and changes them."""
+
+    def setup(self, fast_init: bool = False) -> None:
+        super().setup(fast_init)
+        self.mean = torch.zeros(2, device=self.device)
+        self.by_name: dict[str, torch.Tensor] = {}
+        self.replaced = torch.zeros(2, device=self.device)
+
+    def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
+        super().train_step(batch, state)
+        self.mean.mul_(0.9).add_(batch[0].mean(dim=0))
+        self.by_name["last"] = batch[0].sum(dim=0) + self.by_name.get("last", self.mean)
+        self.replaced = self.replaced * 0.5 + batch[0].amax(dim=0)
+
+
+@pytest.mark.xfail(strict=False, reason="they come back on the CPU, and losses of the CPU on the GPU")
+def test_a_changed_tensor_comes_back_on_its_device(cuda: Driver | None, tmp_path: Path) -> None:
+    """SPEC G3, G5: tensors that a model keeps besides its networks, and losses, are where they were after a resume."""
+    del cuda
+    lives = [Averaging(), Averaging(kill_at=5), Averaging()]
+    assert make_trainer(**ON_EPOCHS).fit(lives[0], Samples())
+    with pytest.raises(Killed):
+        make_trainer(tmp_path, **ON_EPOCHS).fit(lives[1], Samples())
+    assert make_trainer(tmp_path, **ON_EPOCHS).fit(lives[2], Samples())
+    whole, _, resumed = ([model.mean, model.by_name["last"], model.replaced] for model in lives)
+    assert all(map(torch.equal, resumed, whole))
+    assert {tensor.device for tensor in resumed} == {torch.device("cuda", 0)}
+    assert lives[2].tell()["losses"] == lives[0].tell()["losses"] == {"loss": "cuda", "count": "cpu"}
 
 
 # ------------------------------------------------------------------------------------------- what only a GPU can show
