@@ -28,8 +28,6 @@ from tests.trainer.parts import make_trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("time_limit")
-
 
 def test_only_files_are_opened(tmp_path: Path) -> None:
     """What is no file is named for what it is; a file, and a link to one, is read."""

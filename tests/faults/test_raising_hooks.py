@@ -28,7 +28,7 @@ HERE = socket.gethostname()
 FAULTS = [(place, 0 if place in ON_RANK_ZERO else 1) for place in PLACES]
 
 
-@pytest.mark.usefixtures("forked_ranks", "time_limit")
+@pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize(("place", "rank"), FAULTS, ids=PLACES)
 def test_a_hook_raises_on_a_spawned_rank(tmp_path: Path, place: str, rank: int) -> None:
     """`fit` or `test` raises an error that names the rank, and whose cause is what the hook has raised."""
@@ -63,7 +63,7 @@ def check(told: list[list[dict[str, Any]]], faults: list[tuple[str, int]]) -> No
 
 def test_a_hook_raises_on_a_rank_of_torchrun(tmp_path: Path) -> None:
     """The rank raises what its hook did, and the other one an error that names it: 48 places, in one job."""
-    check(run_job(tmp_path, FAULTS, 300), FAULTS)
+    check(run_job(tmp_path, FAULTS, 170), FAULTS)
 
 
 @contextlib.contextmanager

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from helios import TrainingState
 
-pytestmark = pytest.mark.usefixtures("time_limit")
-
 OPTIONS: dict[str, Any] = {"train_unit": "iteration", "total_steps": 8, "chkpt_frequency": 2}
 
 
@@ -88,7 +86,7 @@ def end_twice(root: Path, how: str, number: int) -> tuple[int | None, str]:
         if how == "python":
             wait_for(root / "handled")
             os.kill(process.pid, number)
-            process.join(50)
+            process.join(150)
         for _ in range(100):  # Where nothing tells that one has arrived, two may be one.
             process.join(0.5)
             if process.exitcode is not None:

@@ -14,15 +14,13 @@ from helios.trainer import _stopped
 from helios.trainer._stopped import StoppedRanks
 from tests.distributed import torchrun
 from tests.distributed.parts import Trouble, fit_into, once_there_is, wait_for
-from tests.faults.conftest import stopped
+from tests.faults.stopping import stopped
 from tests.processes import survivors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HERE = socket.gethostname()
-
-pytestmark = pytest.mark.usefixtures("time_limit")
 
 
 def waiting(folder: Path) -> int:
@@ -66,7 +64,7 @@ def test_a_rank_of_torchrun_is_stopped(tmp_path: Path, rank: int) -> None:
             job.wait_for(
                 f"rank {rank} (on {HERE}) failed first: nothing has been heard of it for 4 s: its process {pid} is "
                 "stopped",
-                timeout=50,
+                timeout=150,
             )
         assert f"rank {1 - rank} (on" not in job.output()
 

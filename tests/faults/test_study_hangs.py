@@ -21,7 +21,7 @@ from helios.errors import ArgumentTypeError, ConfigurationError, StudyTimeoutErr
 from helios.plugins.optuna import _heartbeat, _locks, _rdb, _waiting, run_study, runner
 from helios.plugins.optuna._locks import study_lock
 from helios.plugins.optuna._owners import mark_owner, owner_of
-from tests.faults.conftest import stopped
+from tests.faults.stopping import stopped
 from tests.plugins.optuna.conftest import closed_connections, postgres_server, postgres_url
 from tests.plugins.optuna.studies import StudySpec, finish, make_objective, make_study, start, table, url_of
 from tests.plugins.optuna.test_locks import KINDS, Holder, load, place
@@ -29,7 +29,6 @@ from tests.plugins.optuna.test_locks import KINDS, Holder, load, place
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("time_limit")
 __all__ = ["closed_connections", "place", "postgres_server", "postgres_url"]  # Fixtures.
 
 

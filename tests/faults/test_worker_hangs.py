@@ -22,8 +22,6 @@ from helios.errors import TrainingError
 from helios.testing import TinyModel
 from tests.trainer.parts import make_trainer
 
-pytestmark = pytest.mark.usefixtures("time_limit")
-
 
 @dataclasses.dataclass
 class Samples(Dataset[torch.Tensor]):
