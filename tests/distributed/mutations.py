@@ -76,9 +76,8 @@ def _validation_padded() -> None:
     """Ranks validate samples twice, so that all have equally many."""
     make_loader = datamodule.make_loader  # type: ignore[attr-defined]  # not exported
 
-    def pad(*arguments: Any, training: bool) -> Any:
-        del training
-        return make_loader(*arguments, training=True)
+    def pad(*arguments: Any, **options: Any) -> Any:
+        return make_loader(*arguments, **{**options, "training": True})
 
     mock.patch.object(datamodule, "make_loader", pad).start()
 
