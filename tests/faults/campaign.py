@@ -213,6 +213,7 @@ def main(root: Path, rounds: int, seed: int) -> None:
     campaign, numbers = Campaign(root, seed), random.Random(seed)
     _report(expected=campaign.expected)
     campaign.fill_disk_with_debris()
+    campaign.fail_disk("unlink", "EIO", 2, stays=True)  # The lock, when all is done.
     faults = [
         (kind, error, at, stays)
         for kind, count in campaign.count_calls().items()

@@ -51,8 +51,9 @@ def is_well(entry: dict[str, Any], expected: str) -> bool:
 def test_an_attacked_run_is_resumed_to_the_bit(tmp_path: Path, shim: Path) -> None:
     """A disk full of debris, faults of the disk at some places, damaged bytes and signals: the resumed run is equal."""
     attacks = attack(shim, tmp_path, 8, 1)
-    assert len(attacks) == 1 + 3 * 8
+    assert len(attacks) == 2 + 3 * 8
     assert len(attacks[0]["ended"]) == 64, "the debris was not swept before the disk was probed"
+    assert len(attacks[1]["ended"]) == 64, "a run that was complete failed because of its lock"
     assert {entry["ended"].partition(":")[0] for entry in attacks} >= {"refused", "damaged", "signal -9"}
 
 

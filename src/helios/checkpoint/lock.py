@@ -102,8 +102,9 @@ class FolderLock:
     ) -> None:
         """Release the lock, and remove its file, and the folder if nothing else was put into it."""
         if self._is_current():
-            # Before the lock is released: afterwards the file may be that of another owner.
-            self._path.unlink(missing_ok=True)
+            # Before the lock is released: afterwards the file may be that of another owner. One that stays is harmless.
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
             if self._has_made_folder:
                 with contextlib.suppress(OSError):  # There are checkpoints in it.
                     self._path.parent.rmdir()
