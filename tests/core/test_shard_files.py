@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from helios.checkpoint.parts import set_state
 from helios.core import files, shard_files
 from helios.core.archive import save_archive
 from helios.core.files import remove_temporaries
 from helios.core.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.core.shard_tree import has_shards
 from helios.core.shards import make_mesh
-from helios.core.stateful import set_state
 from helios.errors import (
     ArgumentTypeError,
     CheckpointError,

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 
-from helios.core.plain import Fingerprint, encode, is_plain
+from helios.core.plain import encode
 from helios.core.shard_tree import has_shards, map_tree, put_shards_in, take_shards_out
 from helios.core.shards import make_mesh
-from helios.core.stateful import AttributeStates
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 
 if TYPE_CHECKING:
@@ -127,28 +126,3 @@ def test_one_file_does_not_hold_a_part() -> None:
         ArgumentTypeError, match=r"state\['a'\] is a sharded tensor .DTensor.*save_sharded on all ranks"
     ):
         encode({"a": sharded(torch.ones(2))})
-
-
-class Owner:
-    def __init__(self) -> None:
-        self.untouched = sharded(torch.zeros(2))
-        self.average = [sharded(torch.zeros(2))]
-        self.attributes = AttributeStates(self, frozenset({"attributes"}))
-        self.attributes.mark()
-
-
-def test_sharded_attributes_are_saved_when_they_change() -> None:
-    """SPEC E5: an attribute of sharded tensors is saved like one of whole ones: when it has changed, in place too."""
-    owner = Owner()
-    assert is_plain(owner.average)
-    assert owner.attributes.collect() == {}
-    owner.average[0].add_(1)
-    states = owner.attributes.collect()
-    assert list(states["plain attributes"]) == ["average"]
-    assert has_shards(states)
-    other = Owner()
-    other.attributes.restore(states)
-    assert other.average is owner.average
-    mark = Fingerprint(owner.average)
-    assert mark == Fingerprint(owner.average)
-    assert mark != Fingerprint([sharded(torch.ones(2))])

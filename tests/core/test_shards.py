@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from helios.checkpoint.parts import get_state, set_state
 from helios.core.shard_tree import has_shards, is_sharded
 from helios.core.shards import fit_network, fit_optimizer, make_mesh, shard_network, unsharded
-from helios.core.stateful import get_state, set_state
 from helios.errors import CheckpointMismatchError, ConfigurationError, NotRunningError
 from helios.testing import are_equal
 from tests.core.ranks import run_ranks

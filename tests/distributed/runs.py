@@ -23,10 +23,10 @@ from unittest import mock
 import torch
 from torch import nn
 
+from helios.checkpoint.parts import unwrap_module
 from helios.core import lookout
 from helios.core.archive import save_archive
 from helios.core.distributed import get_dist_info, is_using_torchrun
-from helios.core.stateful import unwrap_module
 from helios.errors import RankFailedError
 from helios.plugins import Plugin
 from helios.trainer import _rank, _spawn

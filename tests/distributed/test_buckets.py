@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helios.core.stateful import unwrap_module
+from helios.checkpoint.parts import unwrap_module
 from helios.model.wrapping import wrap_network
 from tests.core.ranks import run_ranks
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from helios import Model
-from helios.core.stateful import networks_of
+from helios.checkpoint.parts import networks_of
 from helios.model.gradients import collect_gradients, restore_gradients
 from helios.model.wrapping import get_dues, quiet, restore_dues, wrap_network
 from tests.core.ranks import run_ranks

@@ -247,7 +247,6 @@ class Averaging(OnDevice):
         self.replaced = self.replaced * 0.5 + batch[0].amax(dim=0)
 
 
-@pytest.mark.xfail(strict=False, reason="they come back on the CPU, and losses of the CPU on the GPU")
 def test_a_changed_tensor_comes_back_on_its_device(cuda: Driver | None, tmp_path: Path) -> None:
     """SPEC G3, G5: tensors that a model keeps besides its networks, and losses, are where they were after a resume."""
     del cuda

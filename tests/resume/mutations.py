@@ -30,9 +30,9 @@ def _saved_before_epoch_end() -> None:
 
     def save_first(self: Any) -> None:
         dataset_iter, self._state.dataset_iter = self._state.dataset_iter, 0
-        self._save()
+        self._save(is_last=False)
         self._state.dataset_iter = dataset_iter
-        save, self._save = self._save, lambda: None
+        save, self._save = self._save, lambda **_: None
         original(self)
         self._pending = save
 
@@ -72,18 +72,18 @@ def _steps_not_keyed() -> None:
 
 def _gradients_lost() -> None:
     """A checkpoint in the middle of an accumulation leaves the gradients out."""
-    _jobs.collect_gradients = lambda model: {}  # type: ignore[attr-defined]  # noqa: ARG005 - the point
+    _jobs.collect_gradients = lambda *_: {}  # type: ignore[attr-defined]  # the point
     assert gradients
 
 
 def _running_losses_lost() -> None:
     """The model's running losses start at nothing after a resume."""
-    original = Model._load_book_state
+    original = Model._load_base_state
 
-    def forget(self: Any, book: dict[str, Any]) -> None:
-        original(self, {**book, "running_losses": {}})
+    def forget(self: Any, state: dict[str, Any]) -> None:
+        original(self, {**state, "attributes": {**state["attributes"], "_running_losses": {}}})
 
-    Model._load_book_state = forget  # type: ignore[method-assign]  # the point
+    Model._load_base_state = forget  # type: ignore[method-assign]  # the point
 
 
 def _one_step_more() -> None:

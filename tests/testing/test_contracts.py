@@ -82,6 +82,8 @@ class Shy(SilentPlugin):
 class Meddling(SilentPlugin):
     """Scales batches by a number that it forgets."""
 
+    non_persistent_attributes = ("scale",)
+
     def __init__(self) -> None:
         super().__init__()
         self.unique_overrides.training_batch = True

@@ -41,12 +41,12 @@ def evaluation_step(phase: str, step_name: str, first: float, number: int) -> li
 
 def validation(cycle: int) -> list[str]:
     return [
-        *hook("on_validation_start", cycle),
         "model.eval",
+        *hook("on_validation_start", cycle),
         *evaluation_step("validation", "valid_step", 200.0, 0),
         *evaluation_step("validation", "valid_step", 200.0, 1),
-        *hook("on_validation_end", cycle),
         "model.train",
+        *hook("on_validation_end", cycle),
     ]
 
 
@@ -144,8 +144,8 @@ def test_the_order_of_testing() -> None:
         "b.setup",
         "model.setup True",
         "model.load_for_testing",
-        *hook("on_testing_start"),
         "model.eval",
+        *hook("on_testing_start"),
         *evaluation_step("testing", "test_step", 300.0, 0),
         *evaluation_step("testing", "test_step", 300.0, 1),
         *hook("on_testing_end"),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class TracingPlugin(Plugin):
     """Overrides every hook but those that only one plug-in may have."""
 
+    non_persistent_attributes = ("trace",)  # A trace is of one process.
+
     def __init__(self, plug_id: str, trace: list[str]) -> None:
         super().__init__(plug_id)
         self.trace = trace

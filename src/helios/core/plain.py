@@ -8,14 +8,13 @@ given back through a tensor. Everything else is refused when it is *saved*, by i
 from __future__ import annotations
 
 import collections
-import enum
-import hashlib
+import io
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
-from helios.core.shard_tree import is_sharded, set_shards_aside
+from helios.core.shard_tree import is_sharded
 from helios.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -124,65 +123,13 @@ def decode(value: Any) -> Any:
     return value
 
 
-class Fingerprint:
-    """Tells whether a piece of plain data has changed since it was taken.
-
-    Numbers and strings are compared by value, NumPy arrays by a digest, and tensors by identity and version, so that
-    taking a fingerprint copies no tensor.
-    """
-
-    def __init__(self, value: Any) -> None:
-        """Take the fingerprint.
-
-        Raises:
-            ArgumentTypeError: if `value` is not plain data.
-        """
-        rest, shards = set_shards_aside(value)
-        self._parts = _fingerprint(encode(rest)), [_TensorMark(tensor) for tensor in shards]
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both were taken of equal numbers and strings and of the same, untouched tensors."""
-        return isinstance(other, Fingerprint) and self._parts == other._parts
-
-    __hash__ = None  # type: ignore[assignment]  # compared, never looked up
+def dump(data: Any) -> bytes:
+    """Return plain data as bytes, for another process: `pickle` by itself reads no tensor of every dtype back."""
+    buffer = io.BytesIO()
+    torch.save(encode(data), buffer)  # noqa: TID251 - it goes to no file.
+    return buffer.getvalue()
 
 
-class _TensorMark:
-    """A tensor as it was. It keeps the tensor alive: a new one at the same address is not mistaken for it."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-        self.version = None if tensor.is_inference() else tensor._version  # noqa: SLF001 - autograd's own counter.
-
-    def __eq__(self, other: object) -> bool:
-        same = isinstance(other, _TensorMark) and other.tensor is self.tensor
-        return same and self.version is not None and self.version == other.version  # type: ignore[attr-defined]  # same
-
-    __hash__ = None  # type: ignore[assignment]  # compared, never looked up
-
-
-def _fingerprint(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return _TensorMark(value)
-    if isinstance(value, dict) and _ARRAY in value:
-        array = value[_ARRAY].numpy()
-        return np.ndarray, value["dtype"], array.shape, hashlib.blake2b(array.tobytes()).digest()
-    if isinstance(value, dict):
-        return dict, [(key, _fingerprint(item)) for key, item in value.items()]
-    if isinstance(value, list | tuple):
-        return type(value), [_fingerprint(item) for item in value]
-    if isinstance(value, set):
-        return set, set(value)
-    # The representation tells 1, 1.0 and True apart, and finds nan equal to itself.
-    return type(value), repr(value) if isinstance(value, float | complex) else value
-
-
-def is_plain(value: Any) -> bool:
-    """Whether `value` is plain data, of which tensors may be sharded, and no enumeration or class of its own."""
-    if isinstance(value, enum.Enum):
-        return False
-    try:
-        encode(set_shards_aside(value)[0])
-    except ArgumentTypeError:
-        return False
-    return True
+def load(data: bytes) -> Any:
+    """Return what `dump` was given. Never runs code."""
+    return decode(torch.load(io.BytesIO(data), weights_only=True))

@@ -184,7 +184,7 @@ def fit_network(state: dict[str, Any], network: nn.Module) -> dict[str, Any]:
 
     def fit(path: tuple[Any, ...], leaf: Any) -> Any:
         own = present.get(path[0]) if len(path) == 1 else None
-        return _fit(leaf, own) if isinstance(own, torch.Tensor) else leaf
+        return fit_tensor(leaf, own) if isinstance(own, torch.Tensor) and isinstance(leaf, torch.Tensor) else leaf
 
     fitted: dict[str, Any] = map_tree(state, fit)
     return fitted
@@ -232,14 +232,15 @@ def fit_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> di
     def fit(path: tuple[Any, ...], leaf: Any) -> Any:
         parameter = parameters.get(path[0])
         # The count of steps is whole whatever the parameter is, one without dimensions too.
-        return leaf if parameter is None or path[1:] == ("step",) else _fit(leaf, parameter)
+        if parameter is None or path[1:] == ("step",) or not isinstance(leaf, torch.Tensor):
+            return leaf
+        return fit_tensor(leaf, parameter)
 
     return {**state, "state": map_tree(state["state"], fit)}
 
 
-def _fit(saved: Any, present: torch.Tensor) -> Any:
-    if not isinstance(saved, torch.Tensor):
-        return saved
+def fit_tensor(saved: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Return a saved tensor, whole or sharded as another one is; of another shape, it is whole."""
     if not is_sharded(present):
         return saved.full_tensor() if is_sharded(saved) else saved
     if is_sharded(saved):

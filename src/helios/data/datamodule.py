@@ -6,8 +6,9 @@ import abc
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
+from helios.checkpoint.capture import AttributeCapture
 from helios.core import rng
 from helios.core.context import RunMember
 from helios.core.registry import Registry
@@ -22,6 +23,8 @@ from helios.data.loading import (
 from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import torch
     from torch.utils.data import DataLoader
 
@@ -119,11 +122,18 @@ class DataModule(RunMember, abc.ABC):
 
     `setup` assigns `self._train_dataset`, `self._valid_dataset` and `self._test_dataset`, as far as there are such, to
     what `self._create_dataset` returns.
+
+    Attributes:
+        non_persistent_attributes: names of attributes that checkpoints leave out. A dataset may have this, too.
     """
+
+    non_persistent_attributes: ClassVar[Collection[str]] = ()
 
     def __init__(self) -> None:
         """Start without data."""
+        set_by_subclass = frozenset(vars(self))
         super().__init__()
+        self._attribute_states = AttributeCapture(self, ignore=frozenset(vars(self)) - set_by_subclass)
         self._train_dataset: Dataset | None = None
         self._valid_dataset: Dataset | None = None
         self._test_dataset: Dataset | None = None
@@ -137,6 +147,22 @@ class DataModule(RunMember, abc.ABC):
 
     def teardown(self) -> None:
         """Let go of what `setup` took; runs in every process, however the run ends."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must give back to this data module.
+
+        Unless this is overridden, it is every attribute that training has changed, of the data module and of its
+        datasets: the level of a curriculum, for example.
+        """
+        return self._attribute_states.collect()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointMismatchError: if it does not fit the attributes of this data module.
+        """
+        self._attribute_states.restore(state_dict)
 
     @property
     def train_dataset(self) -> AnyDataset | None:

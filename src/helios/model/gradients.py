@@ -1,39 +1,114 @@
-"""Gradients in flight: what a checkpoint in the middle of an accumulation must keep."""
+"""Gradients in flight: what has been added up since an optimizer last used it, and a checkpoint must keep."""
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Final
 
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from helios.checkpoint.parts import bare_name, find_wrappers, networks_of
 from helios.core.shard_gradients import be_whole_once, find_sharded
 from helios.core.shard_tree import is_sharded
-from helios.core.stateful import bare_name, find_wrappers, networks_of
 from helios.errors import CheckpointMismatchError
 from helios.model.wrapping import mark_used
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     import torch
-    from torch import nn
 
     from helios.model.model import Model
 
 _KEPT_BACK: Final = " (kept back)"  # No parameter has a space in its name.
+# A gradient that was changed in place more often is taken for one that is never set to zero: clipping and unscaling
+# change it a few times, and each backward pass once more.
+_MANY_CHANGES: Final = 8
 
 
-def _parameters(model: Model) -> dict[str, nn.Parameter]:
-    return {
+class GradientWatch:
+    """Knows which gradients optimizers have used already.
+
+    What an optimizer has used is overwritten by the next step of training, and need not be saved. Until a checkpoint is
+    near, a step costs a note of its number; only in the batch at `next_save` are the gradients themselves looked at.
+
+    Attributes:
+        next_save: the number of the batch, counted from 1, after which a checkpoint is going to be taken.
+    """
+
+    def __init__(self, get_batch: Callable[[], int]) -> None:
+        """Watch every optimizer of the process.
+
+        Args:
+            get_batch: returns the number of the batch that is being trained, counted from 1.
+        """
+        self.next_save: float = 0
+        self._get_batch = get_batch
+        self._batches: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._used: dict[int, tuple[torch.Tensor, int]] = {}
+        self._handle = register_optimizer_step_post_hook(self._note)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._handle.remove()
+        self._used.clear()
+
+    def _note(self, optimizer: Optimizer, *_: Any) -> None:
+        batch = self._batches[optimizer] = self._get_batch()
+        if batch < self.next_save:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._used[id(parameter)] = parameter.grad, _version(parameter.grad)
+
+    def find_used(self, batch: int) -> set[int]:
+        """Return the ids of the parameters whose gradients an optimizer has used since anything was added to them.
+
+        Args:
+            batch: the number of the batch that was trained last.
+        """
+        in_this_batch = [optimizer for optimizer, number in self._batches.items() if number == batch]
+        used = {id(parameter) for optimizer in in_this_batch for group in optimizer.param_groups
+                for parameter in group["params"] if self._is_used(parameter)}  # fmt: skip
+        self._used.clear()
+        return used
+
+    def _is_used(self, parameter: torch.Tensor) -> bool:
+        gradient, version = self._used.get(id(parameter), (None, 0))
+        is_same = gradient is not None and gradient is parameter.grad and version == _version(gradient)
+        return is_same and version <= _MANY_CHANGES
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - autograd's own counter; there is no public one.
+
+
+def _parameters(model: Model) -> dict[str, torch.Tensor]:
+    """Return everything that gradients are added up for, by name: parameters of networks, and what stands by itself."""
+    found: dict[str, torch.Tensor] = {
         f"{name}.{bare_name(parameter_name, wrappers)}": parameter
         for name, network in networks_of(model).items()
         for wrappers in [find_wrappers(network)]
         for parameter_name, parameter in network.named_parameters()
     }
+    known = {id(parameter) for parameter in found.values()}
+    for path, tensor in model._attribute_states.find_leaves().items():  # noqa: SLF001 - the run's side of Model.
+        if id(tensor) not in known:
+            known.add(id(tensor))
+            found[path] = tensor
+    return found
 
 
-def collect_gradients(model: Model) -> dict[str, torch.Tensor]:
-    """Return the gradients of a model's networks by name; those that are `None` are left out.
+def collect_gradients(model: Model, used: set[int] = frozenset()) -> dict[str, torch.Tensor]:  # type: ignore[assignment]  # it is only read
+    """Return the gradients in flight by name; those that are `None` are left out.
 
     Of a parameter that is spread over the ranks there may be two: what each rank has kept back has a name of its own.
+
+    Args:
+        model: the model.
+        used: ids of parameters whose gradients are left out.
 
     Raises:
         ConfigurationError: if a gradient has been exchanged within some ranks, and kept back from others.
@@ -42,7 +117,8 @@ def collect_gradients(model: Model) -> dict[str, torch.Tensor]:
     gradients: dict[str, torch.Tensor | None] = {}
     for name, parameter in _parameters(model).items():
         spread = sharded.get(id(parameter))
-        gradients[name] = parameter.grad if spread is None else spread.part.grad
+        part = parameter if spread is None else spread.part
+        gradients[name] = None if {id(parameter), id(part)} & used else part.grad
         if spread is not None:
             gradients[name + _KEPT_BACK] = spread.get_kept_back(name)
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from torch import nn
 
+from helios.checkpoint.capture import AttributeCapture
+from helios.checkpoint.details import get_modes, set_modes
+from helios.checkpoint.parts import get_network_state, networks_of
 from helios.core.context import RunMember
 from helios.core.files import can_be_in_name
 from helios.core.registry import Registry
-from helios.core.stateful import AttributeStates, get_network_state, networks_of
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.model.wrapping import get_dues, restore_dues, wrap_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from helios.core.state import TrainingState
+
+_ALWAYS_SAVED: Final = ("_metrics", "_loss_items", "_running_losses", "_val_scores", "_test_scores")
 
 MODEL_REGISTRY: Final[Registry[Model]] = Registry("model")
 
@@ -40,13 +44,19 @@ def create_model(type_name: str, *args: Any, **kwargs: Any) -> Model:
 class Model(RunMember, abc.ABC):
     """Networks, optimizers and whatever else a run trains with, and what a step of the run does with them.
 
-    A subclass makes them in `setup` and trains them in `train_step`. Attributes that have a state are saved and
-    restored by name, and so are numbers, strings and tensors that have changed since `setup`; a model that overrides
-    `state_dict` and `load_state_dict` looks after its state itself.
+    A subclass makes them in `setup` and trains them in `train_step`. Whatever training changes in an attribute is saved
+    in checkpoints and restored, or named in the log if no checkpoint can hold it; a model that overrides `state_dict`
+    and `load_state_dict` looks after its state itself.
 
     Args:
         save_name: the name of the model's folder of checkpoints.
+
+    Attributes:
+        non_persistent_attributes: names of attributes that checkpoints leave out, such as caches. Any class may have
+            this attribute.
     """
+
+    non_persistent_attributes: ClassVar[Collection[str]] = ()
 
     def __init__(self, save_name: str) -> None:
         """Name the model.
@@ -62,7 +72,8 @@ class Model(RunMember, abc.ABC):
         self._running_losses: dict[str, torch.Tensor] = {}
         self._val_scores: dict[str, Any] = {}
         self._test_scores: dict[str, Any] = {}
-        self._attribute_states = AttributeStates(self, ignore=frozenset(vars(self)) - set_by_subclass)
+        own = frozenset(vars(self)) - set_by_subclass
+        self._attribute_states = AttributeCapture(self, ignore=own, always=_ALWAYS_SAVED)
 
     @property
     def save_name(self) -> str:
@@ -153,8 +164,9 @@ class Model(RunMember, abc.ABC):
         """Return the state of the model as plain data.
 
         Returns:
-            By name, the states of all stateful attributes (networks without the wrappers that distribute or compile
-            them); under "plain attributes", the numbers, strings, tensors and the like that have changed since `setup`.
+            By path, the states of everything that has one (networks without the wrappers that distribute or compile
+            them); under "plain attributes", by name, the other attributes that are not as they were constructed; and
+            what else has changed in networks, optimizers and classes.
         """
         return self._attribute_states.collect()
 
@@ -248,19 +260,23 @@ class Model(RunMember, abc.ABC):
             value = loss.detach() if isinstance(loss, torch.Tensor) else torch.as_tensor(loss)
             running[name] = running[name] + value if name in running else value.clone()
 
-    def _book_state(self) -> dict[str, Any]:
-        """Return what the base class itself must find again after a resume."""
+    def _base_state(self) -> dict[str, Any]:
+        """Return what a resumed run must find again, whatever the subclass makes of its state."""
+        check_metrics(self.metrics, type(self).__name__)
+        networks = networks_of(self)
         return {
-            "metrics": check_metrics(self.metrics, type(self).__name__),
-            "running_losses": dict(self._running_losses),
-            "dues": get_dues(networks_of(self)),
+            "attributes": self._attribute_states.collect_base(),
+            "modes": {name: get_modes(network) for name, network in networks.items()},
+            "buffer_sync_flags": get_dues(networks),
         }
 
-    def _load_book_state(self, book: dict[str, Any]) -> None:
-        self.metrics.clear()
-        self.metrics.update(book["metrics"])
-        self._running_losses = {name: loss.to(self.device) for name, loss in book["running_losses"].items()}
-        restore_dues(networks_of(self), book.get("dues", {}))
+    def _load_base_state(self, state: dict[str, Any]) -> None:
+        self._attribute_states.restore_base(state["attributes"])
+        networks = networks_of(self)
+        for name, modes in state["modes"].items():
+            if name in networks:
+                set_modes(networks[name], modes)
+        restore_dues(networks, state["buffer_sync_flags"])
 
 
 def check_metrics(metrics: object, owner: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helios.checkpoint.parts import bare_name, find_wrappers
 from helios.core.shards import make_mesh, shard_network, unsharded
-from helios.core.stateful import bare_name, find_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -82,7 +82,7 @@ def restore_dues(networks: Mapping[str, nn.Module], dues: Mapping[str, bool]) ->
 
 
 def mark_used(
-    networks: Mapping[str, nn.Module], in_flight: Iterable[nn.Parameter], kept_back: Iterable[nn.Parameter]
+    networks: Mapping[str, nn.Module], in_flight: Iterable[torch.Tensor], kept_back: Iterable[torch.Tensor]
 ) -> None:
     """Have networks exchange the gradients of parameters the next time, whether they use them then or not.
 

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
+from helios.checkpoint.capture import AttributeCapture
 from helios.core.context import RunMember
 from helios.core.registry import Registry
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
 from helios.plugins.moving import move_to_device
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from helios.core.state import TrainingState
 
 PLUGIN_REGISTRY: Final[Registry[Plugin]] = Registry("plugin")
@@ -64,9 +67,11 @@ class Plugin(RunMember, abc.ABC):
         draws_nothing: whether no hook of this class draws a random number: the generators are not keyed for it then,
             which takes 8 µs. It is not inherited, as a subclass may well draw. One that draws all the same draws from
             wherever the generators happen to be, and changes what others draw.
+        non_persistent_attributes: names of attributes that checkpoints leave out.
     """
 
     draws_nothing: ClassVar[bool] = False
+    non_persistent_attributes: ClassVar[Collection[str]] = ()
 
     # Whether a stop that this plug-in asks for is the end of the run, whoever resumes it. One that must be asked again
     # each time sets it to False, and answers from what it restores.
@@ -78,11 +83,13 @@ class Plugin(RunMember, abc.ABC):
         Raises:
             ConfigurationError: if the name is no string or empty.
         """
+        set_by_subclass = frozenset(vars(self))
         super().__init__()
         if not isinstance(plug_id, str) or not plug_id:
             raise ConfigurationError(f"plug-in id {plug_id!r} is no key: pass a string that is not empty")
         self._plug_id = plug_id
         self._unique_overrides = UniquePluginOverrides()
+        self._attribute_states = AttributeCapture(self, ignore=frozenset(vars(self)) - set_by_subclass)
 
     def _draws(self) -> bool:
         return vars(type(self)).get("draws_nothing", False) is not True
@@ -122,11 +129,19 @@ class Plugin(RunMember, abc.ABC):
         """Get ready: a run has started and has set `trainer`, `device`, `rank` and the rest."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must give back to this plug-in, as plain data."""
-        return {}
+        """Return what a resumed run must give back to this plug-in.
+
+        Unless this is overridden, it is every attribute that training has changed, as in a model.
+        """
+        return self._attribute_states.collect()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointMismatchError: if it does not fit the attributes of this plug-in.
+        """
+        self._attribute_states.restore(state_dict)
 
     def on_training_start(self) -> None:
         """Run when training starts or goes on, after everything has been set up and restored."""

@@ -12,7 +12,7 @@ from helios.core.archive import load_archive, save_archive
 from helios.core.control import Control
 from helios.core.files import can_be_in_name, check_length, ensure_writable, remove_temporaries, to_path
 from helios.core.logging import get_root_logger
-from helios.core.plain import encode
+from helios.core.plain import dump, encode, load
 from helios.core.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.core.shard_tree import take_shards_out
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
@@ -198,7 +198,10 @@ class CheckpointStore:
             CheckpointMismatchError: if the checkpoint cannot be gone on from with this number of ranks.
         """
         control = Control() if control is None else control
-        newest = control.share(self._load_newest_here() if control.rank == 0 else None)
+        newest = self._load_newest_here() if control.rank == 0 else None
+        if control.world_size > 1:
+            packed = control.share(None if newest is None else (newest[0], dump(newest[1]), newest[2]))
+            newest = None if packed is None else (packed[0], load(packed[1]), packed[2])
         if newest is None:
             return None
         path, data, is_folder = newest

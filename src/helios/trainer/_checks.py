@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from helios.checkpoint.parts import networks_of
 from helios.core.state import Phase
-from helios.core.stateful import networks_of
 from helios.data.datamodule import DataModule
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
 from helios.model.model import Model, check_metrics

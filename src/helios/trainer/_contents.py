@@ -10,17 +10,19 @@ import torch
 from helios.core.state import TrainingState
 from helios.errors import CorruptCheckpointError
 
-FORMAT: Final = 1  # Of what a checkpoint holds; one of a newer format is refused.
+FORMAT: Final = 2  # Of what a checkpoint holds; one of another format is refused.
 
 # The parts of a checkpoint by the keys that lead to them, and their types.
 _PARTS: Final[dict[tuple[str, ...], type]] = {
     ("model",): dict,
     ("model", "class"): str,
     ("model", "state"): dict,
-    ("model", "book"): dict,
-    ("model", "book", "metrics"): dict,
-    ("model", "book", "running_losses"): dict,
+    ("model", "base"): dict,
+    ("model", "base", "attributes"): dict,
+    ("model", "base", "modes"): dict,
+    ("model", "base", "buffer_sync_flags"): dict,
     ("plugins",): dict,
+    ("datamodule",): dict,
     ("training",): dict,
     ("training", "state"): dict,
     ("training", "stopped"): bool,
@@ -39,7 +41,7 @@ _PATH_AND_VALUE: Final = 3  # An entry of what a rank has apart from rank 0: a p
 def check_contents(data: dict[str, Any], name: str) -> None:
     """Check that a file whose bytes are whole holds a checkpoint of a run.
 
-    One of a newer format is not looked at: it may have other parts.
+    One of another format is not looked at: it may have other parts.
 
     Args:
         data: what it holds.
@@ -51,7 +53,7 @@ def check_contents(data: dict[str, Any], name: str) -> None:
     version = data.get("format")
     if type(version) is not int:
         raise CorruptCheckpointError(f"{name} has no format number: it is no checkpoint of a run")
-    if version > FORMAT:
+    if version != FORMAT:
         return
     for keys, kind in _PARTS.items():
         _check_kind(_find(data, keys, name), kind, keys, name)
@@ -62,8 +64,6 @@ def check_contents(data: dict[str, Any], name: str) -> None:
         _check_position(position, name)
     for plug_id, state in data["plugins"].items():
         _check_kind(state, dict, ("plugins", plug_id), name)
-    for item, loss in data["model"]["book"]["running_losses"].items():
-        _check_kind(loss, torch.Tensor, ("model", "book", "running_losses", item), name)
     for parameter, gradient in data["gradients"].items():
         # A dictionary describes a tensor that is spread over the ranks.
         _check_kind(gradient, (torch.Tensor, dict), ("gradients", parameter), name)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from helios.checkpoint.details import kept_modes
+from helios.checkpoint.parts import networks_of
 from helios.core.rng import SeedSequence
 from helios.core.state import Phase
-from helios.core.stateful import networks_of
 from helios.model.model import Model
 from helios.model.wrapping import quiet
 from helios.plugins.table import overrides
@@ -127,18 +128,22 @@ class EvaluationLoop:
         seeds = SeedSequence(*place)
         scores = self._model._val_scores if is_validation else self._model._test_scores  # noqa: SLF001 - API.md names them.
         scores.clear()
-        for plug_id, hook in calls.plugin_starts.items():
-            self._key(SeedSequence(*place, plug_id)[-1])
-            hook(*arguments)
-        self._key(seeds[-1])
-        calls.model_start(*arguments)
-        self._model.eval()
         processes = [
             (process, None if plug_id in self._quiet else SeedSequence(*place, plug_id))
             for plug_id, process in calls.processes.items()
         ]
-        with quiet(networks_of(self._model).values(), is_uneven=self._is_uneven):
-            steps = self._run_batches(seeds, processes)
+        networks = networks_of(self._model).values()
+        with kept_modes(networks) if is_validation else contextlib.nullcontext():
+            self._model.eval()  # Before the hooks, which may put a part back into training mode.
+            for plug_id, hook in calls.plugin_starts.items():
+                self._key(SeedSequence(*place, plug_id)[-1])
+                hook(*arguments)
+            self._key(seeds[-1])
+            calls.model_start(*arguments)
+            with quiet(networks, is_uneven=self._is_uneven):
+                steps = self._run_batches(seeds, processes)
+        if is_validation and overrides(self._model, "train", Model):
+            self._model.train()
         for plug_id, hook in calls.plugin_ends.items():
             self._key(SeedSequence(*place, plug_id)[steps])
             hook(*arguments)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from helios._version import __version__
+from helios.checkpoint.digest import digest_of
 from helios.checkpoint.passport import check_passport
 from helios.core.distributed import global_print
 from helios.core.shard_tree import is_sharded
 from helios.core.state import Phase, TrainingState, TrainingUnit
-from helios.core.stateful import ensure_state_dict
 from helios.errors import CheckpointMismatchError, ConfigurationError, HeliosError
-from helios.model.gradients import collect_gradients, restore_gradients
+from helios.model.gradients import GradientWatch, collect_gradients, restore_gradients
 from helios.model.model import Model
 from helios.plugins.table import overrides
 from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_can_be_saved
 from helios.trainer._checks import check_dtypes, list_dtypes
 from helios.trainer._contents import FORMAT
 from helios.trainer._loop import Outcome, TrainingLoop
+from helios.trainer._overlays import apply_overlay, digests_of, find_differences
 from helios.trainer._passport import make_passport
 from helios.trainer._ranks import check_lengths
 from helios.trainer._session import Session
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from helios.core.control import Control
+    from helios.trainer._states import PartStates
     from helios.trainer._task import Task
+
+_PARTS: Final = ("model", "plugins", "datamodule")
 
 
 class TrainingJob:
@@ -45,6 +49,10 @@ class TrainingJob:
         self._state = TrainingState()
         self._store = session.own_store()  # Again: setup may have given the model another name.
         self._signals = SignalWatch(enabled=self._store is not None)
+        self._gradients = GradientWatch(lambda: self._state.global_iteration + 1)
+        session.callback(self._gradients.close)
+        # The name of the checkpoint after which training has ended, and digests of what it holds.
+        self._last_save: tuple[CheckpointName | None, dict[Any, bytes]] | None = None
         feed = session.open_training_feed()
         check_lengths(feed, control)
         validation = None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION)
@@ -61,6 +69,7 @@ class TrainingJob:
             key=session.key,
             mark=session.mark,
             control=control,
+            gradients=self._gradients,
         )
 
     def run(self) -> bool:
@@ -83,6 +92,8 @@ class TrainingJob:
                 self._print_banner()
             with session.open_bar("Training", self._done()) as bar:
                 outcome = self._loop.run(bar)
+            if self._store is not None and outcome in (Outcome.COMPLETE, Outcome.STOPPED):
+                self._record_end(self._store)
         self._signals.report(is_leaving=outcome is Outcome.INTERRUPTED)
         session.log.info("%d iterations trained: %s", self._state.current_iteration, outcome.value)
         interrupted = outcome is Outcome.INTERRUPTED
@@ -94,11 +105,13 @@ class TrainingJob:
         is_epochs = self._session.options.train_unit is TrainingUnit.EPOCH
         return self._state.completed_epochs if is_epochs else self._state.current_iteration
 
-    def _save(self) -> None:
+    def _save(self, *, is_last: bool) -> None:
         assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
         name = self._control.share(self._store.fit_name(self._name_checkpoint()) if self._control.rank == 0 else None)
         assert name is not None  # noqa: S101 - for the type checker: it is rank 0's.
-        path = self._store.save(name, self._collect(), self._control)
+        data = self._collect()
+        path = self._store.save(name, data, self._control)
+        self._last_save = (name, digests_of(states_in(data))) if is_last else None
         self._session.log.debug("saved %s", path)
 
     def _name_checkpoint(self) -> CheckpointName:
@@ -120,24 +133,17 @@ class TrainingJob:
 
     def _collect(self) -> dict[str, Any]:
         """Return everything that a resumed run needs, as plain data."""
-        model, plugins = self._session.model, self._session.plugins
-        is_accumulating = self._state.global_iteration % self._session.options.accumulation_steps != 0
-        return {
-            "format": FORMAT,
-            "helios": __version__,
-            "passport": self._passport,
-            "model": {
-                "class": type(model).__qualname__,
-                "state": ensure_state_dict(model.state_dict(), type(model).__name__),
-                "book": model._book_state(),  # noqa: SLF001 - the run's side of Model.
-            },
-            "plugins": {
-                plug_id: ensure_state_dict(plugin.state_dict(), type(plugin).__name__)
-                for plug_id, plugin in plugins.items()
-            },
-            "training": self._loop.state_dict(),
-            "gradients": collect_gradients(model) if is_accumulating else {},
-        }
+        session = self._session
+        with session.states.graph.together():
+            used = self._gradients.find_used(self._state.global_iteration)
+            return {
+                "format": FORMAT,
+                "helios": __version__,
+                "passport": self._passport,
+                **session.states.collect(),
+                "training": self._loop.state_dict(),
+                "gradients": collect_gradients(session.model, used),
+            }
 
     def _resume(self, store: CheckpointStore) -> None:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
@@ -148,27 +154,50 @@ class TrainingJob:
         if newest is None:
             return
         path, data = newest
+        check_fits(self._session.model, path, data)
         policy = self._session.options.drift_policy
         check_passport(path, data.get("passport"), self._passport, policy, self._session.log)
-        restore_model(self._session.model, path, data)
-        self._session.model._load_book_state(data["model"]["book"])  # noqa: SLF001 - the run's side of Model.
-        self._restore_plugins(data["plugins"])
+        self._restore_states(path, data)
         self._loop.load_state_dict(data["training"])
         # One rank may have some where another has none, and to give them back takes all.
         if any(self._control.gather(bool(data["gradients"]))):
             restore_gradients(self._session.model, data["gradients"])
         self._session.log.info("resumed from %s", path)
 
-    def _restore_plugins(self, states: dict[str, Any]) -> None:
-        plugins = self._session.plugins
-        for plug_id, state in states.items():
-            if plug_id in plugins:
-                plugins[plug_id].load_state_dict(state)
-            elif state:
-                self._session.log.warning(
-                    "the checkpoint has the state of a plug-in %r, which is not registered: its state is dropped",
-                    plug_id,
-                )
+    def _restore_states(self, path: Path, data: dict[str, Any]) -> None:
+        model = self._session.model
+        try:
+            self._session.states.restore(data)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, HeliosError) or overrides(model, "load_state_dict", Model):
+                raise  # What a model's own method raises is the user's.
+            raise CheckpointMismatchError(
+                f"{path} holds a state that does not fit {type(model).__name__} ({type(error).__name__}: {error}): it "
+                "was written by another program, or by another version of this one"
+            ) from error
+
+    def _record_end(self, store: CheckpointStore) -> None:
+        """Add to the last checkpoint what the hooks at the end of training have changed, for `test` to find.
+
+        Training itself continues from where it was before them, if it is given more steps.
+        """
+        ended = self._session.states.collect()
+        newest = None
+        if self._last_save is None:  # A finished run that was started again.
+            newest = store.load_newest(self._control, self._session.mesh)
+            assert newest is not None  # noqa: S101 - for the type checker: what it was resumed from.
+            self._last_save = (
+                CheckpointName.parse(newest[0].name, self._session.model.save_name),
+                digests_of(states_in(newest[1])),
+            )
+        name, digests = self._last_save
+        changes = find_differences(ended, digests)
+        before = [] if newest is None else newest[1].get("ended", [])
+        if not any(self._control.gather(digest_of(changes) != digest_of(before))):
+            return
+        _, data = newest or store.load_newest(self._control, self._session.mesh) or (None, {})
+        assert name is not None  # noqa: S101 - for the type checker: it is that of a checkpoint.
+        store.save(name, {**data, "ended": changes}, self._control)
 
     def _print_banner(self) -> None:
         options, state = self._session.options, self._state
@@ -184,22 +213,22 @@ class TrainingJob:
         global_print(self._session.model.append_to_banner("\n".join(lines)), flush=True)
 
 
-def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: bool = False) -> None:
-    """Give a model the state that a checkpoint holds.
+def states_in(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the states of the model, the plug-ins and the data module that a checkpoint holds."""
+    return {part: data[part] for part in _PARTS}
 
-    Args:
-        model: the model, set up.
-        path: the checkpoint, for messages.
-        data: what it holds.
-        fast_init: whether only the networks have been set up.
+
+def check_fits(model: Model, path: Path, data: dict[str, Any]) -> None:
+    """Check that a checkpoint is one of a model's runs.
 
     Raises:
-        CheckpointMismatchError: if the checkpoint is of a newer format or of another class, or the state does not fit.
+        CheckpointMismatchError: if the checkpoint is of another format or of another class.
     """
-    if data.get("format", FORMAT) > FORMAT:
+    written = data.get("format", FORMAT)
+    if written != FORMAT:
         raise CheckpointMismatchError(
-            f"{path} has format {data['format']}, written by Helios {data.get('helios')}; this is Helios "
-            f"{__version__}, which reads formats up to {FORMAT}: update Helios",
+            f"{path} has format {written}, written by Helios {data.get('helios')}; this is Helios {__version__}, which "
+            f"reads format {FORMAT}: {'update Helios' if written > FORMAT else 'finish the run with that version'}",
         )
     saved_class = data["model"]["class"]
     if saved_class != type(model).__qualname__:
@@ -207,33 +236,29 @@ def restore_model(model: Model, path: Path, data: dict[str, Any], *, fast_init: 
             f"{path} belongs to a {saved_class}, and this model is a {type(model).__qualname__}: give each its own "
             "save_name",
         )
-    try:
-        check_dtypes(data["training"].get("dtypes", {}), list_dtypes(model), type(model).__name__)
-        model.load_state_dict(data["model"]["state"], fast_init=fast_init)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, HeliosError) or overrides(model, "load_state_dict", Model):
-            raise  # What a model's own method raises is the user's.
-        raise CheckpointMismatchError(
-            f"{path} holds a state that does not fit {type(model).__name__} ({type(error).__name__}: {error}): it was "
-            "written by another program, or by another version of this one"
-        ) from error
+    check_dtypes(data["training"].get("dtypes", {}), list_dtypes(model), type(model).__name__)
 
 
 def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
-    """Test the model as its newest checkpoint has it.
+    """Test the model as `fit` left it.
 
     Args:
         session: the run.
-        trained_state: the state of the model if it has been trained in this process; used if there is no checkpoint.
+        trained_state: the states of the parts if they have been trained by this trainer and are at hand; else they are
+            looked for in the newest checkpoint.
     """
     model, root = session.model, session.options.chkpt_root
-    newest = None if root is None else CheckpointStore(root, model.save_name).load_newest(session.control, session.mesh)
-    if newest is not None:
-        restore_model(model, *newest, fast_init=True)
-    elif trained_state is not None:
-        model.load_state_dict(trained_state, fast_init=True)
+    if trained_state is not None:
+        session.states.restore_for_testing(trained_state)
     else:
-        model.load_for_testing()
+        store = None if root is None else CheckpointStore(root, model.save_name)
+        newest = None if store is None else store.load_newest(session.control, session.mesh)
+        if newest is None:
+            model.load_for_testing()
+        else:
+            path, data = newest
+            check_fits(model, path, data)
+            session.states.restore_for_testing(apply_overlay(states_in(data), data.get("ended", [])))
     session.open_evaluation(Phase.TESTING).run()
 
 
@@ -253,16 +278,16 @@ def run_task(task: Task, control: Control) -> Result:
             is_finished = True
         else:
             is_finished = TrainingJob(session).run()
-        return _conclude(task, control, is_finished=is_finished)
+        return _conclude(task, control, session.states, is_finished=is_finished)
 
 
-def _conclude(task: Task, control: Control, *, is_finished: bool) -> Result:
+def _conclude(task: Task, control: Control, states: PartStates, *, is_finished: bool) -> Result:
     if control.world_size == 1:
         return Result(is_finished)
     words = control.share({plug_id: plugin._parting_words() for plug_id, plugin in task.plugins.items()})  # noqa: SLF001 - the run's side of Plugin.
     task.hear(words)
     is_kept = task.phase is Phase.TESTING or task.options.chkpt_root is not None
-    return Result(is_finished, task.model.metrics, words, None if is_kept else _on_cpu(task.model.state_dict()))
+    return Result(is_finished, task.model.metrics, words, None if is_kept else _on_cpu(states.collect()))
 
 
 def _on_cpu(value: Any) -> Any:

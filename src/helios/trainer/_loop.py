@@ -20,7 +20,7 @@ from helios.trainer._checks import list_dtypes
 from helios.trainer._plugin_hooks import PluginHooks
 from helios.trainer._ranks import average_losses, in_step
 from helios.trainer._stopping import StopVote
-from helios.trainer._watches import LossWatch, OptimizerWatch
+from helios.trainer._watches import LossWatch, OptimizerWatch, warn_of_evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from helios.core.control import Control
     from helios.core.state import TrainingState
     from helios.data.feed import BatchFeed
+    from helios.model.gradients import GradientWatch
     from helios.plugins.table import PluginTable
     from helios.trainer._evaluation import EvaluationLoop
     from helios.trainer._options import TrainerOptions
@@ -62,11 +63,12 @@ class TrainingLoop:
         state: TrainingState,
         feed: BatchFeed,
         validation: EvaluationLoop | None,
-        save: Callable[[], None] | None,
+        save: Callable[..., None] | None,
         interrupted: Callable[[], bool],
         key: Callable[[int], None],
         mark: Callable[[], Callable[[], None]],
         control: Control,
+        gradients: GradientWatch,
     ) -> None:
         """Bind what is called.
 
@@ -77,11 +79,12 @@ class TrainingLoop:
             state: how far training has come.
             feed: the batches.
             validation: what a validation runs.
-            save: writes a checkpoint.
+            save: writes a checkpoint; is told whether it is the last (`is_last`).
             interrupted: whether the run shall leave here; answered alike on every rank.
             key: sets the generators to the stream of a seed.
             mark: notes where the generators are, and returns what puts them back there.
             control: what the ranks agree through.
+            gradients: is told when the next checkpoint is going to be taken.
         """
         self.is_stopped = False
         self._options = options
@@ -95,6 +98,8 @@ class TrainingLoop:
         self._interrupted = interrupted
         self._key = key
         self._control = control
+        self._gradients = gradients
+        self._is_resumed = False
         self._rank = control.rank
         self._bar: ProgressBar | None = None
         self._account: Mapping[str, Any] | None = None
@@ -119,6 +124,7 @@ class TrainingLoop:
         self.is_stopped = state_dict["stopped"]
         self._optimizer_watch.has_stepped = state_dict.get("has_stepped", True)
         self._account = state_dict["feed"]
+        self._is_resumed = True
 
     def run(self, bar: ProgressBar | None = None) -> Outcome:
         """Train to the end, or to the next interruption.
@@ -139,11 +145,13 @@ class TrainingLoop:
 
     def _run(self) -> Outcome:
         self._call("start", self._hooks.bind("on_training_start"), self._model.on_training_start)
-        self._model.train()
+        if not self._is_resumed and overrides(self._model, "train", Model):
+            self._model.train()  # Otherwise, every module has the mode that `setup`, or the checkpoint, has given it.
+        warn_of_evaluation_mode(self._model)
         # A run that was complete when it was saved has nothing left but its end.
         outcome = self._outcome(ask=self._state.global_iteration > 0)
         if outcome is Outcome.INTERRUPTED and self._save is not None:
-            self._save()  # Whoever is told that training was interrupted finds a checkpoint.
+            self._save(is_last=False)  # Whoever is told that training was interrupted finds a checkpoint.
         while outcome is Outcome.GOING:
             outcome = self._run_epoch()
         if outcome is not Outcome.INTERRUPTED:
@@ -195,7 +203,7 @@ class TrainingLoop:
             )
         return self._after_epoch()
 
-    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901, PLR0912 - the hot path: written out, no calls.
+    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901, PLR0912, PLR0915 - the hot path: written out, no calls.
         state, model, key = self._state, self._model, self._key
         seeds = SeedSequence(self._options.seed, "step", self._rank)
         processes, starts = self._hooks.bind("process_training_batch"), self._hooks.bind("on_training_batch_start")
@@ -207,6 +215,7 @@ class TrainingLoop:
         may_stop, has_stop_news = self._stop_vote.may_stop, self._stop_vote.has_news
         asks_every_iteration, interrupted = self._unit is TrainingUnit.ITERATION, self._interrupted
         logs, is_watching = self._options.print_frequency is not None, self._optimizer_watch.is_waiting
+        self._gradients.next_save = self._next_save()
         clock, steps = time.perf_counter, self._steps
         began = clock() - self._seconds
 
@@ -297,8 +306,21 @@ class TrainingLoop:
         outcome = self._outcome(ask=ask or is_save_due)
         if self._save is not None and (is_save_due or outcome not in (Outcome.GOING, Outcome.GIVEN_UP)):
             self._loss_watch.look(self._state.global_iteration)
-            self._save()
+            self._save(is_last=outcome in (Outcome.COMPLETE, Outcome.STOPPED))
+        self._gradients.next_save = self._next_save()
         return outcome
+
+    def _next_save(self) -> float:
+        """Return after which batch the next checkpoint is going to be taken, unless something comes before."""
+        state, options, every = self._state, self._options, self._options.chkpt_frequency
+        if self._unit is TrainingUnit.ITERATION:
+            count = options.total_steps if every is None else (state.current_iteration // every + 1) * every
+            return min(count, options.total_steps) * options.accumulation_steps
+        length, epoch = self._feed.batches_per_epoch(), state.global_epoch
+        is_save_due = is_due(epoch, every) or epoch >= options.total_steps
+        if length is None or not (state.is_epoch_in_progress or state.dataset_iter == 0) or not is_save_due:
+            return float("inf")
+        return state.global_iteration - state.dataset_iter + length
 
     def _outcome(self, *, ask: bool = False) -> Outcome:
         state, options = self._state, self._options
@@ -321,7 +343,6 @@ class TrainingLoop:
         cycle = state.validation_cycles + 1
         self._loss_watch.look(state.global_iteration)  # Before the running losses are cleared.
         self._validation.run(cycle)
-        model.train()
         state.validation_cycles = cycle
         state.running_iter = 0
         model._running_losses.clear()  # noqa: SLF001 - API.md names it.

@@ -8,12 +8,12 @@ gradients of an accumulation that have not been exchanged yet.
 from __future__ import annotations
 
 import copy
-import hashlib
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
-from helios.core.plain import encode
+from helios.checkpoint.digest import digest_of
+from helios.core.plain import dump, encode, load
 from helios.core.shard_tree import map_tree
 from helios.errors import CheckpointMismatchError
 
@@ -32,6 +32,11 @@ _NOTHING: Final = "nothing"
 _ORDER: Final = "order"
 
 
+def digests_of(data: dict[str, Any]) -> dict[Path, bytes]:
+    """Return the digest of each leaf of a state by its path; see `find_differences`."""
+    return {path: digest_of(leaf) for path, leaf in _leaves(data)}
+
+
 def collect_overlays(data: dict[str, Any], control: Control) -> list[Overlay]:
     """Return, on every rank, for each rank what it has apart from rank 0; a collective.
 
@@ -40,10 +45,11 @@ def collect_overlays(data: dict[str, Any], control: Control) -> list[Overlay]:
         control: what the ranks agree through.
     """
     encode(data, "checkpoint")  # What is not plain is refused by its path.
-    expected = control.share({path: _digest(leaf) for path, leaf in _leaves(data)} if control.rank == 0 else {})
-    overlay = [] if control.rank == 0 else _find_differences(data, expected)
+    expected = control.share(digests_of(data) if control.rank == 0 else {})
+    overlay = [] if control.rank == 0 else find_differences(data, expected)
     # On the CPU: on another rank, or another machine, this rank's device may be somebody else's, or not there.
-    return control.gather(map_tree(overlay, lambda _, leaf: _on_host(leaf)))
+    packed = control.gather(dump(map_tree(overlay, lambda _, leaf: _on_host(leaf))))
+    return [load(each) for each in packed]
 
 
 def _on_host(leaf: Any) -> Any:
@@ -109,7 +115,8 @@ def _average(each: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _find_differences(data: dict[str, Any], expected: Mapping[Path, str]) -> Overlay:
+def find_differences(data: dict[str, Any], expected: Mapping[Path, bytes]) -> Overlay:
+    """Return what a state has apart from the one whose digests are given."""
     leaves = dict(_leaves(data))
     tables = {path[:end] for path in leaves for end in range(len(path))}
     gone: dict[Path, None] = {}
@@ -119,7 +126,7 @@ def _find_differences(data: dict[str, Any], expected: Mapping[Path, str]) -> Ove
         if first is not None and first not in leaves:
             gone[first] = None
     overlay: Overlay = [(path, None, _NOTHING) for path in gone]
-    overlay += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != _digest(leaf)]
+    overlay += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != digest_of(leaf)]
     # What the overlay makes of the keys that rank 0 has: what it adds comes last, wherever it belongs.
     keys = apply_overlay(apply_overlay({}, [(path, None, _VALUE) for path in expected]), overlay)
     return [*overlay, *_find_disorder(data, keys)]
@@ -140,29 +147,3 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from _leaves(item, (*path, key))
     else:
         yield path, value
-
-
-def _digest(value: Any) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    _feed(digest, encode(value))
-    return digest.hexdigest()
-
-
-def _feed(digest: hashlib.blake2b, value: Any) -> None:
-    if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)} {value.layout} {value.is_meta} ".encode())
-        if value.numel() > 0 and not value.is_meta:
-            # As bytes: not every dtype has an equal in NumPy.
-            flat = value.detach().cpu().to_dense().resolve_conj().resolve_neg().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-        return
-    items: list[Any] = []
-    if isinstance(value, dict):
-        items = [part for item in value.items() for part in item]
-    elif isinstance(value, list | tuple):
-        items = list(value)
-    elif isinstance(value, set):
-        items = sorted(value, key=repr)
-    digest.update(f"{type(value).__name__} {len(items)} {'' if items else repr(value)} ".encode())
-    for item in items:
-        _feed(digest, item)

@@ -17,6 +17,7 @@ from helios.trainer._checkpoints import CheckpointName, CheckpointStore
 from helios.trainer._checks import check_step
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
+from helios.trainer._states import PartStates
 
 if TYPE_CHECKING:
     import logging
@@ -78,6 +79,7 @@ class Session(contextlib.ExitStack):
         is_spread = control.world_size > 1 and task.options.strategy == "fsdp"
         # The ranks over which checkpoints' tensors are spread; None to have them whole.
         self.mesh = make_mesh(self.device.type) if is_spread else None
+        self.states = PartStates(self.model, self.plugins, self.datamodule)
         self.display: ProgressDisplay | None = None
         self._store: CheckpointStore | None = None
         self.log = get_root_logger()
@@ -122,6 +124,7 @@ class Session(contextlib.ExitStack):
         )
         self.enter_context(training_on(self.device))
         seed_rngs(options.seed)
+        self.states.note_before_setup()
         for part in (*self.plugins.values(), self.datamodule, self.model):
             part._join_run(self._trainer, self.device, is_distributed=self.control.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
         # Each part is keyed alike on every rank, and by nothing that came before: a plug-in that draws on a single rank
@@ -135,7 +138,8 @@ class Session(contextlib.ExitStack):
         self.datamodule.setup()
         self.key(derive_seed(options.seed, "setup"))
         self.model.setup(fast_init=self._phase is Phase.TESTING)
-        self.model._attribute_states.mark()  # noqa: SLF001 - what changes from here on is state.
+        self.states.mark(self.device)
+        self.callback(self.states.leave)
 
     @contextlib.contextmanager
     def open_bar(self, title: str, done: int) -> Iterator[ProgressBar | None]:

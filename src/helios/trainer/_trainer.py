@@ -14,6 +14,7 @@ from helios.trainer._exclusive import exclusive
 from helios.trainer._launch import check_group, select_launcher
 from helios.trainer._options import TrainerOptions
 from helios.trainer._rank import AtRank
+from helios.trainer._states import PartStates
 from helios.trainer._task import Task
 
 if TYPE_CHECKING:
@@ -226,10 +227,10 @@ class Trainer:
             return result.is_finished
 
     def test(self, model: Model, datamodule: DataModule) -> bool:
-        """Test a model, as its newest checkpoint has it.
+        """Test a model as `fit` left it.
 
-        Without a checkpoint, a model that `fit` has just trained is tested as it is, and any other after its
-        `load_for_testing`.
+        A model that this trainer has just trained is tested as it is, what `on_training_end` has changed included; any
+        other as its newest checkpoint has it, or without one after its `load_for_testing`.
 
         Args:
             model: what to test.
@@ -248,7 +249,7 @@ class Trainer:
             if self._trained is not None and self._trained[0] is model:
                 trained_state = self._trained[1]
                 if trained_state is None and self._launcher.trains_here:
-                    trained_state = model.state_dict()
+                    trained_state = PartStates(model, self._plugins, datamodule).collect()
             return self._run(Phase.TESTING, model, datamodule, trained_state).is_finished
 
     def _exclusive(self, phase: Phase, model: Model) -> contextlib.AbstractContextManager[None]:

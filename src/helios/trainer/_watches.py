@@ -9,12 +9,11 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from helios.checkpoint.parts import networks_of, parts_of
 from helios.core.logging import get_root_logger
 from helios.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch.utils.hooks import RemovableHandle
 
     from helios.model.model import Model
@@ -36,7 +35,7 @@ class OptimizerWatch:
         """Watch the optimizers among a model's attributes."""
         self.has_stepped = False
         self._owner = type(model).__name__
-        self._optimizers = list(_find_optimizers(list(vars(model).values())))
+        self._optimizers = list(parts_of(model, Optimizer).values())
         has_scaler = any(isinstance(value, GradScaler) for value in vars(model).values())
         self._patience = _ITERATIONS_TO_SCALE if has_scaler else 1
         self._first_iterations = max(_FIRST_ITERATIONS, self._patience)
@@ -170,11 +169,16 @@ def _find_not_finite(losses: dict[str, torch.Tensor]) -> tuple[str, str] | None:
     return None
 
 
-def _find_optimizers(values: list[Any]) -> Iterator[Optimizer]:
-    for value in values:
-        if isinstance(value, Optimizer):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _find_optimizers(list(value))
-        elif isinstance(value, dict):
-            yield from _find_optimizers(list(value.values()))
+def warn_of_evaluation_mode(model: Model) -> None:
+    """Warn of networks that are trained in evaluation mode, in which libraries return pretrained ones."""
+    optimizers = list(parts_of(model, Optimizer).values())
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    optimized = {id(parameter) for group in groups for parameter in group["params"]}
+    for name, network in networks_of(model).items():
+        if not network.training and any(id(parameter) in optimized for parameter in network.parameters()):
+            get_root_logger().warning(
+                "%s.%s is in evaluation mode, and an optimizer has its parameters: dropout and batch normalization do "
+                "not act as in training; if they should, call train() on it in setup",
+                type(model).__name__,
+                name,
+            )

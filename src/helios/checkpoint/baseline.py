@@ -1,0 +1,115 @@
+"""What is known of an object whose attributes are captured: how it was constructed, and how to look at it now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+from helios.checkpoint.anchors import Anchors, Graph
+from helios.checkpoint.classes import data_of, own_bases
+from helios.checkpoint.details import describe
+from helios.checkpoint.encoding import Encoder
+from helios.checkpoint.writing import EXCLUDED, own_attributes
+
+if TYPE_CHECKING:
+    from helios.checkpoint.marks import Mark
+
+# The sections of a state. No attribute's name has a space in it.
+ATTRIBUTES: Final = "plain attributes"
+DETAILS: Final = "details of parts"
+CLASSES: Final = "attributes of classes"
+DELETED: Final = "deleted attributes"
+SECTIONS: Final = (ATTRIBUTES, DETAILS, CLASSES, DELETED)
+
+
+class Baseline:
+    """An object as it was constructed, and as it is now.
+
+    Attributes:
+        owner: the object.
+        always: names of attributes that are saved whether they have changed or not.
+        ignored: names of attributes that are not looked at otherwise.
+        graph: what the parts of the run share.
+        root: the path of the object in the run.
+        device: the device of the run in this process.
+        anchors: the objects that `owner` has constructed.
+        marks: its attributes as they were constructed, by name.
+        details: those of its networks and optimizers, by path and by module.
+    """
+
+    def __init__(self, owner: object, ignore: frozenset[str], always: tuple[str, ...] = ()) -> None:
+        """Look after the attributes of an object.
+
+        Args:
+            owner: the object.
+            ignore: attributes that are not looked at.
+            always: attributes that are saved whether they have changed or not.
+        """
+        self.owner = owner
+        self.always = always
+        self.ignored = ignore | set(always)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin without marks."""
+        self.graph = Graph()
+        self.root = "part"
+        self.device: torch.device | None = None
+        self.anchors = Anchors()
+        self.marks: dict[str, Mark] = {}
+        self.details: dict[str, dict[str, Mark]] = {}
+
+    def own(self) -> dict[str, Any]:
+        """Return the attributes that are looked at."""
+        held = {name: value for name, value in own_attributes(self.owner).items() if name not in self.ignored}
+        # Tensors of networks are written with the network, so the networks come first, and then what trains them.
+        return dict(sorted(held.items(), key=lambda item: _rank(item[1])))
+
+    def scratch_encoder(self) -> Encoder:
+        """Return an encoder that leaves no trace in the capture in progress."""
+        graph = Graph()
+        graph.anchors, graph.classes, graph.roots = self.graph.anchors, self.graph.classes, self.graph.roots
+        return Encoder(graph, self.root, self.device)
+
+    def encode_attributes(self, encoder: Encoder) -> dict[str, tuple[Any, int]]:
+        """Return every attribute as plain data, and of how many values it is made, by name."""
+        excluded = getattr(type(self.owner), EXCLUDED, ())
+        nodes: dict[str, tuple[Any, int]] = {}
+        for name, value in self.own().items():
+            if name not in excluded:
+                size = encoder.size
+                nodes[name] = encoder.attribute(value, f"{self.root}.{name}"), encoder.size - size
+        return nodes
+
+    def describe_parts(self, encoder: Encoder) -> dict[str, dict[str, Any]]:
+        """Return the details of the parts that the encoder has met, by path."""
+        described: dict[str, dict[str, Any]] = {}
+        while missing := [path for path in encoder.parts if path not in described]:
+            for path in missing:  # What an attribute of a module holds may have a state, too.
+                described[path] = describe(encoder.parts[path], path, encoder)
+        return described
+
+    def encode_classes(self, encoder: Encoder) -> dict[type, dict[str, Any]]:
+        """Return what the classes hold that the encoder has met."""
+        encoder.classes.update(dict.fromkeys(own_bases(type(self.owner))))
+        found: dict[type, dict[str, Any]] = {}
+        while missing := [cls for cls in encoder.classes if cls not in found]:
+            for cls in missing:  # What a class holds may be of a class that holds something.
+                path = f"{cls.__module__}.{cls.__qualname__}"
+                found[cls] = {name: encoder.attribute(value, f"{path}.{name}") for name, value in data_of(cls).items()}
+        return found
+
+    def relative(self, path: str) -> str:
+        """Return a path from this object on."""
+        return path.removeprefix(f"{self.root}.")
+
+    def show(self, path: str) -> str:
+        """Return what to call a path in a message: by the class of the object."""
+        name = type(self.owner).__name__
+        return name + path.removeprefix(self.root) if path.startswith(self.root) else path
+
+
+def _rank(value: Any) -> int:
+    return 0 if isinstance(value, nn.Module) else 1 if isinstance(value, torch.optim.Optimizer) else 2

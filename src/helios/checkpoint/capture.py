@@ -1,0 +1,217 @@
+"""Capturing what training changes in a model, a plug-in or a data module, and giving it back.
+
+Everything that has a state of its own (networks, optimizers, schedulers, ...) is saved under its path. Every other
+attribute is saved if it is not as it was constructed. What can be held by no checkpoint is found out when it is to be
+saved, and named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helios.checkpoint.anchors import Graph, is_below
+from helios.checkpoint.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, Baseline
+from helios.checkpoint.classes import name_of
+from helios.checkpoint.decoding import Decoder
+from helios.checkpoint.encoding import Encoder
+from helios.checkpoint.marks import CLASS_MARKS, Mark
+from helios.checkpoint.restoring import Restoration
+from helios.checkpoint.states import encode_part_state
+from helios.checkpoint.tensors import GRAPH
+from helios.checkpoint.values import TAG
+from helios.checkpoint.writing import own_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class AttributeCapture(Baseline):
+    """The state of an object's own attributes.
+
+    The object is a part of a run: it is marked when it is constructed, and from then on, in this run and in later ones
+    of the same object, whatever has changed is saved.
+
+    Attributes:
+        is_marked: whether there was a run.
+        findings: what the last capture could not hold: reasons by path, such as "Classifier.memory".
+    """
+
+    def __init__(self, owner: object, ignore: frozenset[str], always: tuple[str, ...] = ()) -> None:
+        """Look after the attributes of an object.
+
+        Args:
+            owner: the object.
+            ignore: attributes that are not looked at; the one that holds this capture is one of them.
+            always: attributes that `collect_base` returns, whatever the object makes of its state.
+        """
+        super().__init__(owner, ignore | {"_attribute_states"}, always)
+
+    def forget(self) -> None:
+        """Begin without marks."""
+        super().forget()
+        self.findings: dict[str, str] = {}
+        self._before: dict[int, Any] = {}
+        self._names_before: set[str] = set()
+        self.is_marked = False
+        self._leaves: dict[str, torch.Tensor] | None = None  # As the capture in progress has found them.
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy, or one in another process, begins with: it is of an object that is constructed anew."""
+        return {"owner": self.owner, "ignored": self.ignored, "always": self.always}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin without marks."""
+        self.__dict__.update(state)
+        self.forget()
+
+    # ----------------------------------------------------------------------------------------------------- marking
+
+    def note_before_setup(self) -> None:
+        """Note what an earlier run has left, so that it is not mistaken for what `setup` makes."""
+        if not self.is_marked:
+            return  # Whatever is there has been constructed.
+        scratch = self.scratch_encoder()
+        own = self.own()
+        for name, value in own.items():
+            scratch.attribute(value, f"{self.root}.{name}")
+        self._before = {address: value for address, (value, _) in scratch.graph.seen.items()}
+        self._names_before = set(own)
+
+    def mark(self, graph: Graph | None = None, root: str | None = None, device: torch.device | None = None) -> None:
+        """Take everything as it is now for constructed, but what `note_before_setup` has found.
+
+        Args:
+            graph: what the parts of the run share; `None` for a part by itself.
+            root: the path of this part in the run.
+            device: the device of the run in this process.
+        """
+        self.graph = Graph() if graph is None else graph
+        self.root = self.root if root is None else root
+        self.device = device
+        self.graph.roots.add(self.root)
+        self.graph.anchors.update(self.anchors)
+        self.graph.anchors.add(self.root, self.owner)
+        with self.graph.together():
+            self._mark()
+        self.anchors = self.graph.anchors.below(self.root)
+        self._before, self._names_before, self.is_marked = {}, set(), True
+
+    def _mark(self) -> None:
+        encoder = Encoder(self.graph, self.root, self.device, registers=lambda value: id(value) not in self._before)
+        encoder.attributes_of(self.owner, self.root, self.always)
+        for name, (node, size) in self.encode_attributes(encoder).items():
+            if name not in self._names_before:
+                self.marks.setdefault(name, Mark.of(node, size))
+        for path, entries in self.describe_parts(encoder).items():
+            self.details.setdefault(path, {name: Mark.of(node, 0) for name, node in entries.items()})
+        for cls, nodes in self.encode_classes(encoder).items():
+            CLASS_MARKS.setdefault(cls, {name: Mark.of(node, 0) for name, node in nodes.items()})
+
+    def leave(self) -> None:
+        """Let go of the other parts of the run."""
+        self.graph = Graph()
+        self.graph.anchors.update(self.anchors)
+        self.graph.roots.add(self.root)
+
+    # -------------------------------------------------------------------------------------------------- collecting
+
+    def collect(self) -> dict[str, Any]:
+        """Return the states of all parts, and everything else that is not as it was constructed, as plain data.
+
+        Raises:
+            ArgumentTypeError: if the state of a part cannot be held by a checkpoint.
+        """
+        with self.graph.together():
+            return self._collect()
+
+    def collect_base(self) -> dict[str, Any]:
+        """Return the attributes that are always saved, as they are, by name."""
+        with self.graph.together():
+            encoder = Encoder(self.graph, self.root, self.device)
+            nodes = encoder.attributes_of(self.owner, self.root, self.always)
+            # Nobody trains on the losses and scores of steps that are over.
+            found = {path: reason for path, reason in encoder.findings.items() if reason is not GRAPH}
+            self.findings.update({self.show(path): reason for path, reason in found.items()})
+            return nodes
+
+    def restore_base(self, nodes: dict[str, Any]) -> None:
+        """Give back what `collect_base` returned."""
+        with self.graph.together():
+            Decoder(self.graph, self.device).fill_attributes(self.owner, nodes, self.root, removes=False)
+
+    def restore(self, states: Mapping[str, Any], *, partial: bool = False) -> None:
+        """Give back what `collect` returned.
+
+        Args:
+            states: the states by name.
+            partial: take only what fits what is there, as when only the networks have been set up.
+
+        Raises:
+            CheckpointMismatchError: if a part has no state, or a state no part, or something does not fit.
+        """
+        if not self.is_marked:
+            self.mark()  # By itself, outside of a run.
+        with self.graph.together():
+            Restoration(self).run(states, partial=partial)
+
+    def find_leaves(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that gradients are added up for, by the paths by which they are held."""
+        if self._leaves is None or not self.graph.is_open:
+            scratch = self.scratch_encoder()
+            self.encode_attributes(scratch)
+            self.describe_parts(scratch)
+            self._leaves = self._find_leaves(scratch.graph)
+        return self._leaves
+
+    def _find_leaves(self, graph: Graph) -> dict[str, torch.Tensor]:
+        return {
+            self.relative(path): value
+            for value, path in graph.seen.values()
+            if isinstance(value, torch.Tensor) and value.requires_grad and value.is_leaf and is_below(path, self.root)
+        }
+
+    def _collect(self) -> dict[str, Any]:
+        # Outside of a run, whatever is there has been constructed, and nothing is known to be unchanged.
+        encoder = Encoder(self.graph, self.root, self.device, registers=None if self.is_marked else lambda _: True)
+        attributes = {
+            name: node
+            for name, (node, size) in self.encode_attributes(encoder).items()
+            if node != {TAG: "part"} and not (name in self.marks and self.marks[name].fits(node, size))
+        }
+        details = self._find_details(encoder)
+        classes = self._find_class_changes(encoder)
+        states = {self.relative(path): encode_part_state(part, self.show(path)) for path, part in encoder.parts.items()}
+        self._leaves = self._find_leaves(self.graph)
+        own = own_attributes(self.owner)
+        deleted = [name for name in self.marks if name not in own]
+        self.findings = {self.show(path): reason for path, reason in encoder.findings.items()}
+        sections = {ATTRIBUTES: attributes, DETAILS: details, CLASSES: classes, DELETED: deleted}
+        return {**states, **{name: section for name, section in sections.items() if section}}
+
+    def _find_details(self, encoder: Encoder) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for path, entries in self.describe_parts(encoder).items():
+            marks = self.details.get(path, {})
+            changed = {
+                name: node for name, node in entries.items() if not (name in marks and marks[name].fits(node, 0))
+            }
+            if changed:
+                found[self.relative(path)] = changed
+            if marks and set(marks) != set(entries):
+                names = sorted(set(marks) ^ set(entries))
+                encoder.findings[path] = (
+                    f"has other modules than when it was constructed ({', '.join(map(repr, names[:5]))}), which a "
+                    "resumed run does not make: make them in setup"
+                )
+        return found
+
+    def _find_class_changes(self, encoder: Encoder) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for cls, nodes in self.encode_classes(encoder).items():
+            marks = CLASS_MARKS.setdefault(cls, {})
+            changed = {name: node for name, node in nodes.items() if not (name in marks and marks[name].fits(node, 0))}
+            if changed:
+                found[" ".join(name_of(cls))] = changed
+        return found

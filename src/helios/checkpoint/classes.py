@@ -1,0 +1,155 @@
+"""Classes by name: which objects a checkpoint may bring back, and what a class itself holds.
+
+A checkpoint names classes, and a crafted one could name any. An object is made only of a class that the program has
+imported and that belongs to it: one that its own modules define, or one of which it has made an object itself before
+the checkpoint was read. It is made without calling anything: `__new__` of `object` or of a builtin, and its attributes.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import sys
+import sysconfig
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Packages whose objects are tools, not state: nothing in them is trained, and looking into them would find the program.
+_TOOLS: Final = frozenset(
+    {
+        *("_thread", "asyncio", "concurrent", "contextvars", "importlib", "inspect", "logging", "multiprocessing"),
+        *("selectors", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "traceback", "warnings"),
+        *("weakref", "_weakref", "helios", "matplotlib", "mlflow", "optuna", "plotly", "psycopg", "psycopg2"),
+        *("pyarrow", "rich", "sqlalchemy", "tensorboard", "tqdm", "trackio", "wandb"),
+    },
+)
+_TORCH_TOOLS: Final = (
+    *("torch.distributed", "torch.utils.tensorboard", "torch.utils.hooks", "torch.cuda", "torch.profiler"),
+    *("torch._C", "torch._dynamo", "torch.autograd"),
+)
+_MAIN: Final = ("__main__", "__mp_main__")  # The second is the script in a process that it has spawned.
+
+# Classes of the standard library whose objects are nothing but their attributes.
+_DATA: Final = (types.SimpleNamespace, collections.ChainMap, collections.UserDict, collections.UserList)
+
+ClassName = tuple[str, str]
+
+
+def name_of(cls: type) -> ClassName:
+    """Return the module and the qualified name of a class; a script has one name in every process."""
+    module = cls.__module__
+    return ("__main__" if module in _MAIN else module), cls.__qualname__
+
+
+def show(cls: type) -> str:
+    """Return what to call an object of a class in a message."""
+    name = cls.__qualname__ if cls.__module__ in _MAIN else f"{cls.__module__}.{cls.__qualname__}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def is_tool(cls: type) -> bool:
+    """Whether objects of a class are parts of the surroundings (a logger, a lock, a study), which hold no state."""
+    module = cls.__module__
+    if _matches(module, "helios.testing") or module.startswith("helios.data"):
+        return False  # What stands in for a user's, and the dataset with its parameters.
+    return module.partition(".")[0] in _TOOLS or any(_matches(module, name) for name in _TORCH_TOOLS)
+
+
+def _matches(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+@functools.cache
+def _library_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple({paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+@functools.cache
+def is_own_module(name: str) -> bool:
+    """Whether a module is the program's: a script, or a file that is no part of the standard library or a package."""
+    if name in _MAIN:
+        return True
+    root = name.partition(".")[0]
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None or root in sys.stdlib_module_names or root in ("helios", "torch", "numpy"):
+        return _matches(name, "helios.testing")
+    return file is None or not file.startswith(_library_folders())
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class belongs to the program, and not to the standard library or an installed package."""
+    return is_own_module(cls.__module__)
+
+
+class ClassTable:
+    """The classes of which objects may be made."""
+
+    def __init__(self) -> None:
+        self._seen: dict[ClassName, type] = {}
+
+    def note(self, cls: type) -> None:
+        """Take note of the class of an object that the program has made."""
+        self._seen.setdefault(name_of(cls), cls)
+
+    def may_make(self, cls: type) -> bool:
+        """Whether `find` would find this class."""
+        return self.find(name_of(cls)) is cls
+
+    def find(self, name: ClassName) -> type | None:
+        """Return the class of this name; `None` if there is none, or none that objects may be made of."""
+        seen = self._seen.get(name)
+        if seen is not None:
+            return seen
+        for cls in _DATA:
+            if name_of(cls) == name:
+                return cls
+        module, qualname = name
+        for candidate in _MAIN if module == "__main__" else (module,):
+            value: Any = sys.modules.get(candidate)
+            for part in qualname.split("."):
+                value = getattr(value, part, None)
+            if isinstance(value, type) and is_own(value) and name_of(value) == name and not hasattr(value, "__del__"):
+                return value
+        return None
+
+
+def allocate(cls: type) -> Any:
+    """Return an object of a class without calling anything that is written in Python."""
+    makers = (vars(base).get("__new__") for base in cls.__mro__)
+    make: Any = next(make for make in makers if isinstance(make, types.BuiltinFunctionType))
+    return make(cls)
+
+
+def data_of(cls: type) -> dict[str, Any]:
+    """Return what a class holds that is neither a method, nor a descriptor, nor Python's own: a counter, a table."""
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if not (name.startswith("__") or name == "_abc_impl" or callable(value) or _is_descriptor(value))
+    }
+
+
+def _is_descriptor(value: object) -> bool:
+    return hasattr(type(value), "__get__") or isinstance(value, property | types.MemberDescriptorType)
+
+
+def own_bases(cls: type) -> Iterator[type]:
+    """Iterate over a class and its bases, as far as they belong to the program."""
+    return (base for base in cls.__mro__ if is_own(base))
+
+
+def slots_of(cls: type) -> list[str]:
+    """Return the names of the slots of a class and its bases."""
+    found: dict[str, None] = {}
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            name = f"_{base.__name__.lstrip('_')}{slot}" if slot.startswith("__") and not slot.endswith("__") else slot
+            if name not in ("__dict__", "__weakref__"):
+                found[name] = None
+    return list(found)

@@ -1,0 +1,66 @@
+"""What networks and optimizers hold that others may hold as well, by path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from helios.checkpoint.parts import bare_name, find_wrappers, unwrap_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from helios.checkpoint.anchors import Graph
+
+
+def modules_of(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a network by their bare names, without those that wrap another."""
+    network = unwrap_module(network)
+    wrappers = find_wrappers(network)
+    return {bare_name(name, wrappers): module for name, module in network.named_modules() if name not in wrappers}
+
+
+def join(path: str, name: str) -> str:
+    """Return the path of a module in a network; that of the network itself has no name."""
+    return f"{path}.{name}" if name else path
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a module's own parameters and buffers; `named_parameters` leaves out those that another name has."""
+    held = {**module._parameters, **module._buffers}  # noqa: SLF001 - see above.
+    return {name: tensor for name, tensor in held.items() if tensor is not None}
+
+
+def contents_of(part: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Iterate over the modules, tensors and parameter groups in a part, which others may hold as well, by path."""
+    if isinstance(part, nn.Module):
+        for name, module in modules_of(part).items():
+            if name:
+                yield join(path, name), module
+            for key, tensor in tensors_of(module).items():
+                yield f"{join(path, name)}.{key}", tensor
+    elif isinstance(part, torch.optim.Optimizer):
+        yield f"{path}.param_groups", part.param_groups
+        for index, group in enumerate(part.param_groups):
+            yield f"{path}.param_groups[{index}]", group
+            for number, parameter in enumerate(group["params"]):
+                for key, value in part.state.get(parameter, {}).items():
+                    if isinstance(value, torch.Tensor):
+                        yield f"{path}.state[{index}][{number}].{key}", value
+
+
+def register_contents(part: Any, path: str, graph: Graph, *, registers: bool) -> None:
+    """Let whatever else holds a tensor of this part refer to it by its path.
+
+    Args:
+        part: a network or an optimizer; others have nothing that could be held.
+        path: where it is.
+        graph: what the parts of the run share.
+        registers: whether it has just been constructed.
+    """
+    for where, value in contents_of(part, path):
+        if registers and graph.anchors.path_of(value) is None:
+            graph.anchors.add(where, value)
+        graph.seen.setdefault(id(value), (value, where))

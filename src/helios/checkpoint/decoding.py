@@ -1,0 +1,201 @@
+"""The way back: objects from the plain data that `helios.checkpoint.encoding` has made of them.
+
+A constructed object is changed in place, so that whoever else holds it sees the change; everything else is made anew.
+Nothing that a file names is called: objects are made by the `__new__` of builtins, of classes that `ClassTable` allows.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helios.checkpoint.classes import allocate, is_own
+from helios.checkpoint.encoding import show_key
+from helios.checkpoint.reading import NEW, Reader, UnresolvedError
+from helios.checkpoint.rebuilding import (
+    BASES,
+    decode_array_of_any_kind,
+    decode_generator,
+    decode_marked_tensor,
+    decode_scalar,
+    decode_tensor,
+    decode_typed_array,
+)
+from helios.checkpoint.values import FACTORIES, TAG, decode_value, is_value
+from helios.errors import CheckpointMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from helios.checkpoint.anchors import Graph
+
+
+def decode(node: Any, path: str, graph: Graph) -> Any:
+    """Return what `helios.checkpoint.encoding.encode` was given.
+
+    Raises:
+        CheckpointMismatchError: if this is not what it returned, or needs a class that is not there.
+    """
+    return Decoder(graph, None).decode(node, path)
+
+
+class Decoder(Reader):
+    """Reads what an `Encoder` has written."""
+
+    # ------------------------------------------------------------------------------------------------------ values
+
+    def decode(self, node: Any, path: str, live: Any = None) -> Any:
+        """Return the value that was written at a path.
+
+        Args:
+            node: what was written.
+            path: the path.
+            live: the constructed object to change in place, if it is not that of the path.
+
+        Raises:
+            CheckpointMismatchError: if it refers to what is not there.
+        """
+        if isinstance(node, torch.Tensor):
+            return decode_tensor(self, node, path, self.live(path, live))
+        if type(node) is list:
+            return self._sequence(list, node, {}, path, live)
+        if type(node) is not dict:
+            return node
+        tag = node.get(TAG)
+        if tag is None:
+            items = [(key, key, item) for key, item in node.items()]
+            return self._dictionary(dict, items, {}, path, live)
+        if is_value(node):
+            return decode_value(node)
+        try:
+            return self._decode_tagged(tag, node, path, live)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, CheckpointMismatchError):
+                raise
+            raise CheckpointMismatchError(f"{path} cannot be brought back from {node!r:.200}: {error}") from error
+
+    def _decode_tagged(self, tag: str, node: dict[str, Any], path: str, live: Any) -> Any:  # noqa: PLR0911 - one return for each kind.
+        if tag == "same":
+            return self.resolve(node)
+        if tag == "at":
+            return self.decode(node["of"], path, self.constructed(node["path"]))
+        if tag == "new":
+            return self.decode(node["of"], path, NEW)
+        if tag in ("part", "constant", "left"):
+            return self.constructed(path)
+        if tag in ("tensor", "subclass", "wrapper"):
+            return decode_marked_tensor(self, tag, node, path, live)
+        if tag in ("array", "objects", "masked"):
+            return decode_array_of_any_kind(self, tag, node, path, live)
+        if tag in BASES and "items" in node:
+            return self._container(BASES[tag], node, path, live)
+        if tag in BASES or tag == "enum":
+            return decode_scalar(self, tag, node, path, live)
+        readers: dict[str, Callable[[dict[str, Any], str, Any], Any]] = {
+            "array.array": functools.partial(decode_typed_array, self),
+            "generator": functools.partial(decode_generator, self),
+            "object": self._object,
+            "class": lambda node, path, _: self.class_of(node["of"], path),
+            "function": self._function,
+            "method": self._method,
+            "partial": self._partial,
+        }
+        return readers[tag](node, path, live)
+
+    # ---------------------------------------------------------------------------------------------------- containers
+
+    def _container(self, base: type, node: dict[str, Any], path: str, live: Any) -> Any:
+        if issubclass(base, dict):
+            items = [
+                (self.decode(key, f"{path}.keys[{index}]"), None, item)
+                for index, (key, item) in enumerate(node["items"])
+            ]
+            return self._dictionary(base, items, node, path, live)
+        return self._sequence(base, node["items"], node, path, live)
+
+    def _sequence(self, base: Any, nodes: list[Any], node: dict[str, Any], path: str, live: Any) -> Any:
+        if base in (tuple, frozenset):
+            items = [self.decode(item, f"{path}[{index}]") for index, item in enumerate(nodes)]
+            kind = self.class_of(node["class"], path) if "class" in node else base
+            return self.finish(base.__new__(kind, items), node, path)
+        target = self.target(base, node, path, live)
+        if base is collections.deque and target.maxlen != node["maxlen"]:
+            target = collections.deque(maxlen=node["maxlen"])
+        self.known(path, target)
+        items = [self.decode(item, f"{path}[{index}]") for index, item in enumerate(nodes)]
+        base.clear(target)
+        (base.update if base is set else base.extend)(target, items)
+        return self.finish(target, node, path)
+
+    def _dictionary(
+        self, base: Any, items: Iterable[tuple[Any, Any, Any]], node: dict[str, Any], path: str, live: Any
+    ) -> Any:
+        target = self.known(path, self.target(base, node, path, live))
+        decoded = []
+        for index, (key, _, item) in enumerate(items):
+            decoded.append((key, self.decode(item, f"{path}[{show_key(key, index)}]")))
+        base.clear(target)
+        store = collections.OrderedDict if base is collections.OrderedDict else dict
+        for key, item in decoded:
+            store.__setitem__(target, key, item)
+        if base is collections.defaultdict:
+            factory = node["factory"]
+            target.default_factory = (
+                FACTORIES[factory] if isinstance(factory, str)
+                else self.decode(factory, f"{path}.default_factory")
+            )  # fmt: skip
+        return self.finish(target, node, path)
+
+    # -------------------------------------------------------------------------------------------- objects, functions
+
+    def _object(self, node: dict[str, Any], path: str, live: Any) -> Any:
+        live = self.live(path, live)
+        kind = type(live) if live is not None and _is_named(live, node["class"]) else self.class_of(node["class"], path)
+        target = live if type(live) is kind else allocate(kind)
+        self.known(path, target)
+        self.fill_attributes(target, node["attributes"], path)
+        return target
+
+    def _function(self, node: dict[str, Any], path: str, live: Any) -> Any:
+        target = self.live(path, live)
+        if target is None:
+            target = _find_function(*node["of"])
+        if not isinstance(target, types.FunctionType):
+            raise UnresolvedError(f"{path} was the function {node['of'][1]}, which is not there now")
+        cells = dict(zip(target.__code__.co_freevars, target.__closure__ or (), strict=True))
+        for name, cell in node.get("cells", {}).items():
+            if not (isinstance(cell, dict) and cell.get(TAG) == "left"):
+                cells[name].cell_contents = self.decode(cell, f"{path}.<{name}>")
+        if "attributes" in node:
+            self.fill_attributes(target, node["attributes"], path)
+        return self.known(path, target)
+
+    def _partial(self, node: dict[str, Any], path: str, live: Any) -> Any:
+        function = self.decode(node["function"], f"{path}.func")
+        args = [self.decode(item, f"{path}.args[{index}]") for index, item in enumerate(node["args"])]
+        keywords = {name: self.decode(item, f"{path}.keywords.{name}") for name, item in node["keywords"].items()}
+        del live
+        return functools.partial(function, *args, **keywords)
+
+    def _method(self, node: dict[str, Any], path: str, _: Any) -> Any:
+        owner = self.decode(node["of"], f"{path}.__self__")
+        if not callable(vars(type(owner)).get(node["name"], getattr(type(owner), node["name"], None))):
+            raise UnresolvedError(f"{path} was the method {node['name']} of a {type(owner).__name__}, which has none")
+        return getattr(owner, node["name"])
+
+
+def _is_named(live: Any, name: list[str]) -> bool:
+    return type(live).__qualname__ == name[1]
+
+
+def _find_function(module: str, qualname: str) -> Any:
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    is_function = isinstance(found, types.FunctionType) and (found.__module__, found.__qualname__) == (module, qualname)
+    return found if is_function and is_own(type("_", (), {"__module__": module})) else None

@@ -1,0 +1,174 @@
+"""What training may change in a network or an optimizer beside its state dictionary.
+
+Of a network: which of its modules are in training mode, which parameters are frozen, buffers that are not persistent,
+attributes of its modules such as a dropout rate, tensors that were replaced or have another shape. Of an optimizer:
+which parameters it has, and attributes of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+from helios.checkpoint.contents import join, modules_of, tensors_of
+from helios.checkpoint.writing import own_attributes
+from helios.core.shards import find_states
+from helios.errors import CheckpointMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from helios.checkpoint.decoding import Decoder
+    from helios.checkpoint.encoding import Encoder
+
+_OF_MODULE: Final = frozenset(vars(nn.Module()))
+_SELF: Final = "optimizer"  # An optimizer has one entry, where a network has one for each module.
+
+
+@functools.cache
+def _of_optimizer() -> frozenset[str]:
+    """Return the attributes of every optimizer; found when there is one, as to make the first loads much of torch."""
+    # The last is torch's own note that an optimizer has stepped, set where a scheduler asks.
+    return frozenset(vars(torch.optim.Optimizer([torch.zeros(1)], {}))) | {"_opt_called"}
+
+
+def describe(part: Any, path: str, encoder: Encoder) -> dict[str, Any]:
+    """Return the details of a part, as plain data: an entry for each module of a network, or one of an optimizer."""
+    if isinstance(part, nn.Module):
+        is_sharded = bool(find_states([part]))
+        return {
+            name: _describe_module(module, join(path, name), encoder, is_sharded=is_sharded)
+            for name, module in modules_of(part).items()
+        }
+    if isinstance(part, torch.optim.Optimizer):
+        links = [
+            [encoder.encode(parameter, f"{path}.param_groups[{index}]['params'][{number}]")
+             for number, parameter in enumerate(group["params"])]
+            for index, group in enumerate(part.param_groups)
+        ]  # fmt: skip
+        names = [name for name in own_attributes(part) if name not in _of_optimizer()]
+        return {_SELF: {"parameters": links, "attributes": encoder.attributes_of(part, path, names)}}
+    return {}
+
+
+def _describe_module(module: nn.Module, path: str, encoder: Encoder, *, is_sharded: bool) -> dict[str, Any]:
+    encoder.note_classes(type(module))
+    tensors = tensors_of(module)
+    own = [name for name in own_attributes(module) if name not in _OF_MODULE]
+    return {
+        "training": module.training,
+        "frozen": _frozen_in(module),
+        # Where each rank has a part of a parameter, torch itself puts one tensor in the place of another.
+        "replaced": [name for name in tensors if not is_sharded and _is_replaced(tensors[name], path, name, encoder)],
+        "kinds": {name: [tuple(each.shape), each.dtype] for name, each in tensors.items() if not _is_lazy(each)},
+        "buffers": {
+            name: each for name, each in tensors.items() if name in module._non_persistent_buffers_set  # noqa: SLF001 - torch has no other way to ask.
+        },
+        "attributes": encoder.attributes_of(module, path, own),
+    }  # fmt: skip
+
+
+def _is_replaced(tensor: torch.Tensor, path: str, name: str, encoder: Encoder) -> bool:
+    anchors, where = encoder.graph.anchors, f"{path}.{name}"
+    return anchors.type_at(where) is not None and anchors.get(where) is not tensor
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+
+
+@contextlib.contextmanager
+def kept_modes(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Give each module of the networks back, when the context ends, the mode that it has now."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def get_modes(network: nn.Module) -> dict[str, list[Any]]:
+    """Return of each module by name whether it is in training mode, and which of its parameters are frozen."""
+    return {name: [module.training, _frozen_in(module)] for name, module in modules_of(network).items()}
+
+
+def _frozen_in(module: nn.Module) -> list[str]:
+    held = module._parameters.items()  # noqa: SLF001 - see tensors_of.
+    return [name for name, parameter in held if parameter is not None and not parameter.requires_grad]
+
+
+def set_modes(network: nn.Module, modes: Mapping[str, list[Any]]) -> None:
+    """Give back what `get_modes` returned; modules that are not among it stay as they are."""
+    for name, module in modules_of(network).items():
+        if name in modes:
+            module.training, frozen = modes[name]
+            _freeze(module, frozen)
+
+
+def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
+    for key, parameter in module._parameters.items():  # noqa: SLF001 - see tensors_of.
+        if parameter is not None and parameter.requires_grad == (key in frozen):
+            parameter.requires_grad_(key not in frozen)
+
+
+# ------------------------------------------------------------------------------------------------------------ restoring
+
+
+def prepare(part: Any, details: Mapping[str, dict[str, Any]]) -> None:
+    """Let a network have tensors of the kinds that its saved state is made of, where training has changed them."""
+    modules = modules_of(part) if isinstance(part, nn.Module) else {}
+    for name, entry in details.items():
+        module = modules.get(name)
+        if module is None:
+            continue
+        for key, tensor in tensors_of(module).items():
+            shape, dtype = entry["kinds"].get(key, (tuple(tensor.shape), tensor.dtype))
+            has_changed = (tuple(tensor.shape), tensor.dtype) != (tuple(shape), dtype)
+            if key in entry["replaced"]:
+                fresh = torch.empty(shape, dtype=dtype, device=tensor.device)
+                table: Any = module._parameters if key in module._parameters else module._buffers  # noqa: SLF001 - a module's `__setattr__` takes no other name for the same.
+                table[key] = nn.Parameter(fresh, tensor.requires_grad) if table is module._parameters else fresh  # noqa: SLF001 - see above.
+            elif has_changed:
+                tensor.data = torch.empty(shape, dtype=dtype, device=tensor.device)
+
+
+def link_parameters(optimizer: torch.optim.Optimizer, details: Mapping[str, Any], path: str, decoder: Decoder) -> None:
+    """Let an optimizer have the parameters, in the groups, that it had when it was saved."""
+    if _SELF not in details:
+        return
+    groups, links = optimizer.param_groups, details[_SELF]["parameters"]
+    while len(groups) < len(links):
+        groups.append({**groups[-1], "params": []})
+    del groups[len(links) :]
+    for index, (group, nodes) in enumerate(zip(groups, links, strict=True)):
+        group["params"] = [
+            decoder.decode(node, f"{path}.param_groups[{index}]['params'][{number}]")
+            for number, node in enumerate(nodes)
+        ]
+
+
+def restore(part: Any, details: Mapping[str, dict[str, Any]], path: str, decoder: Decoder) -> None:
+    """Give back what `describe` returned, as far as it had changed.
+
+    Raises:
+        CheckpointMismatchError: if there is no module of a name.
+    """
+    if isinstance(part, torch.optim.Optimizer) and _SELF in details:
+        decoder.fill_attributes(part, details[_SELF]["attributes"], path, ignore=_of_optimizer())
+    if not isinstance(part, nn.Module):
+        return
+    modules = modules_of(part)
+    for name, entry in details.items():
+        if name not in modules:
+            raise CheckpointMismatchError(f"the checkpoint has a module {name!r} of {path}, which is not there now")
+        module = modules[name]
+        module.training = entry["training"]
+        _freeze(module, entry["frozen"])
+        for key, buffer in entry["buffers"].items():
+            decoder.fill(tensors_of(module)[key], buffer)
+        decoder.fill_attributes(module, entry["attributes"], join(path, name), ignore=_OF_MODULE)

@@ -1,0 +1,106 @@
+"""Digests of plain data: whether two pieces of data are the same, without keeping a copy of either."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import marshal
+from typing import Any, Final
+
+import torch
+
+from helios.core.shard_tree import is_sharded
+
+_SMALL: Final = 1 << 20  # Bytes of a tensor that is hashed as it is.
+_ROW: Final = 1024  # Words of eight bytes in a row of a larger one.
+_MANY: Final = 64  # Items from which a list is worth a look at all of its types at once.
+_SCALARS: Final = frozenset({type(None), bool, int, float, complex, str})
+_NO_REFERENCES: Final = 2  # The last version of `marshal` whose output depends on values alone.
+
+
+def digest_of(value: Any) -> bytes:
+    """Return a digest of plain data: 16 bytes, equal for equal data.
+
+    Types, the order of keys and the bits of numbers count. Tensors of more than 1 MiB are added up where they are, by
+    rows and by columns, and the sums are hashed: nothing is copied to the host. Of a sharded tensor, this rank's part
+    counts by its version alone, so that all ranks find the same.
+
+    Args:
+        value: `None`, numbers, strings, bytes, tensors, and lists, tuples, sets and dictionaries of them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    _feed(digest, value)
+    return digest.digest()
+
+
+def holds_scalars_only(value: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a sequence holds numbers, strings and `None` alone, or tuples of them; found without a loop."""
+    kinds = set(map(type, value))
+    if kinds <= _SCALARS:
+        return True
+    if kinds - {tuple} <= _SCALARS:
+        inner = itertools.chain.from_iterable(item for item in value if type(item) is tuple)
+        return set(map(type, inner)) <= _SCALARS
+    return False
+
+
+def _feed(digest: hashlib.blake2b, value: Any) -> None:
+    kind = type(value)
+    if isinstance(value, torch.Tensor):
+        _feed_tensor(digest, value)
+        return
+    if kind in (list, tuple) and len(value) >= _MANY and holds_scalars_only(value):
+        digest.update(b"scalars ")
+        digest.update(marshal.dumps(value, _NO_REFERENCES))
+        return
+    items: list[Any] = []
+    if isinstance(value, dict):
+        items = [part for item in value.items() for part in item]
+    elif isinstance(value, list | tuple):
+        items = list(value)
+    elif isinstance(value, set | frozenset):
+        items = sorted(value, key=repr)
+    digest.update(f"{kind.__name__} {len(items)} {'' if items else repr(value)} ".encode(errors="surrogatepass"))
+    for item in items:
+        _feed(digest, item)
+
+
+def _feed_tensor(digest: hashlib.blake2b, tensor: torch.Tensor) -> None:
+    tensor = tensor.detach()
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout} {tensor.is_meta} ".encode())
+    if tensor.is_meta or tensor.numel() == 0:
+        return
+    if is_sharded(tensor):
+        digest.update(repr((id(tensor), tensor._version)).encode())  # noqa: SLF001 - autograd's own counter.
+        return
+    for part in _parts_of(tensor):
+        # As bytes: not every dtype has an equal in NumPy.
+        data = part.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+        _feed_bytes(digest, data)
+
+
+def _parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the strided tensors that a tensor of any layout is made of."""
+    if tensor.layout is torch.strided:
+        return [tensor.int_repr(), tensor.dequantize()] if tensor.is_quantized else [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]  # noqa: SLF001 - `indices` refuses what is not coalesced.
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.to_dense()]
+
+
+def _feed_bytes(digest: hashlib.blake2b, data: torch.Tensor) -> None:
+    if data.numel() > _SMALL:
+        if data.storage_offset() % 8:
+            data = data.clone()  # Words of eight bytes must be aligned.
+        rows = data.numel() // (8 * _ROW)
+        # Sums of integers wrap around and do not depend on their order, so every device finds the same ones.
+        table = data[: rows * 8 * _ROW].view(torch.int64).reshape(rows, _ROW)
+        digest.update(table.sum(0).cpu().numpy().data)
+        digest.update(table.sum(1).cpu().numpy().data)
+        data = data[rows * 8 * _ROW :]
+    # A copy, because memory that NumPy has seen can never be resized again.
+    digest.update(data.to("cpu", copy=True).numpy().data)

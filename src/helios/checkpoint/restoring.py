@@ -1,0 +1,143 @@
+"""Giving an object's attributes back: in the order in which one may refer to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from helios.checkpoint.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, SECTIONS
+from helios.checkpoint.contents import contents_of
+from helios.checkpoint.decoding import Decoder
+from helios.checkpoint.details import describe, link_parameters, prepare, restore
+from helios.checkpoint.parts import ensure_same_names, set_state
+from helios.checkpoint.reading import UnresolvedError
+from helios.checkpoint.states import decode_part_state
+from helios.checkpoint.values import TAG
+from helios.checkpoint.writing import LEFT, own_attributes
+from helios.errors import CheckpointMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from helios.checkpoint.baseline import Baseline
+
+
+class Restoration:
+    """Gives one object back what was collected of it."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        """Take what is known of the object."""
+        self._base = baseline
+        self._decoder = Decoder(baseline.graph, baseline.device)
+
+    def run(self, states: Mapping[str, Any], *, partial: bool) -> None:
+        """Give back what was collected; see `AttributeCapture.restore`."""
+        scratch = self._base.scratch_encoder()
+        present = self._base.encode_attributes(scratch)
+        parts = scratch.parts
+        saved = {f"{self._base.root}.{name}": state for name, state in states.items() if name not in SECTIONS}
+        attributes = states.get(ATTRIBUTES, {})
+        if not partial:
+            gone = {*attributes, *states.get(DELETED, [])}
+            ensure_same_names(
+                type(self._base.owner).__name__,
+                saved=[self._base.relative(path) for path in saved],
+                # Where training has assigned or deleted an attribute, what was constructed there is gone.
+                present=[
+                    name for name in map(self._base.relative, parts) if _root_of(name) not in gone or name in states
+                ],
+            )
+        details = {f"{self._base.root}.{name}": entry for name, entry in states.get(DETAILS, {}).items()}
+        parts = {path: part for path, part in parts.items() if path in saved}
+        networks = {path: part for path, part in parts.items() if isinstance(part, nn.Module)}
+        optimizers = {path: part for path, part in parts.items() if isinstance(part, torch.optim.Optimizer)}
+        for path, network in networks.items():
+            prepare(network, details.get(path, {}))
+            self._load(network, saved[path], path)
+        later = self._restore_attributes(attributes)
+        for path, optimizer in optimizers.items():
+            link_parameters(optimizer, details.get(path, {}), path, self._decoder)
+            self._load(optimizer, saved[path], path)
+        for name, error in self._restore_attributes({name: attributes[name] for name in later}).items():
+            if not partial:
+                raise CheckpointMismatchError(
+                    f"{self._base.show(f'{self._base.root}.{name}')} cannot be restored: {error}"
+                ) from error
+        for path, part in parts.items():
+            if path not in networks and path not in optimizers:
+                self._load(part, saved[path], path)
+        self._restore_details(parts, details)
+        self._restore_classes(states.get(CLASSES, {}))
+        self._remove(states.get(DELETED, []))
+        if not partial:
+            self._reset(present, {*attributes, *states.get(DELETED, [])})
+
+    def _load(self, part: Any, state: Any, path: str) -> None:
+        set_state(part, decode_part_state(part, state, self._base.show(path)), self._base.show(path))
+        for where, value in contents_of(part, path):
+            self._base.graph.known[where] = value
+
+    def _restore_attributes(self, nodes: Mapping[str, Any]) -> dict[str, UnresolvedError]:
+        """Set attributes; return why those are not set that refer to what is not there yet."""
+        unresolved: dict[str, UnresolvedError] = {}
+        for name, node in nodes.items():
+            try:
+                self._decoder.fill_attributes(self._base.owner, {name: node}, self._base.root, removes=False)
+            except UnresolvedError as error:
+                unresolved[name] = error
+        return unresolved
+
+    def _restore_details(self, parts: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+        for path, part in parts.items():
+            entries = dict(details.get(path, {}))
+            if isinstance(part, nn.Module):
+                # What the checkpoint has as it was constructed may have changed in this process.
+                scratch = self._base.scratch_encoder()
+                for name, node in describe(part, path, scratch).items():
+                    mark = self._base.details.get(path, {}).get(name)
+                    if name not in entries and mark is not None and mark.node is not None and not mark.fits(node, 0):
+                        entries[name] = mark.node[0]
+            restore(part, entries, path, self._decoder)
+
+    def _restore_classes(self, classes: Mapping[str, Any]) -> None:
+        for name, nodes in classes.items():
+            module, qualname = name.split(" ", 1)
+            cls = self._base.graph.classes.find((module, qualname))
+            if cls is None:
+                raise CheckpointMismatchError(
+                    f"the checkpoint has attributes of the class {module}.{qualname}, which this program has not"
+                )
+            for attribute, node in nodes.items():
+                if node != LEFT:
+                    setattr(
+                        cls, attribute, self._decoder.decode(node, f"{cls.__module__}.{cls.__qualname__}.{attribute}")
+                    )
+
+    def _remove(self, names: Iterable[str]) -> None:
+        own = own_attributes(self._base.owner)
+        for name in names:
+            if name in own:
+                object.__delattr__(self._base.owner, name)
+
+    def _reset(self, present: Mapping[str, tuple[Any, int]], restored: set[str]) -> None:
+        """Put attributes back that the checkpoint has as they were constructed, and that an earlier run has changed."""
+        for name, (node, size) in present.items():
+            mark = self._base.marks.get(name)
+            if name in restored or node == {TAG: "part"} or mark is None or mark.fits(node, size):
+                continue
+            if mark.node is None:
+                shown = self._base.show(f"{self._base.root}.{name}")
+                raise CheckpointMismatchError(
+                    f"{shown} was changed by an earlier run of this object, and is as constructed in the checkpoint: "
+                    "construct the object anew to continue from there"
+                )
+            self._decoder.fill_attributes(self._base.owner, {name: mark.node[0]}, self._base.root, removes=False)
+        made_since = [name for name in present if name not in self._base.marks and name not in restored]
+        self._remove(name for name in made_since if present[name][0] != {TAG: "part"})
+
+
+def _root_of(name: str) -> str:
+    """Return the attribute in which a part is."""
+    return name.partition(".")[0].partition("[")[0]

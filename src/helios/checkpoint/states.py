@@ -1,0 +1,78 @@
+"""States that users' own methods return and take, as plain data."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from helios.checkpoint.anchors import Graph, UncapturableError
+from helios.checkpoint.decoding import decode
+from helios.checkpoint.encoding import encode
+from helios.checkpoint.parts import get_state
+from helios.errors import ArgumentTypeError
+
+
+def encode_state(state: Any, owner: str) -> Any:
+    """Return what a `state_dict` method has returned as plain data.
+
+    Args:
+        state: what it returned.
+        owner: what to call it in an error.
+
+    Raises:
+        ArgumentTypeError: if a part of it can be held by no checkpoint.
+    """
+    try:
+        return encode(state, f"{owner}.state_dict()", Graph())
+    except UncapturableError as error:
+        path, what = error.path, error.what
+    except RecursionError:
+        path, what = owner, "is nested too deeply"
+    raise ArgumentTypeError(
+        f"{path} {re.split(',? made during training', what)[0]}, which a checkpoint cannot hold: "
+        "return plain data from state_dict() and rebuild the object in load_state_dict()"
+    )
+
+
+def decode_state(state: Any, owner: str) -> Any:
+    """Return what `encode_state` was given.
+
+    Raises:
+        CheckpointMismatchError: if this is not what it returned.
+    """
+    return decode(state, f"{owner}.state_dict()", Graph())
+
+
+def encode_part_state(part: Any, name: str) -> Any:
+    """Return the state of a network, an optimizer or the like as plain data.
+
+    Args:
+        part: the part.
+        name: what to call it in an error.
+
+    Raises:
+        ArgumentTypeError: if a part of the state can be held by no checkpoint.
+    """
+    state = get_state(part)
+    if not isinstance(part, nn.Module):
+        return encode_state(state, name)
+    # A network's has the versions of its modules in an attribute.
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            state[key] = encode_state(value, f"{name}.{key}")
+    return state
+
+
+def decode_part_state(part: Any, state: Any, name: str) -> Any:
+    """Return what `encode_part_state` was given."""
+    if not isinstance(part, nn.Module):
+        return decode_state(state, name)
+    decoded = copy.copy(state)
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            decoded[key] = decode_state(value, f"{name}.{key}")
+    return decoded
