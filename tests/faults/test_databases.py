@@ -56,7 +56,7 @@ def table(study: optuna.Study) -> list[Any]:
 
 @pytest.fixture
 def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return the table of trials of the study that nobody disturbed; the test goes on in a folder of its own."""
+    """Return the table of trials of the study that nobody disturbed; the test continues in a folder of its own."""
     for name in ("undisturbed", "disturbed"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "undisturbed")
@@ -77,7 +77,7 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_database_that_cannot_be_written_loses_nothing(
     expected: list[Any], setting: str, message: str, *, is_in_objective: bool
 ) -> None:
-    """Full or read-only, in the middle of a trial or at its end: no trial has failed, and the next call goes on."""
+    """Full or read-only, in the middle of a trial or at its end: no trial has failed, and the next call continues."""
     disk = Disk()
 
     def disturbed(trial: optuna.Trial) -> float:
@@ -98,7 +98,7 @@ def test_a_database_that_cannot_be_written_loses_nothing(
 
 @pytest.mark.parametrize("is_in_objective", [True, False])
 def test_a_database_that_is_deleted_is_kept(expected: list[Any], *, is_in_objective: bool) -> None:
-    """What a deleted file held is written beside it, the error says where, and given the old name the study goes on."""
+    """What a deleted file held is written beside it and named; given the old name, the study continues."""
 
     def deleting(trial: optuna.Trial) -> float:
         value = 0.0 if is_in_objective else objective(trial)

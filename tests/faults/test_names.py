@@ -58,7 +58,7 @@ def test_metadata_that_is_too_long_is_refused_at_the_start(tmp_path: Path) -> No
 
 
 def test_metadata_that_becomes_too_long_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A score that is not there yet is no error; text that is too long later on is left out, and training goes on."""
+    """A score that is not there yet is no error; text that is too long later on is left out, and training continues."""
     assert make_trainer(tmp_path, chkpt_frequency=1).fit(Wordy(), ListData())
     names = sorted(path.name for path in (tmp_path / "m").glob("*.pth"))
     assert names == ["m_epoch_1_iter_3.pth", "m_epoch_2_iter_6_short.pth"]

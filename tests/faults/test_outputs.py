@@ -1,4 +1,4 @@
-"""Training goes on when what it says cannot be written: full disks, broken pipes, closed and missing streams."""
+"""Training continues when what it says cannot be written: full disks, broken pipes, closed and missing streams."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_stream_that_is_exchanged_is_written_again(capsys: pytest.CaptureFixtu
 
 
 def test_training_outlives_its_log_file(tmp_path: Path, weight: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """A full disk under the log file switches it off, with one warning on the console, which goes on."""
+    """A full disk under the log file switches it off, with one warning on the console, which continues."""
     (tmp_path / "helios.log").symlink_to("/dev/full")
     assert train(enable_file_logging=True, log_path=tmp_path, enable_progress_bar=False) == weight
     shown = capsys.readouterr().err
@@ -214,7 +214,7 @@ def test_a_stream_of_the_callers_own_raises() -> None:
 
 
 def test_bars_of_rich_are_given_up_alike(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Left alone, rich would end the process when its pipe breaks: its bars are switched off, and training goes on."""
+    """Left alone, rich would end the process when its pipe breaks: its bars are off, and training continues."""
     pytest.importorskip("rich")
     monkeypatch.setattr("helios.trainer._progress.open_display", lambda: StderrDisplay(RichDisplay))
     monkeypatch.setattr("helios.trainer._session.open_display", lambda: StderrDisplay(RichDisplay))

@@ -40,7 +40,7 @@ def make_failsafe(writer_class: type[SummaryWriter]) -> type[SummaryWriter]:
                     self._is_off = True
                     _LOGGER.warning(
                         "TensorBoard's files in '%s' cannot be written (%s): nothing more is written to them, and "
-                        "training goes on",
+                        "training continues",
                         self.log_dir,
                         error,
                     )

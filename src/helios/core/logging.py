@@ -114,7 +114,7 @@ class _FileHandler(logging.FileHandler):
         except (OSError, ValueError) as error:
             self._is_given_up = True
             _LOGGER.warning(
-                "the log file '%s' cannot be written (%s): nothing more is written to it, and training goes on",
+                "the log file '%s' cannot be written (%s): nothing more is written to it, and training continues",
                 self.baseFilename,
                 error,
             )

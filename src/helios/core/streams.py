@@ -1,4 +1,4 @@
-"""The standard output and error streams, which may be full, closed or missing while training goes on.
+"""The standard output and error streams, which may be full, closed or missing while training continues.
 
 What a run says there is never worth the run: a stream that fails is left alone from then on, and that is said once, in
 the log and on the other stream.
@@ -66,7 +66,7 @@ class StandardStream:
 
     def _switch_off(self, stream: TextIO | None, reason: str) -> None:
         self._broken = stream
-        message = f"{self._title} cannot be written ({reason}): nothing more is written to it, and training goes on"
+        message = f"{self._title} cannot be written ({reason}): nothing more is written to it, and training continues"
         _LOGGER.warning(message)
         if self is STDERR:  # The console of the log is this very stream.
             STDOUT.write(f"{message}\n", flush=True)

@@ -134,7 +134,7 @@ def _finite(total: float | None) -> float | None:
 
 
 class StderrDisplay:
-    """Bars that are given up when standard error cannot be written: training goes on without them."""
+    """Bars that are given up when standard error cannot be written: training continues without them."""
 
     def __init__(self, make: Callable[[], ProgressDisplay]) -> None:
         """Prepare to show the bars of a display.
