@@ -62,12 +62,36 @@ def check_contents(data: dict[str, Any], name: str) -> None:
     position = data["training"]["feed"]
     if position:
         _check_position(position, name)
+    _check_base(data["model"]["base"], name)
+    _check_dtypes(data["training"].get("dtypes", {}), name)
     for plug_id, state in data["plugins"].items():
         _check_kind(state, dict, ("plugins", plug_id), name)
     for parameter, gradient in data["gradients"].items():
         # A dictionary describes a tensor that is spread over the ranks.
         _check_kind(gradient, (torch.Tensor, dict), ("gradients", parameter), name)
     _check_ranks(data.get("ranks", [[]]), name)
+
+
+def _check_base(base: dict[str, Any], name: str) -> None:
+    for attribute, value in base["attributes"].items():
+        _check_kind(value, dict, ("model", "base", "attributes", attribute), name)
+    for network, modes in base["modes"].items():
+        _check_kind(modes, dict, ("model", "base", "modes", network), name)
+        for module, mode in modes.items():
+            keys = ("model", "base", "modes", network, module)
+            _check_kind(mode, (list, tuple), keys, name)
+            if not mode or type(mode[0]) is not bool:
+                _refuse(name, keys, mode, "whether a module trains")
+
+
+def _check_dtypes(dtypes: object, name: str) -> None:
+    keys = ("training", "dtypes")
+    if not isinstance(dtypes, dict):
+        _refuse(name, keys, dtypes, "a dict")
+        return
+    for network, kinds in dtypes.items():
+        if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+            _refuse(name, (*keys, network), kinds, "a list of names")
 
 
 def _find(data: dict[str, Any], keys: tuple[str, ...], name: str) -> Any:
