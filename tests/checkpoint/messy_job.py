@@ -1,11 +1,13 @@
 """A run whose model, plug-in and data module have every kind of state at once; it kills itself where it is told to.
 
 Usage: messy_job.py OPTIONS, a JSON object: root, steps (a list: one call of `fit` for each, of the same objects),
-ranks, kills (the batches at which it is killed), lives (a file that counts the kills), report (a file for each rank).
+ranks, kills (the batches at which it is killed), lives (a file that counts the kills), report (a file for each rank),
+and a mutation, which breaks the library in this process.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import pathlib
@@ -16,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import helios
+from helios.checkpoint import details, encoding
+from helios.checkpoint.anchors import Anchors
+from helios.trainer._states import PartStates
 from tests.checkpoint.kinds import KINDS, NAMED
 from tests.checkpoint.looks import describe
 
@@ -143,8 +148,43 @@ class Messy(helios.Model):
         pathlib.Path(f"{self.options['report']}.{self.rank}").write_text(json.dumps(report, sort_keys=True))
 
 
+def _forget_identity() -> None:
+    Anchors.path_of = lambda *_: None  # type: ignore[method-assign]  # the point
+
+
+def _forget_a_kind() -> None:
+    original = encoding.Encoder._encode_sequence
+
+    def as_list(self: Any, value: Any, path: str) -> Any:
+        is_deque = isinstance(value, collections.deque)
+        return original(self, list(value) if is_deque else value, path)
+
+    encoding.Encoder._encode_sequence = as_list  # type: ignore[method-assign]  # the point
+
+
+def _forget_modes() -> None:
+    details._freeze = lambda *_: None
+
+
+def _say_nothing() -> None:
+    def nothing(self: PartStates) -> None:
+        del self
+
+    PartStates._name_findings = nothing  # type: ignore[method-assign]  # the point
+
+
+MUTATIONS = {
+    "identity": _forget_identity,
+    "a kind": _forget_a_kind,
+    "frozen parameters": _forget_modes,
+    "the warning": _say_nothing,
+}
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
+    if "mutation" in options:
+        MUTATIONS[options["mutation"]]()
     model, data, plugin = Messy(options), Data(), Watcher()
     for steps in options["steps"]:
         ranks = {"num_processes": options["ranks"]} if options["ranks"] > 1 else {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
+import random
 import subprocess
 import sys
 import tempfile
@@ -26,10 +28,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 OWNERS = ("model", "plugin", "datamodule")
 
 
-def run(folder: pathlib.Path, steps: list[int], ranks: int, kills: list[int]) -> tuple[list[Any], str]:
+def run(folder: pathlib.Path, steps: list[int], ranks: int, kills: list[int], **extra: str) -> tuple[list[Any], str]:
     """Return what each rank reports, and the log, of a run that is started again whenever it was killed."""
-    options = {"root": str(folder / "root"), "steps": steps, "ranks": ranks, "kills": kills}
-    options |= {"lives": str(folder / "lives"), "report": str(folder / "report")}
+    options = describe_run(folder, steps, ranks, kills) | extra
     log = ""
     for life in range(len(kills) + 1):
         command = [sys.executable, "-m", "tests.checkpoint.messy_job", json.dumps(options)]
@@ -37,6 +38,11 @@ def run(folder: pathlib.Path, steps: list[int], ranks: int, kills: list[int]) ->
         log += child.stderr + child.stdout
         assert (child.returncode == 0) is (life == len(kills)), child.stderr[-4000:]
     return [json.loads((folder / f"report.{rank}").read_text()) for rank in range(ranks)], log
+
+
+def describe_run(folder: pathlib.Path, steps: list[int], ranks: int, kills: list[int]) -> dict[str, Any]:
+    options = {"root": str(folder / "root"), "steps": steps, "ranks": ranks, "kills": kills}
+    return options | {"lives": str(folder / "lives"), "report": str(folder / "report")}
 
 
 @functools.cache
@@ -60,6 +66,38 @@ def test_every_kind_of_state_survives(scenario: str, tmp_path: pathlib.Path) -> 
         assert different == []
         # Attributes of `__init__`, unfreezing in a hook, scores, losses, and the dataset's own state.
         assert first["common"] == second["common"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mutation", ["identity", "a kind", "frozen parameters", "the warning"])
+def test_a_capture_that_forgets_is_noticed(mutation: str, tmp_path: pathlib.Path) -> None:
+    """With each of these mutations of the capture, the tests above fail."""
+    try:
+        resumed, log = run(tmp_path, [7], 1, [6], mutation=mutation)
+    except AssertionError:
+        return  # The resumed run has failed.
+    whole = expected(1)[0]
+    if mutation == "the warning":
+        assert "not in checkpoints" not in log
+    else:
+        assert resumed != whole
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(12))
+def test_a_messy_run_is_killed_at_random_instants(seed: int, tmp_path: pathlib.Path) -> None:
+    """Killed from outside eight times, at instants that nobody chose, a run with every kind of state ends the same."""
+    chance = random.Random(seed)
+    ranks = chance.choice([1, 1, 2])
+    options = describe_run(tmp_path, [7], ranks, [])
+    command = [sys.executable, "-m", "tests.checkpoint.messy_job", json.dumps(options)]
+    for _ in range(8):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(chance.uniform(2.0, 9.0))
+            child.kill()
+    resumed = run(tmp_path, [7], ranks, [])[0]
+    assert resumed == expected(ranks)[0]
 
 
 @pytest.mark.timeout(600)

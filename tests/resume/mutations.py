@@ -76,6 +76,18 @@ def _gradients_lost() -> None:
     assert gradients
 
 
+def _gradients_by_the_trainers_count() -> None:
+    """A checkpoint has gradients only in the middle of an accumulation that the trainer knows of."""
+    original = _jobs.TrainingJob._collect
+
+    def collect(self: Any) -> dict[str, Any]:
+        data = original(self)
+        is_accumulating = self._state.global_iteration % self._session.options.accumulation_steps != 0
+        return data if is_accumulating else {**data, "gradients": {}}
+
+    _jobs.TrainingJob._collect = collect  # type: ignore[method-assign]  # the point
+
+
 def _running_losses_lost() -> None:
     """The model's running losses start at nothing after a resume."""
     original = Model._load_base_state
@@ -104,6 +116,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "position kept": _position_kept,
     "steps not keyed": _steps_not_keyed,
     "gradients lost": _gradients_lost,
+    "gradients by the trainer's count": _gradients_by_the_trainers_count,
     "running losses lost": _running_losses_lost,
     "one step more": _one_step_more,
 }

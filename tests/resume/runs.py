@@ -61,6 +61,8 @@ class RunSpec:
     persistent: bool = False
     ranks: int = 1
     no_sync: bool = False  # Whether gradients are exchanged at optimizer steps only.
+    by_hand: int = 0  # Batches that the model accumulates by itself, whatever the trainer knows of it; 0 for none.
+    zero_first: bool = False  # Whether gradients are set to zero before those of the next step, and not after a step.
     root: str = "checkpoints"
 
     def __str__(self) -> str:
@@ -185,6 +187,7 @@ class Subject(Model):
         self._optimizer = torch.optim.Adam(self._net.parameters(), lr=1e-2)
         self._scheduler = torch.optim.lr_scheduler.ExponentialLR(self._optimizer, 0.8)
         self._generator = torch.Generator().manual_seed(1 + self.rank)
+        self._has_stepped = False
 
     def _make_network(self) -> nn.Module:
         return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.4), nn.ReLU(), nn.Linear(6, 1))
@@ -206,16 +209,25 @@ class Subject(Model):
         inputs, targets, indices = batch
         self.trace.append(("batch", indices.tolist(), float(inputs.double().sum())))
         inputs = inputs + 0.1 * torch.randn(inputs.shape, generator=self._generator) + sum(draw())
+        if self._spec.zero_first and self._has_stepped:
+            self._optimizer.zero_grad()
         with self._exchange(state):
             # Two samples at least, or batch normalization has nothing to normalize by.
             loss = nn.functional.mse_loss(self._net(torch.cat([inputs, inputs + 1])), torch.cat([targets, targets]))
             self._loss_items["loss"] = loss
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
         KILLER.tick()
-        if self.is_optimizer_step(state):
+        self._has_stepped = self._is_step(state)
+        if self._has_stepped:
             self._optimizer.step()
-            self._optimizer.zero_grad()
+            if not self._spec.zero_first:
+                self._optimizer.zero_grad()
             self._ema.update_parameters(unwrap_module(self._net))
+
+    def _is_step(self, state: TrainingState) -> bool:
+        if self._spec.by_hand:
+            return state.global_iteration % self._spec.by_hand == 0
+        return self.is_optimizer_step(state)
 
     def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
         """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""

@@ -25,6 +25,10 @@ SAMPLE = [
     RunSpec(unit="iteration", total=9, workers=2, valid_every=3, save_every=3),
     RunSpec(unit="iteration", total=40, valid_every=2, early_stop=2, save_every=1),
     RunSpec(total=9, valid_every=1, early_stop=1, extra_plugin=True),
+    RunSpec(by_hand=3),
+    RunSpec(unit="iteration", total=9, by_hand=2, valid_every=2, save_every=3),
+    RunSpec(accumulation=2, by_hand=4),
+    RunSpec(unit="iteration", total=6, accumulation=2, by_hand=3),
     RunSpec(stream=True, total=3),
     RunSpec(stream=True, workers=2, unit="iteration", total=9),
     RunSpec(stream=True, workers=2, persistent=True, unit="iteration", total=14),
@@ -64,6 +68,19 @@ def test_a_kill_in_every_kind_of_run(spec: RunSpec, tmp_path: Path) -> None:
         assert_same(killed_at(spec, tmp_path / str(count), [count]), whole)
     thirds = [ticks // 3, ticks // 3 + 1, ticks // 4]
     assert_same(killed_at(spec, tmp_path / "thirds", thirds), whole)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [RunSpec(zero_first=True), RunSpec(unit="iteration", total=9, by_hand=2, zero_first=True, save_every=2)],
+    ids=str,
+)
+def test_gradients_that_were_used_are_nobody_s(spec: RunSpec, tmp_path: Path) -> None:
+    """A model that sets gradients to zero before the next step ends the same, but for those that were used last."""
+    whole = undisturbed(spec, tmp_path / "whole")
+    for count in range(2, whole["ticks"], max(1, whole["ticks"] // 6)):
+        killed = killed_at(spec, tmp_path / str(count), [count])
+        assert_same(killed, whole, ignore=("ticks", "gradients"))
 
 
 @pytest.mark.parametrize(

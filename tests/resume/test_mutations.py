@@ -24,6 +24,7 @@ SHOWN_BY = {
     "position kept": (RunSpec(unit="iteration", total=9), 20),
     "steps not keyed": (RunSpec(), 50),
     "gradients lost": (RunSpec(accumulation=3), 50),
+    "gradients by the trainer's count": (RunSpec(by_hand=3), 50),
     "running losses lost": (RunSpec(unit="iteration", total=9), 60),
     "one step more": (RunSpec(unit="iteration", total=9), -1),
 }

@@ -128,7 +128,7 @@ class Encoder(Writer):
             return encode_tensor(self, value, path, anchor)
         if isinstance(value, nn.Module | torch.optim.Optimizer):
             return encode_part(self, value, path, anchor)
-        generator = encode_generator(value)
+        generator = encode_generator(value, self.device)
         if generator is not None:
             return {TAG: "generator", "of": self.encode_inner(generator, path), "class": type(value).__name__}
         if isinstance(value, Stateful) and (anchor is not None or not is_own(type(value))):

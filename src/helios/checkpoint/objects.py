@@ -13,6 +13,7 @@ import torch
 from helios.checkpoint.anchors import UncapturableError, is_below
 from helios.checkpoint.classes import is_own, is_own_module, is_tool, name_of, show, slots_of
 from helios.checkpoint.contents import register_contents
+from helios.checkpoint.tensors import name_device
 from helios.checkpoint.values import FACTORIES, TAG, encode_array
 from helios.checkpoint.writing import EXCLUDED
 
@@ -51,10 +52,15 @@ def encode_array_of_any_kind(writer: Writer, value: np.ndarray[Any, Any], path: 
     return {**node, "base": base.__name__, **writer.of_class(value, path, base)}
 
 
-def encode_generator(value: Any) -> Any | None:
-    """Return the state of a generator of random numbers; `None` for anything else."""
+def encode_generator(value: Any, device: torch.device | None) -> Any | None:
+    """Return the state of a generator of random numbers; `None` for anything else.
+
+    Args:
+        value: anything.
+        device: the device of the run.
+    """
     if isinstance(value, torch.Generator):
-        return {"device": str(value.device), "state": value.get_state()}
+        return {"device": name_device(value.device, device), "state": value.get_state()}
     if isinstance(value, np.random.Generator):
         return value.bit_generator.state
     if isinstance(value, np.random.RandomState):

@@ -127,7 +127,8 @@ def decode_generator(reader: Reader, node: dict[str, Any], path: str, live: Any)
     target: Any
     state, kind, live = reader.decode(node["of"], f"{path}.<inner>"), node["class"], reader.live(path, live)
     if kind == "Generator" and "device" in state:
-        target = live if isinstance(live, torch.Generator) else torch.Generator(state["device"])
+        device = resolve_device(state["device"], reader.device)
+        target = live if isinstance(live, torch.Generator) else torch.Generator(device)
         target.set_state(state["state"])
     elif kind == "RandomState":
         target = live if isinstance(live, np.random.RandomState) else np.random.RandomState()

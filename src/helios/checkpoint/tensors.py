@@ -49,7 +49,7 @@ def encode_tensor(writer: Writer, tensor: torch.Tensor, path: str, anchor: str |
         node = {TAG: "tensor", "of": tensor}
     if tensor.device.type != "cpu":
         # Checkpoints are read onto the CPU; a constructed tensor is on its device already.
-        node["device"] = _OF_RUN if tensor.device == writer.device else str(tensor.device)
+        node["device"] = name_device(tensor.device, writer.device)
     return node
 
 
@@ -78,6 +78,11 @@ def as_plain(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of a subclass as a `torch.Tensor` that shares its memory."""
     with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - as torch's documentation of subclasses does it.
         return tensor.detach().as_subclass(torch.Tensor)
+
+
+def name_device(device: torch.device, of_run: torch.device | None) -> str:
+    """Return what is written for a device: that of the run is another one where the checkpoint is read."""
+    return _OF_RUN if device == of_run else str(device)
 
 
 def resolve_device(name: str | None, device: torch.device | None) -> torch.device:

@@ -1,0 +1,113 @@
+"""Which gradients a checkpoint keeps: those that no optimizer has used yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+
+import helios
+from helios.core.archive import load_archive
+from helios.testing import TinyDataModule
+from helios.trainer import Trainer, find_last_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from helios import TrainingState
+
+
+class Stepping(helios.Model):
+    """Leaves gradients behind in a way of its own."""
+
+    def __init__(self, step: Callable[[Any, int], None]) -> None:
+        super().__init__("stepping")
+        self.step = step
+
+    def setup(self, fast_init: bool = False) -> None:
+        del fast_init
+        self.first, self.second = nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)
+        self.free = torch.ones(1, requires_grad=True)
+        self.optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (self.first, self.second)]
+        self.optimizers.append(torch.optim.SGD([self.free], lr=0.1))
+
+    def train_step(self, batch: Any, state: TrainingState) -> None:
+        self.inputs = batch[0]
+        self.step(self, state.global_iteration)
+
+    def backward(self, net: nn.Module) -> None:
+        (net(self.inputs).sum() * self.free).backward()
+
+
+def zero_after(model: Stepping, _: int) -> None:
+    for net, optimizer in zip((model.first, model.second), model.optimizers, strict=False):
+        model.backward(net)
+        optimizer.step()
+    model.optimizers[2].step()
+    for optimizer in model.optimizers:
+        optimizer.zero_grad()
+
+
+def zero_first(model: Stepping, _: int) -> None:
+    for optimizer in model.optimizers:
+        optimizer.zero_grad()
+    for net in (model.first, model.second):
+        model.backward(net)
+    for optimizer in model.optimizers:
+        optimizer.step()
+
+
+def accumulate(model: Stepping, number: int) -> None:
+    model.backward(model.first)
+    if number % 2 == 0:
+        model.optimizers[0].step()
+        model.optimizers[0].zero_grad()
+
+
+def add_after_a_step(model: Stepping, number: int) -> None:
+    zero_first(model, number)
+    model.backward(model.second)
+
+
+def alternate(model: Stepping, number: int) -> None:
+    model.optimizers[0].zero_grad()
+    model.backward(model.first)
+    model.optimizers[0].step()
+    model.backward(model.second)
+    if number == 0:
+        model.optimizers[1].step()
+        model.optimizers[1].zero_grad()
+
+
+def never_zero(model: Stepping, _: int) -> None:
+    model.backward(model.first)
+    model.optimizers[0].step()
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        (zero_after, set()),
+        (zero_first, set()),
+        (accumulate, {"first.weight", "free"}),
+        (add_after_a_step, {"second.weight", "free"}),
+        (alternate, {"second.weight", "free"}),
+        (never_zero, {"first.weight", "free"}),
+    ],
+)
+def test_a_checkpoint_keeps_gradients_in_flight(step: Any, kept: set[str], unit: str, tmp_path: Path) -> None:
+    """Gradients are kept that were added since their optimizer stepped, or are never set to zero; others are not."""
+    total = 8 if unit == "epoch" else 24  # An epoch has three batches.
+    model = Stepping(step)
+    trainer = Trainer(train_unit=unit, total_steps=total, chkpt_root=tmp_path, use_cpu=True, print_banner=False)
+    assert trainer.fit(model, TinyDataModule())
+    path = find_last_checkpoint(tmp_path / "stepping")
+    assert path is not None
+    gradients = load_archive(path)["gradients"]
+    assert set(gradients) == kept
+    held = {"first.weight": model.first.weight, "second.weight": model.second.weight, "free": model.free}
+    assert all(torch.equal(gradient, held[name].grad) for name, gradient in gradients.items())  # type: ignore[arg-type]  # there is one
