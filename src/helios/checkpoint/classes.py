@@ -12,6 +12,7 @@ import functools
 import sys
 import sysconfig
 import types
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _MAIN: Final = ("__main__", "__mp_main__")  # The second is the script in a proc
 
 # Classes of the standard library whose objects are nothing but their attributes.
 _DATA: Final = (types.SimpleNamespace, collections.ChainMap, collections.UserDict, collections.UserList)
+
+_SLOTS: Final[weakref.WeakKeyDictionary[type, list[str]]] = weakref.WeakKeyDictionary()
 
 ClassName = tuple[str, str]
 
@@ -145,6 +148,12 @@ def own_bases(cls: type) -> Iterator[type]:
 
 def slots_of(cls: type) -> list[str]:
     """Return the names of the slots of a class and its bases."""
+    if cls not in _SLOTS:
+        _SLOTS[cls] = _find_slots(cls)
+    return _SLOTS[cls]
+
+
+def _find_slots(cls: type) -> list[str]:
     found: dict[str, None] = {}
     for base in cls.__mro__:
         slots = vars(base).get("__slots__", ())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -64,7 +65,7 @@ def _describe_module(module: nn.Module, path: str, encoder: Encoder, *, is_shard
         "frozen": _frozen_in(module),
         # Where each rank has a part of a parameter, torch itself puts one tensor in the place of another.
         "replaced": [name for name in tensors if not is_sharded and _is_replaced(tensors[name], path, name, encoder)],
-        "kinds": {name: [tuple(each.shape), each.dtype] for name, each in tensors.items() if not _is_lazy(each)},
+        "kinds": {name: f"{each.dtype} {list(each.shape)}" for name, each in tensors.items() if not _is_lazy(each)},
         "buffers": {
             name: each for name, each in tensors.items() if name in module._non_persistent_buffers_set  # noqa: SLF001 - torch has no other way to ask.
         },
@@ -127,14 +128,24 @@ def prepare(part: Any, details: Mapping[str, dict[str, Any]]) -> None:
         if module is None:
             continue
         for key, tensor in tensors_of(module).items():
-            shape, dtype = entry["kinds"].get(key, (tuple(tensor.shape), tensor.dtype))
-            has_changed = (tuple(tensor.shape), tensor.dtype) != (tuple(shape), dtype)
+            present = f"{tensor.dtype} {list(tensor.shape)}"
+            shape, dtype = _read_kind(entry["kinds"].get(key, present))
+            has_changed = entry["kinds"].get(key, present) != present
             if key in entry["replaced"]:
                 fresh = torch.empty(shape, dtype=dtype, device=tensor.device)
                 table: Any = module._parameters if key in module._parameters else module._buffers  # noqa: SLF001 - a module's `__setattr__` takes no other name for the same.
                 table[key] = nn.Parameter(fresh, tensor.requires_grad) if table is module._parameters else fresh  # noqa: SLF001 - see above.
             elif has_changed:
                 tensor.data = torch.empty(shape, dtype=dtype, device=tensor.device)
+
+
+def _read_kind(kind: str) -> tuple[list[int], torch.dtype]:
+    """Return the shape and the dtype that a description names."""
+    name, _, shape = kind.partition(" ")
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointMismatchError(f"{name!r} is no dtype of torch: the checkpoint is not as it was written")
+    return json.loads(shape), dtype
 
 
 def link_parameters(optimizer: torch.optim.Optimizer, details: Mapping[str, Any], path: str, decoder: Decoder) -> None:

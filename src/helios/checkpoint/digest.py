@@ -53,6 +53,9 @@ def _feed(digest: hashlib.blake2b, value: Any) -> None:
         digest.update(b"scalars ")
         digest.update(marshal.dumps(value, _NO_REFERENCES))
         return
+    if kind is dict and set(map(type, value.values())) <= _SCALARS and set(map(type, value)) <= {str}:
+        digest.update(repr(value).encode(errors="surrogatepass"))
+        return
     items: list[Any] = []
     if isinstance(value, dict):
         items = [part for item in value.items() for part in item]

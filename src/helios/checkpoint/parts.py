@@ -52,7 +52,8 @@ def _get_wrapped_attribute(module: nn.Module) -> str | None:
     """Return where a wrapper of torch's has the network that it wraps; `None` if this is no wrapper."""
     if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return "module"
-    return "_orig_mod" if hasattr(module, "_orig_mod") else None  # torch.compile; the name is in every state_dict.
+    # torch.compile; the name is in every state_dict. `hasattr` would take long where there is none.
+    return "_orig_mod" if "_orig_mod" in module._modules else None  # noqa: SLF001 - see above.
 
 
 def find_wrappers(network: nn.Module) -> dict[str, str]:
@@ -68,6 +69,8 @@ def bare_name(name: str, wrappers: Mapping[str, str]) -> str:
         name: its name, or its path.
         wrappers: as `find_wrappers` returns them.
     """
+    if not wrappers:
+        return name
     parts = name.split(".")
     return ".".join(part for n, part in enumerate(parts) if wrappers.get(".".join(parts[:n])) != part)
 
