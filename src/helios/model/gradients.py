@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Final
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
@@ -14,10 +13,11 @@ from helios.errors import CheckpointMismatchError
 from helios.model.wrapping import mark_used
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     import torch
+    from torch.utils.hooks import RemovableHandle
 
     from helios.model.model import Model
 
@@ -30,49 +30,42 @@ _MANY_CHANGES: Final = 8
 class GradientWatch:
     """Knows which gradients optimizers have used already.
 
-    What an optimizer has used is overwritten by the next step of training, and need not be saved. Until a checkpoint is
-    near, a step costs a note of its number; only in the batch at `next_save` are the gradients themselves looked at.
-
-    Attributes:
-        next_save: the number of the batch, counted from 1, after which a checkpoint is going to be taken.
+    What an optimizer has used is overwritten by the next step of training, and need not be saved. It is found out in
+    the batch before a checkpoint alone: in every other batch, a step costs nothing. At a checkpoint that was not
+    expected, such as after a signal, all gradients are kept.
     """
 
-    def __init__(self, get_batch: Callable[[], int]) -> None:
-        """Watch every optimizer of the process.
-
-        Args:
-            get_batch: returns the number of the batch that is being trained, counted from 1.
-        """
-        self.next_save: float = 0
-        self._get_batch = get_batch
-        self._batches: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+    def __init__(self) -> None:
+        """Watch nothing yet."""
+        self._handle: RemovableHandle | None = None
         self._used: dict[int, tuple[torch.Tensor, int]] = {}
-        self._handle = register_optimizer_step_post_hook(self._note)
+        self._stepped: list[Optimizer] = []
+
+    def arm(self) -> None:
+        """Watch the steps of every optimizer until the next `find_used`."""
+        if self._handle is None:
+            self._handle = register_optimizer_step_post_hook(self._note)
 
     def close(self) -> None:
         """Stop watching."""
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
         self._used.clear()
+        self._stepped.clear()
 
     def _note(self, optimizer: Optimizer, *_: Any) -> None:
-        batch = self._batches[optimizer] = self._get_batch()
-        if batch < self.next_save:
-            return
+        self._stepped.append(optimizer)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._used[id(parameter)] = parameter.grad, _version(parameter.grad)
 
-    def find_used(self, batch: int) -> set[int]:
-        """Return the ids of the parameters whose gradients an optimizer has used since anything was added to them.
-
-        Args:
-            batch: the number of the batch that was trained last.
-        """
-        in_this_batch = [optimizer for optimizer, number in self._batches.items() if number == batch]
-        used = {id(parameter) for optimizer in in_this_batch for group in optimizer.param_groups
-                for parameter in group["params"] if self._is_used(parameter)}  # fmt: skip
-        self._used.clear()
+    def find_used(self) -> set[int]:
+        """Return the ids of the parameters whose gradients an optimizer has used since anything was added to them."""
+        groups = [group for optimizer in self._stepped for group in optimizer.param_groups]
+        used = {id(parameter) for group in groups for parameter in group["params"] if self._is_used(parameter)}
+        self.close()
         return used
 
     def _is_used(self, parameter: torch.Tensor) -> bool:

@@ -49,7 +49,7 @@ class TrainingJob:
         self._state = TrainingState()
         self._store = session.own_store()  # Again: setup may have given the model another name.
         self._signals = SignalWatch(enabled=self._store is not None)
-        self._gradients = GradientWatch(lambda: self._state.global_iteration + 1)
+        self._gradients = GradientWatch()
         session.callback(self._gradients.close)
         # The name of the checkpoint after which training has ended, and digests of what it holds.
         self._last_save: tuple[CheckpointName | None, dict[Any, bytes]] | None = None
@@ -135,7 +135,7 @@ class TrainingJob:
         """Return everything that a resumed run needs, as plain data."""
         session = self._session
         with session.states.graph.together():
-            used = self._gradients.find_used(self._state.global_iteration)
+            used = self._gradients.find_used()
             return {
                 "format": FORMAT,
                 "helios": __version__,

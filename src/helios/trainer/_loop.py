@@ -84,7 +84,7 @@ class TrainingLoop:
             key: sets the generators to the stream of a seed.
             mark: notes where the generators are, and returns what puts them back there.
             control: what the ranks agree through.
-            gradients: is told when the next checkpoint is going to be taken.
+            gradients: looks at the steps of optimizers in a batch after which a checkpoint is going to be taken.
         """
         self.is_stopped = False
         self._options = options
@@ -215,11 +215,13 @@ class TrainingLoop:
         may_stop, has_stop_news = self._stop_vote.may_stop, self._stop_vote.has_news
         asks_every_iteration, interrupted = self._unit is TrainingUnit.ITERATION, self._interrupted
         logs, is_watching = self._options.print_frequency is not None, self._optimizer_watch.is_waiting
-        self._gradients.next_save = self._next_save()
+        next_save = self._next_save()
         clock, steps = time.perf_counter, self._steps
         began = clock() - self._seconds
 
         for batch in batches:
+            if state.global_iteration + 1 >= next_save:
+                self._gradients.arm()
             for process, own_seeds in processes:
                 if own_seeds is not None:
                     key(own_seeds[state.global_iteration])
@@ -259,6 +261,7 @@ class TrainingLoop:
                 if outcome is not Outcome.GOING:
                     return outcome
                 began += clock() - paused
+                next_save = self._next_save()
         self._steps, self._seconds = steps, clock() - began
         return Outcome.GOING
 
@@ -307,11 +310,12 @@ class TrainingLoop:
         if self._save is not None and (is_save_due or outcome not in (Outcome.GOING, Outcome.GIVEN_UP)):
             self._loss_watch.look(self._state.global_iteration)
             self._save(is_last=outcome in (Outcome.COMPLETE, Outcome.STOPPED))
-        self._gradients.next_save = self._next_save()
         return outcome
 
     def _next_save(self) -> float:
         """Return after which batch the next checkpoint is going to be taken, unless something comes before."""
+        if self._save is None:
+            return float("inf")
         state, options, every = self._state, self._options, self._options.chkpt_frequency
         if self._unit is TrainingUnit.ITERATION:
             count = options.total_steps if every is None else (state.current_iteration // every + 1) * every
