@@ -21,6 +21,7 @@ NAMES: Final = (
     "step_overhead",
     "resume",
     "checkpoint",
+    "state",
     "ordering",
     "importing",
     "tuning",
