@@ -98,6 +98,8 @@ class Notes:
 class Elastic(Model):
     """A network without chance, so that the gradients of any number of ranks are those of one, but for rounding."""
 
+    non_persistent_attributes = ("notes",)
+
     def __init__(self, plan: Plan) -> None:
         super().__init__("elastic")
         self._plan = plan

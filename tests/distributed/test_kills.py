@@ -104,7 +104,7 @@ def test_ranks_differ(tmp_path: Path) -> None:
     differing = {entry.partition("]")[0] for entry in differences(ranks[0], ranks[1], "")}
     assert differing == {"['state'", "['trace'", "['metrics'", "['losses'", "['seen'"}
     state = differences(ranks[0]["state"], ranks[1]["state"], "")
-    parts = ("_net", "_ema", "_generator", "plain attributes")
+    parts = ("_net", "_ema", "plain attributes")
     assert {entry.split("'")[1] for entry in state} == {*parts}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from helios.checkpoint.parts import bare_name, find_wrappers, unwrap_module
+from helios.core.shard_gradients import find_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,10 @@ def register_contents(part: Any, path: str, graph: Graph, *, registers: bool) ->
         graph: what the parts of the run share.
         registers: whether it has just been constructed.
     """
+    sharded = find_sharded([part]) if isinstance(part, nn.Module) else {}
     for where, value in contents_of(part, path):
         if registers and graph.anchors.path_of(value) is None:
             graph.anchors.add(where, value)
-        graph.seen.setdefault(id(value), (value, where))
+        # A parameter that is spread over the ranks has two tensors: its part, and the whole while that is there.
+        for tensor in (value, *(sharded[id(value)].stand_ins() if id(value) in sharded else ())):
+            graph.seen.setdefault(id(tensor), (tensor, where))

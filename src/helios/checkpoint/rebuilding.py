@@ -30,9 +30,10 @@ _BIT_GENERATORS: Final = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 def decode_tensor(reader: Reader, saved: torch.Tensor, path: str, live: Any) -> torch.Tensor:
     """Return a tensor: the constructed one with the saved content, or a new one."""
-    if type(live) is type(saved) and live.layout == saved.layout and live.dtype == saved.dtype:
+    # The types may differ: what was a sharded parameter is read as a tensor.
+    if isinstance(live, torch.Tensor) and (live.layout, live.dtype) == (saved.layout, saved.dtype):
         fill_tensor(live, saved)
-        if live.is_leaf and live.requires_grad != saved.requires_grad:
+        if type(live) is type(saved) and live.is_leaf and live.requires_grad != saved.requires_grad:
             live.requires_grad_(saved.requires_grad)
         return reader.known(path, live)  # type: ignore[no-any-return]  # it is a tensor
     return reader.known(path, _renew(reader, saved, None))  # type: ignore[no-any-return]  # it is a tensor
