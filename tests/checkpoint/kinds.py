@@ -528,6 +528,37 @@ class _Groups:
         return [dict(o.groups_net.state_dict()), o.groups_optimizer.state_dict(), o.groups_again.state_dict()]
 
 
+class _Swapped:
+    """Networks, optimizers, lists and functions that change places, as target networks do."""
+
+    @staticmethod
+    def make(o: Any) -> None:
+        o.swapped_a, o.swapped_b = nn.Linear(1, 1), nn.Linear(1, 1)
+        o.swapped_optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (o.swapped_a, o.swapped_b)]
+        o.swapped_c, o.swapped_d = [1], [2]
+        o.swapped_f, o.swapped_g = functools.partial(min, 1), functools.partial(max, 2)
+
+    @staticmethod
+    def change(o: Any, n: int) -> None:
+        o.swapped_a, o.swapped_b = o.swapped_b, o.swapped_a
+        o.swapped_c, o.swapped_d = o.swapped_d, o.swapped_c
+        o.swapped_f, o.swapped_g = o.swapped_g, o.swapped_f
+        o.swapped_optimizers.reverse()
+        o.swapped_c.append(n)
+        with torch.no_grad():
+            o.swapped_a.weight.mul_(n / 3)
+        o.swapped_optimizers[0].param_groups[0]["lr"] += 0.1
+
+    @staticmethod
+    def look(o: Any) -> Any:
+        held = [optimizer.param_groups[0]["params"][0] for optimizer in o.swapped_optimizers]
+        return [
+            [dict(o.swapped_a.state_dict()), dict(o.swapped_b.state_dict()), o.swapped_c, o.swapped_d],
+            [o.swapped_f(5), o.swapped_g(5), held[0] is o.swapped_a.weight, held[1] is o.swapped_b.weight],
+            [optimizer.param_groups[0]["lr"] for optimizer in o.swapped_optimizers],
+        ]
+
+
 class _Closure:
     """A counter in a closure, one on a function, one on a class, and a method that is called by another name."""
 
@@ -577,7 +608,8 @@ class _Class:
 
 for _name, _kind in {
     "shared": _Shared, "cycle": _Cycle, "late": _Late, "alpha": _Alpha, "network": _Network, "nets": _Nets,
-    "groups": _Groups, "closure": _Closure, "class": _Class,
+    "groups": _Groups,
+    "swapped": _Swapped, "closure": _Closure, "class": _Class,
 }.items():  # fmt: skip
     _add(_name, _kind)
 

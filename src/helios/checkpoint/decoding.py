@@ -87,7 +87,7 @@ class Decoder(Reader):
         if tag == "new":
             return self.decode(node["of"], path, NEW)
         if tag in ("part", "constant", "left"):
-            return self.constructed(path)
+            return self.constructed(path) if live is None or live is NEW else live
         if tag in ("tensor", "subclass", "wrapper"):
             return decode_marked_tensor(self, tag, node, path, live)
         if tag in ("array", "objects", "masked"):
