@@ -141,6 +141,16 @@ def _wrap(network: Any) -> object:
     return TinyModel().wrap(network)
 
 
+def _load_model(state_dict: Any) -> None:
+    model = TinyModel()
+    model.setup()
+    model.load_state_dict(state_dict)
+
+
+def _load_datamodule(state_dict: Any) -> None:
+    TinyDataModule().load_state_dict(state_dict)
+
+
 def _load_timer(state_dict: Any) -> None:
     AverageTimer().load_state_dict(state_dict)
 
@@ -236,6 +246,8 @@ CALLS: Final[dict[str, Call]] = {
     ),
     "ResumableSampler.seek": Call(_seek, {"epoch": 0, "position": 1}),
     "Model.wrap": Call(_wrap, {"network": torch.nn.Linear(1, 1)}),
+    "Model.load_state_dict": Call(_load_model, {"state_dict": {}}),
+    "DataModule.load_state_dict": Call(_load_datamodule, {"state_dict": {}}),
     "AverageTimer.load_state_dict": Call(_load_timer, {"state_dict": {}}),
     "OptunaPlugin.load_state_dict": Call(_load_optuna, {"state_dict": {}}),
     "Plugin._append_train_exceptions": Call(_append_exceptions, {"exc": ValueError}),

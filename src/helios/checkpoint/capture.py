@@ -22,6 +22,7 @@ from helios.checkpoint.states import encode_part_state
 from helios.checkpoint.tensors import GRAPH
 from helios.checkpoint.values import TAG
 from helios.checkpoint.writing import own_attributes
+from helios.errors import CheckpointMismatchError, HeliosError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,8 +154,16 @@ class AttributeCapture(Baseline):
         """
         if not self.is_marked:
             self.mark()  # By itself, outside of a run.
-        with self.graph.together():
-            Restoration(self).run(states, partial=partial)
+        try:
+            with self.graph.together():
+                Restoration(self).run(states, partial=partial)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            if isinstance(error, HeliosError):
+                raise
+            raise CheckpointMismatchError(
+                f"this is no state of a {type(self.owner).__name__} ({type(error).__name__}: {error}): pass what its "
+                "state_dict() returned"
+            ) from error
 
     def find_leaves(self) -> dict[str, torch.Tensor]:
         """Return the tensors that gradients are added up for, by the paths by which they are held."""
