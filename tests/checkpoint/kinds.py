@@ -100,6 +100,50 @@ class Table(dict[str, Any]):
     pass
 
 
+class AttrDict(dict[str, Any]):
+    """A dictionary whose keys are attributes."""
+
+    def __init__(self, **items: Any) -> None:
+        super().__init__(items)
+        self.__dict__ = self
+
+
+class SAM(torch.optim.Optimizer):
+    """An optimizer around another one, with the same groups."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"rho": 0.05})
+        self.base_optimizer = torch.optim.SGD(self.param_groups, lr=0.1, momentum=0.9)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base_optimizer.step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.base_optimizer.param_groups = self.param_groups
+
+
+class Late(nn.Module):
+    """Has a buffer and a parameter that the first batches make, and a part with a state of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.mean: torch.Tensor | None
+        self.register_buffer("mean", None)
+        self.average = Average()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = x.mean(0)
+        if "cache" not in self._buffers:
+            self.register_buffer("cache", torch.zeros(2), persistent=False)
+        self.get_buffer("cache").add_(1)
+        self.average.total += 1
+        result: torch.Tensor = self.layer(x)
+        return result
+
+
 class Slotted:
     __slots__ = ("number", "unset")
 
@@ -275,6 +319,10 @@ value("a_default", lambda: collections.defaultdict(list), lambda old, n: old[n %
 value("a_default_of_mine", lambda: collections.defaultdict(lambda: [0]), lambda old, n: old[n % 3].append(n))
 value("a_counter", collections.Counter, lambda old, n: old.update("ab"))
 value("an_ordered", lambda: collections.OrderedDict(a=1, b=2), lambda old, n: old.move_to_end(("a", "b")[n % 2]))
+value("an_lru", lambda: collections.OrderedDict.fromkeys("abc"), lambda old, n: old.move_to_end("abc"[n % 3]))
+value("keys_as_attributes", lambda: AttrDict(n=0), lambda old, n: AttrDict(n=n))
+value("a_long", lambda: 1, lambda old, n: old << 1000)
+value("longs", lambda: [1], lambda old, n: old.append(n << 3000))
 value("a_chain", lambda: collections.ChainMap({}), lambda old, n: old.update({str(n): n}))
 value("a_namespace", lambda: types.SimpleNamespace(n=0), lambda old, n: setattr(old, "n", n))
 value("a_data_class", lambda: Plain(0), lambda old, n: old.items.append(n))
@@ -559,6 +607,42 @@ class _Swapped:
         ]
 
 
+class _Corners:
+    """A view of weights that are assigned, a prompt that is frozen, wrapped optimizers, tensors that appear."""
+
+    @staticmethod
+    def make(o: Any) -> None:
+        o.corners_net = Late()
+        o.corners_view = [parameter.data for parameter in o.corners_net.parameters()]
+        o.corners_sam = SAM(o.corners_net.parameters())
+        o.corners_prompt = nn.Parameter(torch.zeros(2))
+        o.corners_f = o.corners_g = None
+
+    @staticmethod
+    def change(o: Any, n: int) -> None:
+        net = o.corners_net
+        net.zero_grad()
+        net(torch.full((2, 2), n / 3)).sum().backward()
+        o.corners_sam.step()
+        o.corners_sam.base_optimizer.param_groups[0]["lr"] *= 0.9
+        net.layer.weight.data = net.layer.weight.data * 0.9
+        o.corners_prompt.requires_grad_(requires_grad=n % 4 == 0)
+        o.corners_f = o.corners_g = functools.partial(make_pair, n)
+
+    @staticmethod
+    def look(o: Any) -> Any:
+        net, sam = o.corners_net, o.corners_sam
+        return [
+            [dict(net.state_dict()), net.mean, net.get_buffer("cache"), net.average.total, o.corners_prompt],
+            [sam.state_dict(), sam.base_optimizer.state_dict(), sam.param_groups is sam.base_optimizer.param_groups],
+            [o.corners_f is o.corners_g, o.corners_f(1)],
+        ]
+
+
+def make_pair(first: int, second: int) -> tuple[int, int]:
+    return first, second
+
+
 class _Closure:
     """A counter in a closure, one on a function, one on a class, and a method that is called by another name."""
 
@@ -609,7 +693,7 @@ class _Class:
 for _name, _kind in {
     "shared": _Shared, "cycle": _Cycle, "late": _Late, "alpha": _Alpha, "network": _Network, "nets": _Nets,
     "groups": _Groups,
-    "swapped": _Swapped, "closure": _Closure, "class": _Class,
+    "swapped": _Swapped, "corners": _Corners, "closure": _Closure, "class": _Class,
 }.items():  # fmt: skip
     _add(_name, _kind)
 
@@ -630,6 +714,13 @@ def cannot(name: str, first: Callable[[], Any], change: Callable[[Any, int], Any
     NAMED[name] = f"{name}{path}"
 
 
+class Money(decimal.Decimal):
+    pass
+
+
+cannot("an_error", lambda: None, lambda old, n: ValueError(n))
+cannot("a_decimal_of_mine", lambda: None, lambda old, n: Money(n))
+cannot("a_reduction", lambda: torch.sum, lambda old, n: torch.mean)
 cannot("an_iterator", lambda: iter([1, 2, 3] * 99), lambda old, n: done(next(old)))
 cannot("a_generator", lambda: (n for n in range(999)), lambda old, n: done(next(old)))
 cannot("a_file", lambda: open("/dev/null", "rb"), lambda old, n: done(old.read(0)))  # noqa: SIM115, PTH123 - the point

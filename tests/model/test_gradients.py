@@ -87,6 +87,13 @@ def never_zero(model: Stepping, _: int) -> None:
     model.optimizers[0].step()
 
 
+def zero_every_third(model: Stepping, number: int) -> None:
+    model.backward(model.first)
+    model.optimizers[0].step()
+    if number % 3 == 0:
+        model.optimizers[0].zero_grad()
+
+
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 @pytest.mark.parametrize(
     ("step", "kept"),
@@ -97,6 +104,7 @@ def never_zero(model: Stepping, _: int) -> None:
         (add_after_a_step, {"second.weight", "free"}),
         (alternate, {"second.weight", "free"}),
         (never_zero, {"first.weight", "free"}),
+        (zero_every_third, {"first.weight", "free"}),
     ],
 )
 def test_a_checkpoint_keeps_gradients_in_flight(step: Any, kept: set[str], unit: str, tmp_path: Path) -> None:
@@ -111,3 +119,42 @@ def test_a_checkpoint_keeps_gradients_in_flight(step: Any, kept: set[str], unit:
     assert set(gradients) == kept
     held = {"first.weight": model.first.weight, "second.weight": model.second.weight, "free": model.free}
     assert all(torch.equal(gradient, held[name].grad) for name, gradient in gradients.items())  # type: ignore[arg-type]  # there is one
+
+
+class Training(helios.Plugin):
+    """Trains a network of its own, every third batch."""
+
+    def __init__(self) -> None:
+        super().__init__("training")
+
+    def setup(self) -> None:
+        self.net = nn.Linear(3, 1)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
+        self.batches = 0
+
+    def on_training_batch_end(self, state: TrainingState) -> None:
+        del state
+        self.batches += 1
+        (self.net(torch.ones(1, 3)) * self.batches).pow(2).sum().backward()
+        if self.batches % 3 == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def test_gradients_of_a_plugin_are_in_flight_as_well(tmp_path: Path) -> None:
+    """A plug-in that accumulates for a network of its own is exact; one that is not registered any more is no error."""
+
+    def fit(root: Path, total: int, *, registers: bool = True) -> Training:
+        trainer = Trainer(train_unit="iteration", total_steps=total, chkpt_root=root, use_cpu=True, print_banner=False)
+        plugin = Training()
+        if registers:
+            trainer.register_plugin(plugin)
+        assert trainer.fit(Stepping(zero_after), TinyDataModule())
+        return plugin
+
+    whole = fit(tmp_path / "whole", 7)
+    for stop in (1, 2, 4):
+        fit(tmp_path / str(stop), stop)
+        assert torch.equal(fit(tmp_path / str(stop), 7).net.weight, whole.net.weight)
+    fit(tmp_path / "gone", 2)
+    fit(tmp_path / "gone", 7, registers=False)

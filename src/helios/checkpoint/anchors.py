@@ -6,7 +6,10 @@ import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from helios.checkpoint.classes import ClassTable
+from helios.core.shard_tree import is_sharded
 from helios.errors import HeliosError
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class Anchors:
         self._objects: dict[str, Any] = {}  # Weak references, as far as there can be some.
         self._paths: dict[int, str] = {}
         self._types: dict[str, type] = {}
+        self._memory: dict[str, int] = {}
 
     def add(self, path: str, value: object) -> None:
         """Take an object for the one that is constructed at a path."""
@@ -51,6 +55,12 @@ class Anchors:
             self._objects[path] = lambda: value  # Lists and dictionaries cannot be referred to weakly.
         self._paths[id(value)] = path
         self._types[path] = type(value)
+        if isinstance(value, torch.Tensor):
+            self._memory[path] = address_of(value)
+
+    def has_moved(self, path: str, tensor: torch.Tensor) -> bool:
+        """Whether the tensor that was constructed at a path has other memory since, as after `tensor.data = ...`."""
+        return self._memory.get(path, 0) not in (0, address_of(tensor))
 
     def get(self, path: str) -> Any | None:
         """Return the object at a path; `None` if there is none, or none any more."""
@@ -72,14 +82,23 @@ class Anchors:
         self._objects.update(other._objects)
         self._paths.update(other._paths)
         self._types.update(other._types)
+        self._memory.update(other._memory)
 
     def below(self, root: str) -> Anchors:
         """Return the objects whose paths begin with that of a part of the run."""
         found = Anchors()
         found._objects = {path: each for path, each in self._objects.items() if is_below(path, root)}
         found._types = {path: each for path, each in self._types.items() if path in found._objects}
+        found._memory = {path: each for path, each in self._memory.items() if path in found._objects}
         found._paths = {address: path for address, path in self._paths.items() if path in found._objects}
         return found
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """Return where the memory of a tensor begins; 0 for one that has none of its own."""
+    if tensor.layout is not torch.strided or tensor.is_meta or is_sharded(tensor):
+        return 0
+    return 0 if hasattr(tensor, "__tensor_flatten__") else tensor.untyped_storage().data_ptr()
 
 
 def is_below(path: str, root: str) -> bool:

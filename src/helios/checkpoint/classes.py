@@ -58,6 +58,8 @@ def is_tool(cls: type) -> bool:
     module = cls.__module__
     if _matches(module, "helios.testing") or module.startswith("helios.data"):
         return False  # What stands in for a user's, and the dataset with its parameters.
+    if module == "multiprocessing.sharedctypes":
+        return False  # Numbers that processes share.
     return module.partition(".")[0] in _TOOLS or any(_matches(module, name) for name in _TORCH_TOOLS)
 
 
@@ -133,7 +135,7 @@ def data_of(cls: type) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(cls).items()
-        if not (name.startswith("__") or name == "_abc_impl" or callable(value) or _is_descriptor(value))
+        if not (name.startswith("__") or name == "_abc_impl" or isinstance(value, type) or _is_descriptor(value))
     }
 
 

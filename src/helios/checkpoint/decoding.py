@@ -179,8 +179,11 @@ class Decoder(Reader):
         function = self.decode(node["function"], f"{path}.func")
         args = [self.decode(item, f"{path}.args[{index}]") for index, item in enumerate(node["args"])]
         keywords = {name: self.decode(item, f"{path}.keywords.{name}") for name, item in node["keywords"].items()}
-        del live
-        return functools.partial(function, *args, **keywords)
+        target = self.live(path, live)
+        if type(target) is not functools.partial:
+            return self.known(path, functools.partial(function, *args, **keywords))
+        target.__setstate__((function, tuple(args), keywords, vars(target)))  # type: ignore[attr-defined]  # its stub lacks it
+        return self.known(path, target)
 
     def _method(self, node: dict[str, Any], path: str, _: Any) -> Any:
         owner = self.decode(node["of"], f"{path}.__self__")

@@ -34,7 +34,7 @@ _SELF: Final = "optimizer"  # An optimizer has one entry, where a network has on
 def _of_optimizer() -> frozenset[str]:
     """Return the attributes of every optimizer; found when there is one, as to make the first loads much of torch."""
     # The last is torch's own note that an optimizer has stepped, set where a scheduler asks.
-    return frozenset(vars(torch.optim.Optimizer([torch.zeros(1)], {}))) | {"_opt_called"}
+    return (frozenset(vars(torch.optim.Optimizer([torch.zeros(1)], {}))) | {"_opt_called"}) - {"defaults"}
 
 
 def describe(part: Any, path: str, encoder: Encoder) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def describe(part: Any, path: str, encoder: Encoder) -> dict[str, Any]:
 
 def _describe_module(module: nn.Module, path: str, encoder: Encoder, *, is_sharded: bool) -> dict[str, Any]:
     encoder.note_classes(type(module))
+    anchors = encoder.graph.anchors
     tensors = tensors_of(module)
     own = [name for name in own_attributes(module) if name not in _OF_MODULE]
     return {
@@ -65,7 +66,12 @@ def _describe_module(module: nn.Module, path: str, encoder: Encoder, *, is_shard
         "frozen": _frozen_in(module),
         # Where each rank has a part of a parameter, torch itself puts one tensor in the place of another.
         "replaced": [name for name in tensors if not is_sharded and _is_replaced(tensors[name], path, name, encoder)],
-        "kinds": {name: f"{each.dtype} {list(each.shape)}" for name, each in tensors.items() if not _is_lazy(each)},
+        "moved": [name for name in tensors if not is_sharded and anchors.has_moved(f"{path}.{name}", tensors[name])],
+        "kinds": {
+            name: f"{each.dtype} {list(each.shape)} {_role_of(name, module)}"
+            for name, each in tensors.items()
+            if not _is_lazy(each)
+        },
         "buffers": {
             name: each for name, each in tensors.items() if name in module._non_persistent_buffers_set  # noqa: SLF001 - torch has no other way to ask.
         },
@@ -127,25 +133,51 @@ def prepare(part: Any, details: Mapping[str, dict[str, Any]]) -> None:
         module = modules.get(name)
         if module is None:
             continue
-        for key, tensor in tensors_of(module).items():
-            present = f"{tensor.dtype} {list(tensor.shape)}"
-            shape, dtype = _read_kind(entry["kinds"].get(key, present))
-            has_changed = entry["kinds"].get(key, present) != present
-            if key in entry["replaced"]:
-                fresh = torch.empty(shape, dtype=dtype, device=tensor.device)
-                table: Any = module._parameters if key in module._parameters else module._buffers  # noqa: SLF001 - a module's `__setattr__` takes no other name for the same.
-                table[key] = nn.Parameter(fresh, tensor.requires_grad) if table is module._parameters else fresh  # noqa: SLF001 - see above.
-            elif has_changed:
-                tensor.data = torch.empty(shape, dtype=dtype, device=tensor.device)
+        _match_tensors(module, entry)
 
 
-def _read_kind(kind: str) -> tuple[list[int], torch.dtype]:
-    """Return the shape and the dtype that a description names."""
-    name, _, shape = kind.partition(" ")
+def _role_of(name: str, module: nn.Module) -> str:
+    if name in module._parameters:  # noqa: SLF001 - see tensors_of.
+        return "parameter"
+    return "cache" if name in module._non_persistent_buffers_set else "buffer"  # noqa: SLF001 - see _describe_module.
+
+
+def _match_tensors(module: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Let a module have tensors of the names, the roles and the kinds that it had."""
+    live, kinds = tensors_of(module), entry["kinds"]
+    for name in [name for name in live if name not in kinds and not _is_lazy(live[name])]:
+        table = module._parameters if name in module._parameters else module._buffers  # noqa: SLF001 - see tensors_of.
+        table[name] = None
+    for name in entry["moved"]:
+        if name in live and not _is_lazy(live[name]):
+            live[name].data = torch.empty_like(live[name])  # Whoever shares the constructed memory keeps that.
+    device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
+    for name, kind in kinds.items():
+        tensor = live.get(name)
+        is_replaced = name in entry["replaced"]
+        fits = tensor is not None and kind.startswith(f"{tensor.dtype} {list(tensor.shape)} ")
+        if (fits or (tensor is not None and _is_lazy(tensor))) and not is_replaced:
+            continue
+        shape, dtype, role = _read_kind(kind)
+        fresh = torch.empty(shape, dtype=dtype, device=device if tensor is None else tensor.device)
+        if tensor is not None and not is_replaced:
+            tensor.data = fresh
+        elif role == "parameter":
+            module._parameters.pop(name, None)  # noqa: SLF001 - see tensors_of.
+            module.register_parameter(name, nn.Parameter(fresh, dtype.is_floating_point or dtype.is_complex))
+        else:
+            module._buffers.pop(name, None)  # noqa: SLF001 - see tensors_of.
+            module.register_buffer(name, fresh, persistent=role == "buffer")
+
+
+def _read_kind(kind: str) -> tuple[list[int], torch.dtype, str]:
+    """Return the shape, the dtype and the role that a description names."""
+    name, _, rest = kind.partition(" ")
+    shape, _, role = rest.rpartition(" ")
     dtype = getattr(torch, name.removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype):
         raise CheckpointMismatchError(f"{name!r} is no dtype of torch: the checkpoint is not as it was written")
-    return json.loads(shape), dtype
+    return json.loads(shape), dtype, role
 
 
 def link_parameters(optimizer: torch.optim.Optimizer, details: Mapping[str, Any], path: str, decoder: Decoder) -> None:

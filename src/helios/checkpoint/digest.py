@@ -15,6 +15,7 @@ _SMALL: Final = 1 << 20  # Bytes of a tensor that is hashed as it is.
 _ROW: Final = 1024  # Words of eight bytes in a row of a larger one.
 _MANY: Final = 64  # Items from which a list is worth a look at all of its types at once.
 _SCALARS: Final = frozenset({type(None), bool, int, float, complex, str})
+_LONG: Final = 2000  # Bits.
 _NO_REFERENCES: Final = 2  # The last version of `marshal` whose output depends on values alone.
 
 
@@ -36,12 +37,19 @@ def digest_of(value: Any) -> bytes:
 def holds_scalars_only(value: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a sequence holds numbers, strings and `None` alone, or tuples of them; found without a loop."""
     kinds = set(map(type, value))
+    if int in kinds and any(type(item) is int and is_long(item) for item in value):
+        return False
     if kinds <= _SCALARS:
         return True
     if kinds - {tuple} <= _SCALARS:
         inner = itertools.chain.from_iterable(item for item in value if type(item) is tuple)
         return set(map(type, inner)) <= _SCALARS
     return False
+
+
+def is_long(value: int) -> bool:
+    """Whether an integer has more digits than torch's files can hold."""
+    return value.bit_length() > _LONG
 
 
 def _feed(digest: hashlib.blake2b, value: Any) -> None:
@@ -69,8 +77,8 @@ def _feed(digest: hashlib.blake2b, value: Any) -> None:
 
 
 def _feed_tensor(digest: hashlib.blake2b, tensor: torch.Tensor) -> None:
-    tensor = tensor.detach()
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout} {tensor.is_meta} ".encode())
+    trains, tensor = tensor.requires_grad and tensor.is_leaf, tensor.detach()
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout} {tensor.is_meta} {trains} ".encode())
     if tensor.is_meta or tensor.numel() == 0:
         return
     if is_sharded(tensor):

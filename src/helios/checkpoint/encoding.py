@@ -24,7 +24,7 @@ from torch import nn
 
 from helios.checkpoint.anchors import UncapturableError
 from helios.checkpoint.classes import is_own, name_of, show
-from helios.checkpoint.digest import holds_scalars_only
+from helios.checkpoint.digest import holds_scalars_only, is_long
 from helios.checkpoint.objects import (
     encode_array_of_any_kind,
     encode_class,
@@ -74,7 +74,7 @@ class Encoder(Writer):
         """
         self.size += 1
         if type(value) in PLAIN:
-            return value
+            return {TAG: "long", "of": f"{value:x}"} if type(value) is int and is_long(value) else value
         if self.depth > _DEEPEST:
             raise UncapturableError(path, DEEP, FLAT)
         self.depth += 1
@@ -137,7 +137,7 @@ class Encoder(Writer):
             return encode_array_of_any_kind(self, value, path, anchor)
         if isinstance(value, bytearray):
             return {TAG: "bytearray", "of": encode_value(bytes(value)), **self.of_class(value, path, bytearray)}
-        if isinstance(value, array.array):
+        if type(value) is array.array:
             return {TAG: "array.array", "code": value.typecode, "of": encode_value(value.tobytes())}
         if isinstance(value, _DICTIONARIES):
             return self._encode_dictionary(value, path)
@@ -167,6 +167,8 @@ class Encoder(Writer):
                 self.size += len(value)
                 return value
             return self._items(value, path)
+        if hasattr(type(value), "n_sequence_fields"):
+            raise UncapturableError(path, f"is {show(type(value))}, which cannot be made anew", "keep a tuple of it")
         node = {TAG: base.__name__, "items": self._items(base.__iter__(value), path)}
         if base is collections.deque:
             node["maxlen"] = value.maxlen
@@ -178,7 +180,7 @@ class Encoder(Writer):
             return {key: self.encode(item, f"{path}[{key!r}]") for key, item in value.items()}
         items = [
             [self.encode(key, f"{path}.keys[{index}]"), self.encode(item, f"{path}[{show_key(key, index)}]")]
-            for index, (key, item) in enumerate(dict.items(value))
+            for index, (key, item) in enumerate(base.items(value))
         ]
         node: dict[str, Any] = {TAG: base.__name__, "items": items, **self.of_class(value, path, base)}
         if base is collections.defaultdict:

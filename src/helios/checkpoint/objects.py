@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import random
+import re
+import struct
 import types
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.writing import Writer
 
+# Objects whose insides cannot be seen, and cannot be changed either.
+_IMMUTABLE: Final = (
+    *(types.GenericAlias, types.UnionType, types.CodeType, types.MappingProxyType, re.Match, struct.Struct),
+    *(datetime.tzinfo, torch.finfo, torch.iinfo),
+)
+_WORD: Final = struct.calcsize("P")
 _ARRAYS: Final = (np.matrix, np.recarray, np.ndarray)
 
 
@@ -61,13 +70,13 @@ def encode_generator(value: Any, device: torch.device | None) -> Any | None:
     """
     if isinstance(value, torch.Generator):
         return {"device": name_device(value.device, device), "state": value.get_state()}
-    if isinstance(value, np.random.Generator):
+    if type(value) is np.random.Generator:
         return value.bit_generator.state
-    if isinstance(value, np.random.RandomState):
+    if type(value) is np.random.RandomState:
         return value.get_state(legacy=False)
     if isinstance(value, np.random.BitGenerator):
         return value.state
-    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+    if type(value) is random.Random:
         return value.getstate()
     return None
 
@@ -128,6 +137,10 @@ def encode_part(writer: Writer, value: Any, path: str, anchor: str | None) -> An
         raise UncapturableError(
             path, f"is {show(type(value))} held by a class", "hold it in an attribute of the object"
         )
+    if writer.parts.get(where, value) is not value:
+        raise UncapturableError(
+            path, f"is {show(type(value))} made during training, beside the one made before it", "make both in setup"
+        )
     writer.parts[where] = value
     writer.note_classes(type(value))
     register_contents(value, where, writer.graph, registers=writer.registers is not None)
@@ -137,8 +150,10 @@ def encode_part(writer: Writer, value: Any, path: str, anchor: str | None) -> An
 def encode_object(writer: Writer, value: Any, path: str, anchor: str | None) -> Any:
     """Return an object of any class as plain data: its class and its attributes."""
     kind = type(value)
-    if isinstance(value, types.ModuleType | types.BuiltinFunctionType | property) or is_tool(kind):
-        return writer.constant(value, path, f"is {show(kind)}", is_silent=True)
+    if isinstance(value, types.ModuleType | types.BuiltinFunctionType | property):
+        return writer.constant(value, path, f"is {value!r}, assigned during training")
+    if is_tool(kind):
+        return writer.constant(value, path, f"is {show(kind)}, a tool without a state", is_silent=True)
     if isinstance(value, io.IOBase) or (hasattr(kind, "__next__") and not is_own(kind)):
         raise UncapturableError(
             path,
@@ -146,20 +161,28 @@ def encode_object(writer: Writer, value: Any, path: str, anchor: str | None) -> 
             "keep a counter in an attribute and find the position in on_training_start, or name the attribute in "
             f"{EXCLUDED} of its class",
         )
-    if kind is object or not (kind.__dictoffset__ or slots_of(kind)):
+    if kind is object or not (kind.__dictoffset__ or slots_of(kind)) or _has_hidden_content(kind):
         return _encode_opaque(writer, value, path)
     if anchor is None:
         writer.ensure_made(kind, path)
     else:
         writer.graph.classes.note(kind)
         writer.note_classes(kind)
-    return {TAG: "object", "class": list(name_of(kind)), "attributes": writer.attributes_of(value, path)}
+    # What is left out of an object that is made anew is there in no process: it must be told of.
+    attributes = writer.attributes_of(value, path, tells_all=anchor is None)
+    return {TAG: "object", "class": list(name_of(kind)), "attributes": attributes}
+
+
+def _has_hidden_content(kind: type) -> bool:
+    """Whether objects of a class hold more than what their dictionary and slots show, as those of C classes do."""
+    shown = len(slots_of(kind)) + bool(kind.__dictoffset__ > 0) + bool(kind.__weakrefoffset__ > 0)
+    return bool(kind.__itemsize__) or kind.__basicsize__ > object.__basicsize__ + _WORD * shown
 
 
 def _encode_opaque(writer: Writer, value: Any, path: str) -> Any:
     kind = type(value)
     node = writer.constant(value, path, f"is {show(kind)} made during training, which cannot be saved")
-    if kind is not object and not callable(value):
+    if kind is not object and not isinstance(value, _IMMUTABLE) and not callable(value):
         writer.findings[path] = (
             f"is {show(kind)}, which cannot be looked into: what training changes in it is not saved; if it "
             f"changes nothing there, name the attribute in {EXCLUDED} of its class"

@@ -135,6 +135,8 @@ class Reader(abc.ABC):
         """Give an object of a builtin's subclass its attributes."""
         if "attributes" in node:
             self.fill_attributes(value, node["attributes"], path)
+        if node.get("is_own_dict"):
+            object.__setattr__(value, "__dict__", value)
         return value
 
 

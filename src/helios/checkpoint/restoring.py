@@ -36,6 +36,9 @@ class Restoration:
         """Give back what was collected; see `AttributeCapture.restore`."""
         scratch = self._base.scratch_encoder()
         present = self._base.encode_attributes(scratch)
+        # Decided now: what is loaded below may share memory with attributes that nobody has changed.
+        stale = self._find_stale(present)
+        self._base.describe_parts(scratch)  # Modules and optimizers may hold parts, too.
         parts = scratch.parts
         saved = {f"{self._base.root}.{name}": state for name, state in states.items() if name not in SECTIONS}
         attributes = states.get(ATTRIBUTES, {})
@@ -57,9 +60,15 @@ class Restoration:
             prepare(network, details.get(path, {}))
             self._load(network, saved[path], path)
         later = self._restore_attributes(attributes)
-        for path, optimizer in optimizers.items():
+        # An optimizer that another one holds comes first: the outer one may link itself to the groups of the inner one.
+        groups = {path: optimizer.param_groups for path, optimizer in optimizers.items()}
+        for path, optimizer in sorted(optimizers.items(), key=lambda item: -len(item[0])):
             link_parameters(optimizer, details.get(path, {}), path, self._decoder)
             self._load(optimizer, saved[path], path)
+        for path, optimizer in optimizers.items():
+            optimizer.param_groups = groups[
+                path
+            ]  # Also where another optimizer has just put other ones in their place.
         for name, error in self._restore_attributes({name: attributes[name] for name in later}).items():
             if not partial:
                 raise CheckpointMismatchError(
@@ -72,7 +81,7 @@ class Restoration:
         self._restore_classes(states.get(CLASSES, {}))
         self._remove(states.get(DELETED, []))
         if not partial:
-            self._reset(present, {*attributes, *states.get(DELETED, [])})
+            self._reset(stale, {*attributes, *states.get(DELETED, [])})
 
     def _load(self, part: Any, state: Any, path: str) -> None:
         set_state(part, decode_part_state(part, state, self._base.show(path)), self._base.show(path))
@@ -121,11 +130,17 @@ class Restoration:
             if name in own:
                 object.__delattr__(self._base.owner, name)
 
-    def _reset(self, present: Mapping[str, tuple[Any, int]], restored: set[str]) -> None:
+    def _find_stale(self, present: Mapping[str, tuple[Any, int]]) -> list[str]:
+        """Return the attributes that are not as they were constructed, because an earlier run has changed them."""
+        marks = self._base.marks
+        nodes = {name: entry for name, entry in present.items() if entry[0] != {TAG: "part"}}
+        return [name for name, (node, size) in nodes.items() if not (name in marks and marks[name].fits(node, size))]
+
+    def _reset(self, stale: list[str], restored: set[str]) -> None:
         """Put attributes back that the checkpoint has as they were constructed, and that an earlier run has changed."""
-        for name, (node, size) in present.items():
+        for name in stale:
             mark = self._base.marks.get(name)
-            if name in restored or node == {TAG: "part"} or mark is None or mark.fits(node, size):
+            if name in restored or mark is None:
                 continue
             if mark.node is None:
                 shown = self._base.show(f"{self._base.root}.{name}")
@@ -134,8 +149,7 @@ class Restoration:
                     "construct the object anew to continue from there"
                 )
             self._decoder.fill_attributes(self._base.owner, {name: mark.node[0]}, self._base.root, removes=False)
-        made_since = [name for name in present if name not in self._base.marks and name not in restored]
-        self._remove(name for name in made_since if present[name][0] != {TAG: "part"})
+        self._remove(name for name in stale if name not in self._base.marks and name not in restored)
 
 
 def _root_of(name: str) -> str:

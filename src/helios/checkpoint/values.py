@@ -198,6 +198,7 @@ def _decode_torch(node: dict[str, Any]) -> Any:
 
 _DECODERS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     "bytes": lambda _: b"",
+    "long": lambda node: int(node["of"], 16),
     "numpy.scalar": _decode_scalar,
     "numpy.dtype": lambda node: _read_dtype(node["of"]),
     "Decimal": lambda node: decimal.Decimal(node["of"]),

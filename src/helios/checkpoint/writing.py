@@ -72,13 +72,13 @@ class Writer(abc.ABC):
             UncapturableError: if it can be held by no checkpoint.
         """
 
-    def attribute(self, value: Any, path: str) -> Any:
+    def attribute(self, value: Any, path: str, *, tells_all: bool = False) -> Any:
         """Return the value of an attribute as plain data; `LEFT`, with a finding, if it cannot be."""
         depth, seen = self.depth, len(self.graph.seen)
         try:
             return self.encode(value, path)
         except UncapturableError as error:
-            if not error.is_silent:
+            if tells_all or not error.is_silent:
                 where = path if error.what == DEEP else error.path
                 self.findings[where] = f"{error.what}: {error.remedy}"
         except RecursionError:
@@ -87,18 +87,24 @@ class Writer(abc.ABC):
             # What a class of somebody else's makes of being looked at shall not end the run.
             self.findings[path] = f"cannot be saved ({type(error).__name__}: {error}): keep it in another form"
         # What was met inside is not written, so nothing may refer to it.
-        for address in list(self.graph.seen)[seen:]:
-            del self.graph.seen[address]
+        while len(self.graph.seen) > seen:
+            self.graph.seen.popitem()
         self.depth = depth
         return LEFT
 
-    def attributes_of(self, owner: Any, path: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+    def attributes_of(
+        self, owner: Any, path: str, names: Iterable[str] | None = None, *, tells_all: bool = False
+    ) -> dict[str, Any]:
         """Return the attributes of an object as plain data, by name; all of them unless `names` says which."""
         held = own_attributes(owner)
         if names is not None:
             held = {name: held[name] for name in names if name in held}
         excluded = getattr(type(owner), EXCLUDED, ())
-        return {name: self.attribute(value, f"{path}.{name}") for name, value in held.items() if name not in excluded}
+        return {
+            name: self.attribute(value, f"{path}.{name}", tells_all=tells_all)
+            for name, value in held.items()
+            if name not in excluded
+        }
 
     def encode_inner(self, value: Any, path: str) -> Any:
         """Return what was made of a value just now as plain data: nobody else holds it."""
@@ -146,6 +152,8 @@ class Writer(abc.ABC):
             return {}
         self.ensure_made(kind, path)
         extra: dict[str, Any] = {"class": list(name_of(kind))}
+        if kind.__dictoffset__ and object.__getattribute__(value, "__dict__") is value:
+            return {**extra, "is_own_dict": True}  # As classes do whose keys are attributes.
         attributes = self.attributes_of(value, path)
         return {**extra, "attributes": attributes} if attributes else extra
 

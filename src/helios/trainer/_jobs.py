@@ -21,7 +21,7 @@ from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_c
 from helios.trainer._checks import check_dtypes, list_dtypes
 from helios.trainer._contents import FORMAT
 from helios.trainer._loop import Outcome, TrainingLoop
-from helios.trainer._overlays import apply_overlay, digests_of, find_differences
+from helios.trainer._overlays import apply_overlay, digests_of, find_differences, with_sharded
 from helios.trainer._passport import make_passport
 from helios.trainer._ranks import check_lengths
 from helios.trainer._session import Session
@@ -49,7 +49,7 @@ class TrainingJob:
         self._state = TrainingState()
         self._store = session.own_store()  # Again: setup may have given the model another name.
         self._signals = SignalWatch(enabled=self._store is not None)
-        self._gradients = GradientWatch()
+        self._gradients = GradientWatch(session.model)
         session.callback(self._gradients.close)
         # The name of the checkpoint after which training has ended, and digests of what it holds.
         self._last_save: tuple[CheckpointName | None, dict[Any, bytes]] | None = None
@@ -142,7 +142,7 @@ class TrainingJob:
                 "passport": self._passport,
                 **session.states.collect(),
                 "training": self._loop.state_dict(),
-                "gradients": collect_gradients(session.model, used),
+                "gradients": collect_gradients(session.model, used, session.states.others),
             }
 
     def _resume(self, store: CheckpointStore) -> None:
@@ -161,7 +161,7 @@ class TrainingJob:
         self._loop.load_state_dict(data["training"])
         # One rank may have some where another has none, and to give them back takes all.
         if any(self._control.gather(bool(data["gradients"]))):
-            restore_gradients(self._session.model, data["gradients"])
+            restore_gradients(self._session.model, data["gradients"], self._session.states.others)
         self._session.log.info("resumed from %s", path)
 
     def _restore_states(self, path: Path, data: dict[str, Any]) -> None:
@@ -191,7 +191,7 @@ class TrainingJob:
                 digests_of(states_in(newest[1])),
             )
         name, digests = self._last_save
-        changes = find_differences(ended, digests)
+        changes = with_sharded(find_differences(ended, digests), ended, self._control)
         before = [] if newest is None else newest[1].get("ended", [])
         if not any(self._control.gather(digest_of(changes) != digest_of(before))):
             return

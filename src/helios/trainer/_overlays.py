@@ -14,7 +14,7 @@ import torch
 
 from helios.checkpoint.digest import digest_of
 from helios.core.plain import dump, encode, load
-from helios.core.shard_tree import map_tree
+from helios.core.shard_tree import is_sharded, map_tree
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _ORDER: Final = "order"
 
 def digests_of(data: dict[str, Any]) -> dict[Path, bytes]:
     """Return the digest of each leaf of a state by its path; see `find_differences`."""
-    return {path: digest_of(leaf) for path, leaf in _leaves(data)}
+    return {path: _digest(leaf) for path, leaf in _leaves(data)}
 
 
 def collect_overlays(data: dict[str, Any], control: Control) -> list[Overlay]:
@@ -126,7 +126,7 @@ def find_differences(data: dict[str, Any], expected: Mapping[Path, bytes]) -> Ov
         if first is not None and first not in leaves:
             gone[first] = None
     overlay: Overlay = [(path, None, _NOTHING) for path in gone]
-    overlay += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != digest_of(leaf)]
+    overlay += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != _digest(leaf)]
     # What the overlay makes of the keys that rank 0 has: what it adds comes last, wherever it belongs.
     keys = apply_overlay(apply_overlay({}, [(path, None, _VALUE) for path in expected]), overlay)
     return [*overlay, *_find_disorder(data, keys)]
@@ -147,3 +147,26 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield from _leaves(item, (*path, key))
     else:
         yield path, value
+
+
+def _digest(leaf: Any) -> bytes:
+    # Of a tensor that is spread over the ranks, this rank's part: the object is another one each time.
+    return digest_of(leaf.to_local() if is_sharded(leaf) else leaf)
+
+
+def with_sharded(overlay: Overlay, data: Mapping[str, Any], control: Control) -> Overlay:
+    """Return an overlay that has the same sharded tensors on every rank; a collective.
+
+    All ranks write such a tensor together, also if the part of one alone differs.
+
+    Args:
+        overlay: what this rank's state has apart from an earlier one.
+        data: this rank's state.
+        control: what the ranks agree through.
+    """
+    if control.world_size == 1:
+        return overlay
+    mine = [path for path, value, _ in overlay if is_sharded(value)]
+    missing = {path for paths in control.gather(mine) for path in paths} - set(mine)
+    leaves = dict(_leaves(data))
+    return [*overlay, *((path, leaves[path], _VALUE) for path in sorted(missing, key=repr))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from helios.checkpoint.anchors import Graph
@@ -28,12 +29,17 @@ class PartStates:
         self._model = model
         self._plugins = plugins
         self._datamodule = datamodule
-        self._named: set[str] = set()
+        self._named: set[tuple[str, str]] = set()
 
     def _parts(self) -> dict[str, Model | Plugin | DataModule]:
         # The model comes first: what a plug-in holds of it is the model's.
         plugins = {f"plugins[{plug_id!r}]": plugin for plug_id, plugin in self._plugins.items()}
         return {"model": self._model, **plugins, "datamodule": self._datamodule}
+
+    @property
+    def others(self) -> dict[str, Plugin | DataModule]:
+        """The parts beside the model, by their paths."""
+        return {root: part for root, part in self._parts().items() if not isinstance(part, Model)}
 
     def note_before_setup(self) -> None:
         """Note what earlier runs of the same objects have left in them."""
@@ -74,8 +80,10 @@ class PartStates:
     def _name_findings(self) -> None:
         for part in self._parts().values():
             for path, reason in part._attribute_states.findings.items():  # noqa: SLF001 - the run's side of each part.
-                if path not in self._named:
-                    self._named.add(path)
+                # One warning for all items of a list.
+                kind = re.sub(r"\[[^]]*\]", "[]", path), reason
+                if kind not in self._named:
+                    self._named.add(kind)
                     get_root_logger().warning("not in checkpoints: %s %s", path, reason)
 
     def restore(self, states: Mapping[str, Any]) -> None:
