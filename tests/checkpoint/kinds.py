@@ -415,15 +415,25 @@ class _Shared:
     def make(o: Any) -> None:
         o.shared_a = o.shared_b = [0]
         o.shared_c = o.shared_d = [0]
+        o.shared_e = o.shared_f = None
 
     @staticmethod
     def change(o: Any, n: int) -> None:
         o.shared_a.append(n)
         o.shared_c = [n]
+        o.shared_e = o.shared_f = bytearray([n])
 
     @staticmethod
     def look(o: Any) -> Any:
-        return [o.shared_a is o.shared_b, o.shared_c is o.shared_d, o.shared_a, o.shared_c, o.shared_d]
+        return [
+            o.shared_e is o.shared_f,
+            o.shared_e,
+            o.shared_a is o.shared_b,
+            o.shared_c is o.shared_d,
+            o.shared_a,
+            o.shared_c,
+            o.shared_d,
+        ]
 
 
 class _Cycle:

@@ -111,7 +111,7 @@ class AttributeCapture(Baseline):
             CLASS_MARKS.setdefault(cls, {name: Mark.of(node, 0) for name, node in nodes.items()})
 
     def leave(self) -> None:
-        """Let go of the other parts of the run."""
+        """Release the other parts of the run."""
         self.graph = Graph()
         self.graph.anchors.update(self.anchors)
         self.graph.roots.add(self.root)

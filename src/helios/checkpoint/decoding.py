@@ -50,16 +50,7 @@ class Decoder(Reader):
     # ------------------------------------------------------------------------------------------------------ values
 
     def decode(self, node: Any, path: str, live: Any = None) -> Any:
-        """Return the value that was written at a path.
-
-        Args:
-            node: what was written.
-            path: the path.
-            live: the constructed object to change in place, if it is not that of the path.
-
-        Raises:
-            CheckpointMismatchError: if it refers to what is not there.
-        """
+        """Return the value that was written at a path; see `Reader.decode`."""
         if isinstance(node, torch.Tensor):
             return decode_tensor(self, node, path, self.live(path, live))
         if type(node) is list:
@@ -68,8 +59,7 @@ class Decoder(Reader):
             return node
         tag = node.get(TAG)
         if tag is None:
-            items = [(key, key, item) for key, item in node.items()]
-            return self._dictionary(dict, items, {}, path, live)
+            return self._dictionary(dict, node.items(), {}, path, live)
         if is_value(node):
             return decode_value(node)
         try:
@@ -112,8 +102,7 @@ class Decoder(Reader):
     def _container(self, base: type, node: dict[str, Any], path: str, live: Any) -> Any:
         if issubclass(base, dict):
             items = [
-                (self.decode(key, f"{path}.keys[{index}]"), None, item)
-                for index, (key, item) in enumerate(node["items"])
+                (self.decode(key, f"{path}.keys[{index}]"), item) for index, (key, item) in enumerate(node["items"])
             ]
             return self._dictionary(base, items, node, path, live)
         return self._sequence(base, node["items"], node, path, live)
@@ -133,12 +122,12 @@ class Decoder(Reader):
         return self.finish(target, node, path)
 
     def _dictionary(
-        self, base: Any, items: Iterable[tuple[Any, Any, Any]], node: dict[str, Any], path: str, live: Any
+        self, base: Any, items: Iterable[tuple[Any, Any]], node: dict[str, Any], path: str, live: Any
     ) -> Any:
         target = self.known(path, self.target(base, node, path, live))
-        decoded = []
-        for index, (key, _, item) in enumerate(items):
-            decoded.append((key, self.decode(item, f"{path}[{show_key(key, index)}]")))
+        decoded = [
+            (key, self.decode(item, f"{path}[{show_key(key, index)}]")) for index, (key, item) in enumerate(items)
+        ]
         base.clear(target)
         store = collections.OrderedDict if base is collections.OrderedDict else dict
         for key, item in decoded:

@@ -164,5 +164,5 @@ def decode_scalar(reader: Reader, tag: str, node: dict[str, Any], path: str, liv
         live = reader.live(path, live)
         target = live if isinstance(live, bytearray) else reader.make(bytearray, node, path)
         bytearray.__setitem__(target, slice(None), plain)
-        return reader.finish(target, node, path)
+        return reader.finish(reader.known(path, target), node, path)
     return reader.finish(base.__new__(reader.class_of(node["class"], path), plain), node, path)

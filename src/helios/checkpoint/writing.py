@@ -84,7 +84,7 @@ class Writer(abc.ABC):
         except RecursionError:
             self.findings[path] = f"{DEEP}: {FLAT}"
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # What a class of somebody else's makes of being looked at shall not end the run.
+            # An error in a class of the user's or of a library must not end the run.
             self.findings[path] = f"cannot be saved ({type(error).__name__}: {error}): keep it in another form"
         # What was met inside is not written, so nothing may refer to it.
         while len(self.graph.seen) > seen:

@@ -117,7 +117,7 @@ class Lookout:
 
     def _run(self) -> None:
         try:
-            if self._watches:  # At once: who ends, or is stopped, soon shall be known by then.
+            if self._watches:  # Immediately, so that a rank that ends or stops soon is known by then.
                 self._look()
             while not self._closed.wait(_TICK * _HASTE if self._is_settling else _TICK):
                 self._look()
