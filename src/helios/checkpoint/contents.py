@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from helios.checkpoint.parts import bare_name, find_wrappers, unwrap_module
+from helios.checkpoint.parts import bare_name, find_wrappers_among, unwrap_module
 from helios.core.shard_gradients import find_sharded
 
 if TYPE_CHECKING:
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 def modules_of(network: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of a network by their bare names, without those that wrap another."""
     network = unwrap_module(network)
-    wrappers = find_wrappers(network)
-    return {bare_name(name, wrappers): module for name, module in network.named_modules() if name not in wrappers}
+    every = dict(network.named_modules(remove_duplicate=False))
+    wrappers = find_wrappers_among(every)
+    first: dict[int, str] = {}
+    for name, module in every.items():
+        first.setdefault(id(module), name)  # A module that is held twice goes by the first of its names.
+    held = {name: every[name] for name in first.values()}
+    return {bare_name(name, wrappers): module for name, module in held.items() if name not in wrappers}
 
 
 def join(path: str, name: str) -> str:

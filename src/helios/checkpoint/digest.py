@@ -13,8 +13,8 @@ from helios.core.shard_tree import is_sharded
 
 _SMALL: Final = 1 << 20  # Bytes of a tensor that is hashed as it is.
 _ROW: Final = 1024  # Words of eight bytes in a row of a larger one.
-_MANY: Final = 64  # Items from which a list is worth a look at all of its types at once.
 _SCALARS: Final = frozenset({type(None), bool, int, float, complex, str})
+_MARSHALLED: Final = frozenset({list, tuple, dict})  # Written at once, in C, if everything in them is plain.
 _LONG: Final = 2000  # Bits.
 _NO_REFERENCES: Final = 2  # The last version of `marshal` whose output depends on values alone.
 
@@ -53,17 +53,19 @@ def is_long(value: int) -> bool:
 
 
 def _feed(digest: hashlib.blake2b, value: Any) -> None:
-    kind = type(value)
     if isinstance(value, torch.Tensor):
         _feed_tensor(digest, value)
         return
-    if kind in (list, tuple) and len(value) >= _MANY and holds_scalars_only(value):
-        digest.update(b"scalars ")
-        digest.update(marshal.dumps(value, _NO_REFERENCES))
-        return
-    if kind is dict and set(map(type, value.values())) <= _SCALARS and set(map(type, value)) <= {str}:
-        digest.update(repr(value).encode(errors="surrogatepass"))
-        return
+    kind = type(value)
+    if kind in _MARSHALLED:
+        try:
+            data = marshal.dumps(value, _NO_REFERENCES)
+        except ValueError:
+            data = None  # There is a tensor in it, or an object of a subclass.
+        if data is not None:
+            digest.update(b"plain ")
+            digest.update(data)
+            return
     items: list[Any] = []
     if isinstance(value, dict):
         items = [part for item in value.items() for part in item]

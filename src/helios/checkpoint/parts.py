@@ -58,8 +58,13 @@ def _get_wrapped_attribute(module: nn.Module) -> str | None:
 
 def find_wrappers(network: nn.Module) -> dict[str, str]:
     """Return, by its path, of each wrapper in a network, and around it, the attribute where it has what it wraps."""
-    modules = network.named_modules(remove_duplicate=False)
-    return {path: attribute for path, module in modules if (attribute := _get_wrapped_attribute(module)) is not None}
+    return find_wrappers_among(dict(network.named_modules(remove_duplicate=False)))
+
+
+def find_wrappers_among(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return what `find_wrappers` does, for modules by their paths; one that is held twice is among them twice."""
+    found = {path: _get_wrapped_attribute(module) for path, module in modules.items()}
+    return {path: attribute for path, attribute in found.items() if attribute is not None}
 
 
 def bare_name(name: str, wrappers: Mapping[str, str]) -> str:
