@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks._table import Table
 from benchmarks._timing import interleave
 from helios import Model
-from helios.core.plain import dump
+from helios.core.plain import dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,10 +64,18 @@ def _measure(title: str, memory: int) -> tuple[tuple[str, ...], ...]:
     def bare_collect() -> tuple[Any, Any]:
         return model.net.state_dict(), model.optimizer.state_dict()
 
+    ours_read, theirs_read = dump(model.state_dict()), dump(bare_collect())
+
+    def bare_read_and_load() -> None:
+        network, optimizer = load(theirs_read)
+        model.net.load_state_dict(network)
+        model.optimizer.load_state_dict(optimizer)
+
     cases: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "captured": (model.state_dict, bare_collect),
         "restored": (lambda: model.load_state_dict(saved), bare_load),
         "captured and serialized": (lambda: dump(model.state_dict()), lambda: dump(bare_collect())),
+        "deserialized and restored": (lambda: model.load_state_dict(load(ours_read)), bare_read_and_load),
     }
     rows = []
     for name, (ours, theirs) in cases.items():

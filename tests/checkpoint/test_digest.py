@@ -62,3 +62,12 @@ def test_views_have_the_digests_of_their_copies() -> None:
 def test_scalars_are_told_without_a_loop(items: list[Any]) -> None:
     """A list of numbers, strings and tuples of them is known as such; one with anything else is not."""
     assert holds_scalars_only(items) is not any(isinstance(item, list) for item in items)
+
+
+@given(PLAIN)
+def test_a_tensor_counts_wherever_it_is_among_plain_data(data: Any) -> None:
+    """A tensor that changes within lists and dictionaries shows, and an equal one in its place does not."""
+    before, equal, after = (
+        digest_of([data, {"a": (data, tensor)}]) for tensor in (torch.zeros(2), torch.zeros(2), torch.ones(2))
+    )
+    assert before == equal != after

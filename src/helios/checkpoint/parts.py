@@ -227,8 +227,8 @@ def ensure_same_names(path: str, *, saved: Iterable[Any], present: Iterable[Any]
     Raises:
         CheckpointMismatchError: if not; the message names the parts that only one of them has.
     """
-    gone = [name for name in saved if name not in set(present)]
-    new = [name for name in present if name not in set(saved)]
+    before, now = dict.fromkeys(saved), dict.fromkeys(present)
+    gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
     if gone or new:
         parts = [f"the checkpoint alone has {gone}"] * bool(gone) + [f"only the object has {new}"] * bool(new)
         raise CheckpointMismatchError(f"{path} is not what was saved: {' and '.join(parts)}")

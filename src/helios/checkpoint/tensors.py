@@ -28,7 +28,10 @@ def encode_tensor(writer: Writer, tensor: torch.Tensor, path: str, anchor: str |
     Raises:
         UncapturableError: if it is of a kind that cannot be written.
     """
-    if isinstance(tensor, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
+    # To ask for a Parameter takes torch microseconds, which count where there are thousands of tensors.
+    if type(tensor) not in _PLAIN and isinstance(
+        tensor, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer
+    ):
         raise UncapturableError(path, "has no shape yet", "run a batch through the lazy module when it is made")
     if tensor.grad_fn is not None:
         writer.findings[path] = GRAPH
@@ -132,7 +135,7 @@ def renew_tensor(
             storages[key] = copied
         renewed = torch.empty(0, dtype=saved.dtype, device=device)
         renewed.set_(storages[key], saved.storage_offset(), saved.size(), saved.stride())
-    if isinstance(saved, torch.nn.Parameter):
+    if type(saved) is not torch.Tensor and isinstance(saved, torch.nn.Parameter):
         return torch.nn.Parameter(renewed, saved.requires_grad)
     return renewed.requires_grad_(saved.requires_grad)
 
