@@ -90,6 +90,28 @@ def test_an_object_that_was_trained_before_goes_back() -> None:
     assert owner.history is history
 
 
+class Observed(nn.Linear):
+    """A layer that notes that its weights were loaded, as layers with an observer do."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.mode = "observing"
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.mode = "loaded"
+
+
+def test_what_loading_changes_in_a_module_is_as_it_was_saved() -> None:
+    """An attribute that a module sets when it is loaded is put back: the run that was saved had not loaded it."""
+    owner = Owner()
+    owner.net = Observed()
+    owner.states.forget()
+    owner.states.mark()
+    owner.states.restore(through_a_file(owner.states.collect()))
+    assert owner.net.mode == "observing"
+
+
 def test_what_is_too_large_to_be_kept_twice_is_refused() -> None:
     """A large attribute that an earlier run has changed, and the checkpoint has as constructed, is an error."""
 

@@ -10,7 +10,7 @@ from torch import nn
 from helios.checkpoint.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, SECTIONS
 from helios.checkpoint.contents import contents_of
 from helios.checkpoint.decoding import Decoder
-from helios.checkpoint.details import link_parameters, prepare, restore
+from helios.checkpoint.details import describe, link_parameters, prepare, restore
 from helios.checkpoint.parts import ensure_same_names, set_state
 from helios.checkpoint.reading import UnresolvedError
 from helios.checkpoint.states import decode_part_state
@@ -38,7 +38,7 @@ class Restoration:
         present = self._base.encode_attributes(scratch)
         # Decided now: what is loaded below may share memory with attributes that nobody has changed.
         stale = self._find_stale(present)
-        described = self._base.describe_parts(scratch)  # Modules and optimizers may hold parts, too.
+        self._base.describe_parts(scratch)  # Modules and optimizers may hold parts, too.
         parts = scratch.parts
         saved = {f"{self._base.root}.{name}": state for name, state in states.items() if name not in SECTIONS}
         attributes = states.get(ATTRIBUTES, {})
@@ -77,7 +77,7 @@ class Restoration:
         for path, part in parts.items():
             if path not in networks and path not in optimizers:
                 self._load(part, saved[path], path)
-        self._restore_details(parts, details, described)
+        self._restore_details(parts, details)
         self._restore_classes(states.get(CLASSES, {}))
         self._remove(states.get(DELETED, []))
         if not partial:
@@ -98,14 +98,13 @@ class Restoration:
                 unresolved[name] = error
         return unresolved
 
-    def _restore_details(
-        self, parts: Mapping[str, Any], details: Mapping[str, Any], described: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def _restore_details(self, parts: Mapping[str, Any], details: Mapping[str, Any]) -> None:
         for path, part in parts.items():
             entries = dict(details.get(path, {}))
             if isinstance(part, nn.Module):
-                # What the checkpoint has as it was constructed may have changed in this process.
-                for name, node in described[path].items():
+                # What the checkpoint has as it was constructed may have changed in this process, by loading as well.
+                scratch = self._base.scratch_encoder()
+                for name, node in describe(part, path, scratch).items():
                     mark = self._base.details.get(path, {}).get(name)
                     if name not in entries and mark is not None and mark.node is not None and not mark.fits(node, 0):
                         entries[name] = mark.node[0]
