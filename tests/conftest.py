@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 _MEASURED = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
+
+# A shell without job control starts what it puts into the background with Ctrl-C ignored; children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A process of tests has one fork server, whoever starts it: it must have imported what any of them forks.
 multiprocessing.set_forkserver_preload(
