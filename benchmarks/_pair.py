@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from helios.core.environment import prefer_loopback
 from helios.core.logging import get_root_logger
-from helios.core.stores import host_store
+from helios.ranks.stores import host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

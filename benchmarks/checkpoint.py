@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks._table import Table
 from benchmarks._timing import interleave, median_ratio, verdict
 from helios import DataModule, Model, Trainer
-from helios.core.archive import load_archive, save_archive
+from helios.checkpoint.archive import load_archive, save_archive
 
 if TYPE_CHECKING:
     from helios import TrainingState

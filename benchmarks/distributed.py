@@ -16,10 +16,10 @@ from benchmarks._pair import RANKS, run_pair, silence
 from benchmarks._side_by_side import BATCH, Plan, Round, time_loops
 from benchmarks._table import Table
 from benchmarks._timing import interleave, median_ratio, verdict
-from helios.core.control import Control
 from helios.core.distributed import DistributedInfo
-from helios.core.lookout import Lookout
-from helios.core.stores import host_store
+from helios.ranks.host_group import Control
+from helios.ranks.monitor import Lookout
+from helios.ranks.stores import host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler, TPESampler
 
 from benchmarks._table import Table
-from helios.plugins.optuna.reproducible import ReproducibleSampler
+from helios.plugins.optuna.samplers.reproducible import ReproducibleSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

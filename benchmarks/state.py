@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks._table import Table
 from benchmarks._timing import interleave
 from helios import Model
-from helios.core.plain import dump, load
+from helios.checkpoint.plain import dump, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,6 +21,7 @@ import hypothesis
 import pytest
 import torch
 
+from helios.core.distributed import DistributedInfo, init_dist, shutdown_dist
 from helios.core.rng import get_rng_state_dict, load_rng_state_dict
 from tests.gpu.tensors import gpus
 
@@ -112,3 +113,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):  # Not keywords: a folder above the tests may be called "gpu", too.
             item.add_marker(skip)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make this process the only rank of a group."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
+    yield
+    shutdown_dist()

@@ -15,8 +15,8 @@ from torch import nn
 
 from helios.checkpoint.baseline import ATTRIBUTES
 from helios.checkpoint.capture import AttributeCapture
+from helios.checkpoint.plain import dump, encode, load
 from helios.checkpoint.states import decode_state, encode_state
-from helios.core.plain import dump, encode, load
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 from helios.testing import are_equal
 from tests.checkpoint.kinds import Colour, Node, Plain

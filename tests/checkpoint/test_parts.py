@@ -15,7 +15,7 @@ from helios.checkpoint.parts import (
     set_state,
     unwrap_module,
 )
-from helios.core.plain import decode, encode
+from helios.checkpoint.plain import decode, encode
 from helios.core.timing import AverageTimer
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 from helios.testing import are_equal

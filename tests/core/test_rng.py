@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
+from helios.checkpoint.archive import load_archive, save_archive
 from helios.core import rng
-from helios.core.archive import load_archive, save_archive
 from helios.core.rng import (
     SeedSequence,
     derive_seed,

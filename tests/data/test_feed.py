@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, get_worker_info
 
-from helios.core.plain import decode, encode
+from helios.checkpoint.plain import decode, encode
 from helios.core.rng import key_generators
 from helios.data.feed import BatchFeed, SamplerFeed, SequenceFeed, StreamFeed, make_feed
 from helios.data.loading import create_dataloader

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helios.core.plain import decode, encode
+from helios.checkpoint.plain import decode, encode
 from helios.core.rng import key_generators
 from helios.data.datamodule import DataModule
 from helios.data.feed import StreamFeed, make_feed

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from helios.core.archive import load_archive
+from helios.checkpoint.archive import load_archive
 from tests.distributed.runs import LOST, MARKS, RankSpec, Shot, child
 from tests.processes import survivors
 from tests.resume.runs import load_result

@@ -9,17 +9,19 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from helios.core.control import Control
+from helios.checkpoint import store
 from helios.data import datamodule
-from helios.model import model, wrapping
-from helios.trainer import _checkpoints, _evaluation, _loop
+from helios.model import model
+from helios.parallel import wrapping
+from helios.ranks.host_group import Control
+from helios.trainer import _evaluation, _loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch.nn.parallel import DistributedDataParallel
 
-collect_overlays = _checkpoints.collect_overlays  # type: ignore[attr-defined]  # not exported
+collect_overlays = store.collect_overlays  # type: ignore[attr-defined]  # not exported
 
 
 def _keep_of_overlays(is_kept: Callable[[tuple[Any, ...]], bool]) -> None:
@@ -29,7 +31,7 @@ def _keep_of_overlays(is_kept: Callable[[tuple[Any, ...]], bool]) -> None:
         overlays = collect_overlays(data, control)
         return [[entry for entry in overlay if is_kept(entry[0])] for overlay in overlays]
 
-    mock.patch.object(_checkpoints, "collect_overlays", collect).start()
+    mock.patch.object(store, "collect_overlays", collect).start()
 
 
 def _state_of_rank_0_for_all() -> None:

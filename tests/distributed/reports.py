@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.core.home import ask_home, keep_at_home
-from helios.trainer import _rank
+from helios.ranks.object_host import ask_home, keep_at_home
+from helios.trainer.launch import rank as _rank
 from tests.distributed.parts import PATIENCE
 from tests.trainer.parts import CountingModel, ListData, make_trainer
 

@@ -23,13 +23,14 @@ from unittest import mock
 import torch
 from torch import nn
 
+from helios.checkpoint.archive import save_archive
 from helios.checkpoint.parts import unwrap_module
-from helios.core import lookout
-from helios.core.archive import save_archive
 from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.errors import RankFailedError
 from helios.plugins import Plugin
-from helios.trainer import _rank, _spawn
+from helios.ranks import monitor as lookout
+from helios.trainer.launch import rank as _rank
+from helios.trainer.launch import spawn as _spawn
 from tests.distributed.mutations import apply_mutation
 from tests.processes import fork_ranks
 from tests.resume.runs import (

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from helios.checkpoint.parts import unwrap_module
-from helios.model.wrapping import wrap_network
-from tests.core.ranks import run_ranks
+from helios.parallel.wrapping import wrap_network
+from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path

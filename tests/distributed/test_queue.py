@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from helios.errors import RankFailedError
-from helios.trainer import _spawn
 from helios.trainer._jobs import _on_cpu
+from helios.trainer.launch import spawn as _spawn
 from tests.distributed import reports
 from tests.distributed.reports import LARGE, MANY, PreparedData, Reporting, Ringing, make
 from tests.processes import survivors

@@ -10,9 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from helios import Model
 from helios.checkpoint.parts import networks_of
-from helios.model.gradients import collect_gradients, restore_gradients
-from helios.model.wrapping import get_dues, quiet, restore_dues, wrap_network
-from tests.core.ranks import run_ranks
+from helios.parallel.gradients import collect_gradients, restore_gradients
+from helios.parallel.wrapping import get_dues, quiet, restore_dues, wrap_network
+from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,10 +15,10 @@ from unittest import mock
 
 import optuna
 
-from helios.core import lookout
 from helios.core.distributed import get_dist_info
 from helios.errors import RankFailedError
 from helios.plugins.optuna import run_study
+from helios.ranks import monitor as lookout
 from tests.distributed.parts import PATIENCE, Broken, Trouble, fit_into
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.core.archive import _Sealer
+from helios.checkpoint.archive import _Sealer
 
 if TYPE_CHECKING:
     from pathlib import Path

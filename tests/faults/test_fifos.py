@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
+from helios.checkpoint.archive import save_archive
+from helios.checkpoint.shard_files import load_sharded_plain
 from helios.core import safe_torch_load
-from helios.core.archive import save_archive
-from helios.core.files import open_regular
 from helios.core.logging import logging_session
+from helios.core.paths import open_regular
 from helios.core.registry import update_all_registries
-from helios.core.shard_files import load_sharded_plain
 from helios.errors import ConfigurationError, CorruptCheckpointError
 from helios.plugins.optuna import SearchSpace, checkpoint_sampler, restore_sampler
-from helios.plugins.optuna._locks import study_lock
+from helios.plugins.optuna.storage.locks import study_lock
 from helios.testing import TinyDataModule, TinyModel
 from helios.trainer import find_last_checkpoint
 from tests.trainer.parts import make_trainer

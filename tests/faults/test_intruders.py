@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from helios.core.archive import load_archive
+from helios.checkpoint.archive import load_archive
+from helios.checkpoint.format import FORMAT
 from helios.errors import CheckpointError, CorruptCheckpointError, HeliosError
 from helios.plugins.optuna import restore_sampler
 from helios.testing import TinyDataModule, TinyModel, are_equal
 from helios.trainer import find_last_checkpoint
-from helios.trainer._contents import FORMAT
 from tests.faults.sealing import seal, seal_nested
 from tests.trainer.parts import make_trainer
 

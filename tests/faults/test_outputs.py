@@ -18,7 +18,7 @@ from helios.core.distributed import global_print, local_print
 from helios.core.logging import get_root_logger, get_tensorboard_writer
 from helios.core.streams import STDERR, STDOUT
 from helios.trainer._progress import RichDisplay, StderrDisplay
-from tests.core.test_files import limited_file_size
+from tests.checkpoint.test_files import limited_file_size
 from tests.trainer.parts import CountingModel, ListData, make_trainer
 
 if TYPE_CHECKING:

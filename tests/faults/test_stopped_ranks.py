@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helios.errors import RankFailedError
-from helios.trainer import _stopped
-from helios.trainer._stopped import StoppedRanks
+from helios.trainer.launch import stopped as _stopped
+from helios.trainer.launch.stopped import StoppedRanks
 from tests.distributed import torchrun
 from tests.distributed.parts import Trouble, fit_into, once_there_is, wait_for
 from tests.faults.stopping import stopped

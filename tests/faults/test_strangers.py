@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from helios import Trainer
-from helios.core import lookout
 from helios.errors import RankFailedError
 from helios.plugins.optuna import _ranks as ranks
+from helios.ranks import monitor as lookout
 from tests.distributed import torchrun
 from tests.distributed.parts import wait_for
 from tests.faults.sockets import listening
@@ -86,7 +86,7 @@ def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
         wait_for(tmp_path / "waiting")
         store = connect(port_of(job))
         prefix = find_prefix(store)
-        # A rank that finds "leave" looks for no failure any more; tests/core/test_lookout.py has a stranger write it.
+        # A rank that finds "leave" looks for no failure any more; tests/ranks/test_monitor.py has a stranger write it.
         seen = overwrite(store, craft(harm), [key for key in LATER if key != lookout._LEAVE], prefix=prefix)
         assert job.wait(60) != 0
     assert f"{prefix}beat/0" in seen

@@ -18,13 +18,17 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from helios.errors import ArgumentTypeError, ConfigurationError, StudyTimeoutError
-from helios.plugins.optuna import _heartbeat, _locks, _rdb, _waiting, run_study, runner
-from helios.plugins.optuna._locks import study_lock
-from helios.plugins.optuna._owners import mark_owner, owner_of
+from helios.plugins.optuna import run_study, runner
+from helios.plugins.optuna.storage import heartbeat as _heartbeat
+from helios.plugins.optuna.storage import locks as _locks
+from helios.plugins.optuna.storage import rdb as _rdb
+from helios.plugins.optuna.storage import waiting as _waiting
+from helios.plugins.optuna.storage.locks import study_lock
+from helios.plugins.optuna.storage.owners import mark_owner, owner_of
 from tests.faults.stopping import stopped
 from tests.plugins.optuna.conftest import closed_connections, postgres_server, postgres_url
+from tests.plugins.optuna.storage.test_locks import KINDS, Holder, load, place
 from tests.plugins.optuna.studies import StudySpec, finish, make_objective, make_study, start, table, url_of
-from tests.plugins.optuna.test_locks import KINDS, Holder, load, place
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from helios.core.control import Control
-from helios.core.results import pack
+from helios.ranks.host_group import Control
+from helios.ranks.results import pack
 from helios.trainer._ranks import average_losses
-from tests.core.controls import join_control
-from tests.core.ranks import run_ranks
 from tests.gpu.ranks import Placed, Telling, find_port, stay_on_gpus, train_under_torchrun
 from tests.gpu.runs import Samples, make_trainer
 from tests.gpu.tensors import gpus
+from tests.ranks.host_groups import join_control
+from tests.ranks.ranks import run_ranks
 from tests.trainer.parts import CountingModel
 
 if TYPE_CHECKING:

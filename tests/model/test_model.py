@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from helios import Model, TrainingState
-from helios.core.archive import load_archive
+from helios.checkpoint.archive import load_archive
 from helios.errors import CheckpointMismatchError, DuplicateNameError, NotRunningError, UnknownNameError
 from helios.model import MODEL_REGISTRY, create_model
-from helios.model.gradients import collect_gradients, restore_gradients
+from helios.parallel.gradients import collect_gradients, restore_gradients
 from helios.testing import TinyModel, are_equal
 from helios.trainer import find_last_checkpoint
 from tests.trainer.parts import CountingModel, ListData, make_trainer

@@ -8,7 +8,7 @@ import torch
 
 import helios.plugins as hlp
 from helios import Plugin, Trainer, TrainingState
-from helios.core.archive import load_archive
+from helios.checkpoint.archive import load_archive
 from helios.errors import ArgumentTypeError, ConfigurationError, DuplicateNameError, UnknownNameError
 from helios.plugins import PLUGIN_REGISTRY, CUDAPlugin, DevicePlugin, create_plugin
 from helios.trainer import find_last_checkpoint

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from helios.core.state import TrainingState
 from helios.data.feed import SamplerFeed
-from helios.model import gradients
 from helios.model.model import Model
+from helios.parallel import gradients
 from helios.trainer import _jobs, _loop
 from helios.trainer._loop import TrainingLoop
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
 from helios import DataModule, Plugin, Trainer
-from helios.core.archive import load_archive, save_archive
+from helios.checkpoint.archive import load_archive, save_archive
 from helios.data import DataLoaderParams
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, RankFailedError
 from helios.testing import TinyDataModule, TinyModel, are_equal

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pytest
 
 from helios.checkpoint import lock
+from helios.checkpoint.files import atomic_write
 from helios.checkpoint.lock import FolderLock
-from helios.core.files import atomic_write
 from helios.errors import FolderInUseError
 from helios.testing import are_equal
 from helios.trainer import find_last_checkpoint
@@ -36,7 +36,7 @@ def test_a_second_start_does_not_disturb_a_save(tmp_path: Path, monkeypatch: pyt
 
         atomic_write(path, write_slowly, **options)
 
-    monkeypatch.setattr("helios.core.archive.atomic_write", write_beside_others)
+    monkeypatch.setattr("helios.checkpoint.archive.atomic_write", write_beside_others)
     model = CountingModel()
     assert make_trainer(tmp_path / "both", chkpt_frequency=1).fit(model, ListData())
     assert are_equal(model.state_dict(), expected.state_dict())

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from helios.core.control import Control
 from helios.core.distributed import DistributedInfo
 from helios.errors import ConfigurationError, TrainingError
+from helios.ranks.host_group import Control
 from helios.trainer._ranks import average_losses, check_lengths, in_step
-from tests.core.controls import join_control
-from tests.core.ranks import run_ranks
+from tests.ranks.host_groups import join_control
+from tests.ranks.ranks import run_ranks
 from tests.trainer.parts import CountingModel
 
 if TYPE_CHECKING:

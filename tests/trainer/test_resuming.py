@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from helios.core.archive import load_archive, save_archive
+from helios.checkpoint.archive import load_archive, save_archive
 from helios.errors import (
     ArgumentTypeError,
     CheckpointError,
@@ -230,7 +230,7 @@ def test_a_pickle_bomb_is_refused_and_never_run(
     path.parent.mkdir()
     if sealed:
         with monkeypatch.context() as patch:
-            patch.setattr("helios.core.archive.encode", lambda value, _path: value)
+            patch.setattr("helios.checkpoint.archive.encode", lambda value, _path: value)
             save_archive(path, {"a": Bomb(mark)})
     else:
         torch.save({"a": Bomb(mark)}, path)
@@ -260,7 +260,7 @@ def test_a_disk_that_refuses_is_a_checkpoint_error(tmp_path: Path, monkeypatch: 
 
     run(tmp_path)
     before = newest(tmp_path).read_bytes()
-    monkeypatch.setattr("helios.core.archive.atomic_write", refuse)
+    monkeypatch.setattr("helios.checkpoint.archive.atomic_write", refuse)
     with pytest.raises(
         CheckpointError, match="epoch_2_iter_6.pth could not be written .*No space.*earlier ones are intact"
     ):

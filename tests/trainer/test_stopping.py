@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from helios.core.archive import load_archive
-from helios.core.control import Control
+from helios.checkpoint.archive import load_archive
 from helios.core.state import TrainingState
 from helios.errors import TrainingError
 from helios.plugins.table import PluginTable
+from helios.ranks.host_group import Control
 from helios.trainer import find_last_checkpoint
 from helios.trainer._loop import TrainingLoop
 from helios.trainer._stopping import StopVote
-from tests.core.controls import join_control
-from tests.core.ranks import run_ranks
+from tests.ranks.host_groups import join_control
+from tests.ranks.ranks import run_ranks
 from tests.trainer.parts import CountingModel, ListData, SimplePlugin, make_trainer
 from tests.trainer.trace import TracingModel, TracingPlugin
 

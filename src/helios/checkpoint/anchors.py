@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helios.checkpoint.classes import ClassTable
-from helios.core.shard_tree import is_sharded
+from helios.checkpoint.shard_tree import is_sharded
 from helios.errors import HeliosError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from helios.checkpoint.fsdp import find_sharded
 from helios.checkpoint.parts import bare_name, find_wrappers_among, unwrap_module
-from helios.core.shard_gradients import find_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

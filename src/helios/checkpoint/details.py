@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from helios.checkpoint.contents import join, modules_of, tensors_of
+from helios.checkpoint.fsdp import find_states
 from helios.checkpoint.writing import own_attributes
-from helios.core.shards import find_states
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:

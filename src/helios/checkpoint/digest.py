@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from helios.core.shard_tree import is_sharded
+from helios.checkpoint.shard_tree import is_sharded
 
 _SMALL: Final = 1 << 20  # Bytes of a tensor that is hashed as it is.
 _ROW: Final = 1024  # Words of eight bytes in a row of a larger one.

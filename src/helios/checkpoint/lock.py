@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from helios.checkpoint.owner import Owner
-from helios.core.files import open_regular
 from helios.core.logging import get_root_logger
+from helios.core.paths import open_regular
 from helios.errors import FolderInUseError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helios.core.distributed import is_using_torchrun
 from helios.core.environment import read_environment
-from helios.core.processes import exists
+from helios.ranks.processes import exists
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import nn
 
 from helios.checkpoint.classes import is_own
 from helios.checkpoint.digest import holds_scalars_only
+from helios.checkpoint.shard_layout import fit_network, fit_optimizer
 from helios.core.context import RunMember
-from helios.core.shards import fit_network, fit_optimizer
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import torch
 
 from helios.checkpoint.anchors import UncapturableError
 from helios.checkpoint.classes import name_of, show
+from helios.checkpoint.shard_layout import fit_tensor
+from helios.checkpoint.shard_tree import is_sharded
 from helios.checkpoint.values import TAG
-from helios.core.shard_tree import is_sharded
-from helios.core.shards import fit_tensor
 
 if TYPE_CHECKING:
     from helios.checkpoint.writing import Writer

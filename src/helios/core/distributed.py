@@ -6,6 +6,7 @@ Every function here also works without a process group, where the one process is
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import io
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -13,15 +14,14 @@ import torch
 import torch.distributed as dist
 
 from helios.core.environment import read_environment
-from helios.core.stores import TIMEOUT
 from helios.core.streams import STDOUT
 from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from helios.core.stores import Store
 
+TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long ranks wait for each other, unless it is said otherwise.
 _TORCHRUN_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -75,7 +75,7 @@ def init_dist(
     *,
     backend: str | None = None,
     init_method: str = "env://",
-    store: Store | None = None,
+    store: Any = None,
 ) -> None:
     """Join the process group.
 
@@ -84,7 +84,7 @@ def init_dist(
         backend: as `torch.distributed.init_process_group` takes it; by default "nccl" where CUDA is available, else
             "gloo".
         init_method: where the processes meet, as `torch.distributed.init_process_group` takes it.
-        store: where they meet instead, if it is given.
+        store: a `torch.distributed.Store` where they meet instead, if it is given.
 
     Raises:
         ConfigurationError: if there is neither `info` nor `torchrun`, or a group is active already.
@@ -108,7 +108,7 @@ def init_dist(
     dist.init_process_group(
         backend or ("nccl" if torch.cuda.is_available() else "gloo"),
         init_method=init_method if store is None else None,
-        store=store,  # type: ignore[arg-type]  # One of torch's; see Store.
+        store=store,
         rank=info.rank,
         world_size=info.world_size,
         timeout=TIMEOUT,

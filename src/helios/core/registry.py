@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, KeysView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from helios.core.files import to_path
 from helios.core.logging import get_root_logger
+from helios.core.paths import to_path
 from helios.errors import ArgumentTypeError, ConfigurationError, DuplicateNameError, UnknownNameError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from helios.core.files import accessing, ensure_regular, to_path
+from helios.core.paths import accessing, ensure_regular, to_path
 from helios.errors import ArgumentTypeError, ConfigurationError, CorruptCheckpointError, DeviceUnavailableError
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from torch.utils.data import Subset, get_worker_info
 from helios.core import rng
 from helios.core.distributed import DistributedInfo, take_place
 from helios.core.logging import get_root_logger
-from helios.core.processes import follow_parent, is_stopped
 from helios.data.fetching import KeyedDataset, TensorFetcher
 from helios.data.streaming import StreamedBatches
 from helios.errors import TrainingError
+from helios.ranks.processes import follow_parent, is_stopped
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

@@ -12,10 +12,10 @@ from helios.checkpoint.capture import AttributeCapture
 from helios.checkpoint.details import get_modes, set_modes
 from helios.checkpoint.parts import get_network_state, networks_of
 from helios.core.context import RunMember
-from helios.core.files import can_be_in_name
+from helios.core.paths import can_be_in_name
 from helios.core.registry import Registry
 from helios.errors import ArgumentTypeError, ConfigurationError
-from helios.model.wrapping import get_dues, restore_dues, wrap_network
+from helios.parallel.wrapping import get_dues, restore_dues, wrap_network
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from helios.core.archive import load_archive
+from helios.checkpoint.archive import load_archive
 from helios.plugins.table import claims_of
 from helios.testing._equality import are_equal
 from helios.testing._tiny import TinyDataModule, TinyModel

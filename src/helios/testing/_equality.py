@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from helios.core.plain import encode
+from helios.checkpoint.plain import encode
 
 
 def are_equal(first: Any, second: Any) -> bool:

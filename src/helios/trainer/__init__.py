@@ -1,7 +1,7 @@
 """The trainer, and what it tells about a run: by convention, `import helios.trainer as hlt`."""
 
+from helios.checkpoint.store import find_last_checkpoint
 from helios.core.state import TrainingState, TrainingUnit
-from helios.trainer._checkpoints import find_last_checkpoint
 from helios.trainer._trainer import Trainer
 
 __all__ = ["Trainer", "TrainingState", "TrainingUnit", "find_last_checkpoint"]

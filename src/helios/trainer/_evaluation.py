@@ -13,15 +13,15 @@ from helios.checkpoint.parts import networks_of
 from helios.core.rng import SeedSequence
 from helios.core.state import Phase
 from helios.model.model import Model
-from helios.model.wrapping import quiet
+from helios.parallel.wrapping import quiet
 from helios.plugins.table import overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helios.core.control import Control
     from helios.data.feed import BatchFeed
     from helios.plugins.table import PluginTable
+    from helios.ranks.host_group import Control
     from helios.trainer._progress import ProgressBar, ProgressDisplay
 
     Hook = Callable[..., Any]

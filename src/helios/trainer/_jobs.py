@@ -9,19 +9,19 @@ import torch
 
 from helios._version import __version__
 from helios.checkpoint.digest import digest_of
+from helios.checkpoint.format import FORMAT
 from helios.checkpoint.passport import check_passport
+from helios.checkpoint.rank_deltas import apply_overlay, digests_of, find_differences, with_sharded
+from helios.checkpoint.shard_tree import is_sharded
+from helios.checkpoint.store import CheckpointName, CheckpointStore, check_can_be_saved
 from helios.core.distributed import global_print
-from helios.core.shard_tree import is_sharded
 from helios.core.state import Phase, TrainingState, TrainingUnit
 from helios.errors import CheckpointMismatchError, ConfigurationError, HeliosError
-from helios.model.gradients import GradientWatch, collect_gradients, restore_gradients
 from helios.model.model import Model
+from helios.parallel.gradients import GradientWatch, collect_gradients, restore_gradients
 from helios.plugins.table import overrides
-from helios.trainer._checkpoints import CheckpointName, CheckpointStore, check_can_be_saved
 from helios.trainer._checks import check_dtypes, list_dtypes
-from helios.trainer._contents import FORMAT
 from helios.trainer._loop import Outcome, TrainingLoop
-from helios.trainer._overlays import apply_overlay, digests_of, find_differences, with_sharded
 from helios.trainer._passport import make_passport
 from helios.trainer._ranks import check_lengths
 from helios.trainer._session import Session
@@ -31,7 +31,7 @@ from helios.trainer._task import Result
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from helios.core.control import Control
+    from helios.ranks.host_group import Control
     from helios.trainer._states import PartStates
     from helios.trainer._task import Task
 

@@ -25,11 +25,11 @@ from helios.trainer._watches import LossWatch, OptimizerWatch, warn_of_evaluatio
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from helios.core.control import Control
     from helios.core.state import TrainingState
     from helios.data.feed import BatchFeed
-    from helios.model.gradients import GradientWatch
+    from helios.parallel.gradients import GradientWatch
     from helios.plugins.table import PluginTable
+    from helios.ranks.host_group import Control
     from helios.trainer._evaluation import EvaluationLoop
     from helios.trainer._options import TrainerOptions
     from helios.trainer._plugin_hooks import KeyedHook

@@ -11,11 +11,11 @@ import torch
 
 from helios.checkpoint.passport import DriftPolicy, to_entries
 from helios.core import rng
-from helios.core.files import as_path, can_be_in_name
 from helios.core.logging import check_tensorboard
+from helios.core.paths import as_path, can_be_in_name
 from helios.core.state import TrainingUnit
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
-from helios.model.wrapping import STRATEGIES
+from helios.parallel.wrapping import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,9 @@ from helios.errors import ConfigurationError, TrainingError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from helios.core.control import Control
     from helios.data.feed import BatchFeed
     from helios.model.model import Model
+    from helios.ranks.host_group import Control
 
 
 def check_lengths(feed: BatchFeed, control: Control) -> None:

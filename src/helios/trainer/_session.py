@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from helios.checkpoint.store import CheckpointName, CheckpointStore
 from helios.core.environment import kernel_choice
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
 from helios.core.rng import derive_seed, make_keyer, make_marker, seed_rngs, training_on
-from helios.core.shards import make_mesh
 from helios.core.state import Phase, TrainingUnit
 from helios.data.feed import BatchFeed, StreamFeed, make_feed
 from helios.errors import ConfigurationError, RankFailedError
-from helios.trainer._checkpoints import CheckpointName, CheckpointStore
+from helios.ranks.mesh import make_mesh
 from helios.trainer._checks import check_step
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from helios.core.control import Control
+    from helios.ranks.host_group import Control
     from helios.trainer._options import TrainerOptions
     from helios.trainer._task import Task
 

@@ -12,9 +12,9 @@ from helios.plugins.table import overrides
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helios.core.control import Control
     from helios.core.state import TrainingState
     from helios.plugins.table import PluginTable
+    from helios.ranks.host_group import Control
 
 
 class StopVote:

@@ -11,11 +11,11 @@ from helios.errors import NotRunningError
 from helios.plugins.table import PluginTable
 from helios.trainer._checks import check_parts, check_training
 from helios.trainer._exclusive import exclusive
-from helios.trainer._launch import check_group, select_launcher
 from helios.trainer._options import TrainerOptions
-from helios.trainer._rank import AtRank
 from helios.trainer._states import PartStates
 from helios.trainer._task import Task
+from helios.trainer.launch.launcher import check_group, select_launcher
+from helios.trainer.launch.rank import AtRank
 
 if TYPE_CHECKING:
     import contextlib
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from helios.data.datamodule import DataModule
     from helios.model.model import Model
     from helios.plugins.plugin import Plugin
-    from helios.trainer._launch import Launcher
     from helios.trainer._task import Result
+    from helios.trainer.launch.launcher import Launcher
 
 
 class Trainer:

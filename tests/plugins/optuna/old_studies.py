@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from helios.plugins.optuna._owners import OWNER_KEY
+from helios.plugins.optuna.storage.owners import OWNER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,8 +23,16 @@ from optuna.trial import TrialState
 from torch import nn
 
 from helios import DataModule, Model, Trainer
-from helios.plugins.optuna import OptunaPlugin, _patience, run_study
-from helios.plugins.optuna._patience import PatientStorage, be_patient, is_beginning, is_locked, is_passing, keep_trying
+from helios.plugins.optuna import OptunaPlugin, run_study
+from helios.plugins.optuna.storage import retry
+from helios.plugins.optuna.storage.retry import (
+    PatientStorage,
+    be_patient,
+    is_beginning,
+    is_locked,
+    is_passing,
+    keep_trying,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +164,7 @@ def test_a_study_begins_while_its_database_is_locked(tmp_path: Path, monkeypatch
         storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0.2}})
         return optuna.load_study(storage=storage, study_name="s")
 
-    monkeypatch.setattr(_patience, "_LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0.3)
     study = run_study(make_impatient, lambda _: 1.0, 1)
     assert len(tries) > 1
     assert len(study.trials) == 1
@@ -227,7 +235,7 @@ def test_what_may_pass_while_a_study_is_made() -> None:
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not pass is raised after a bounded time; what cannot pass, at once."""
-    monkeypatch.setattr(_patience, "PATIENCE", 0.5)
+    monkeypatch.setattr(retry, "PATIENCE", 0.5)
     calls = []
 
     def fail(error: Exception) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from helios.errors import ConfigurationError, StudyStorageError
 from helios.plugins.optuna import resume_study, run_study, write_report
-from helios.plugins.optuna._urls import parse_url, show_url
+from helios.plugins.optuna.storage.urls import parse_url, show_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

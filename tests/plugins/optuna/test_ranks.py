@@ -17,14 +17,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from helios import DataModule, Model, Trainer
-from helios.core.home import Home, ask_by
-from helios.core.messages import decode_message, encode_message
-from helios.core.stores import host_store, reach_store
 from helios.errors import ArgumentTypeError, ConfigurationError, StudyViewError, UnknownNameError
 from helios.plugins.optuna import OptunaPlugin, SearchSpace, run_study
 from helios.plugins.optuna import _ranks as ranks
 from helios.plugins.optuna._study_view import describe_study, view_study
 from helios.plugins.optuna.trial import TrialStandIn, intermediate_values, share
+from helios.ranks.messages import decode_message, encode_message
+from helios.ranks.object_host import Home, ask_by
+from helios.ranks.stores import host_store, reach_store
 from tests.distributed import torchrun
 from tests.docs.guide_optuna import run_guide
 from tests.docs.guide_optuna import table as guide_table

@@ -16,9 +16,10 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from helios.errors import ArgumentTypeError, ConfigurationError
-from helios.plugins.optuna import _locks, _rdb, run_study, runner
-from helios.plugins.optuna._owners import OWNER_KEY, mark_owner, owner_of, this_process
+from helios.plugins.optuna import run_study, runner
 from helios.plugins.optuna.plugin import TrialInterrupted
+from helios.plugins.optuna.storage import locks, rdb
+from helios.plugins.optuna.storage.owners import OWNER_KEY, mark_owner, owner_of, this_process
 from tests.plugins.optuna import studies
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ def test_a_heartbeat_tells_of_other_hosts(sqlite_url: str, silence: int) -> None
     study._storage.set_trial_system_attr(trial._trial_id, OWNER_KEY, dataclasses.asdict(elsewhere))
     study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]  # it is a database's
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # as above
-        beat = connection.execute(sqlalchemy.select(_rdb._HEARTBEATS.c.heartbeat)).scalar_one()
-        connection.execute(_rdb._HEARTBEATS.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
+        beat = connection.execute(sqlalchemy.select(rdb._HEARTBEATS.c.heartbeat)).scalar_one()
+        connection.execute(rdb._HEARTBEATS.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
     runner._take_back_orphans(study)
     assert states(study) == ["WAITING" if silence else "RUNNING"]
 
@@ -182,8 +183,8 @@ def test_trials_of_the_living_are_waited_for(
 
     def sleep(_seconds: float) -> None:
         # Waiting is done without the lock, so that the other may have it.
-        assert _locks._threads.acquire(blocking=False)
-        _locks._threads.release()
+        assert locks._threads.acquire(blocking=False)
+        locks._threads.release()
         sleeps.append(states(study))
         if len(sleeps) == 3:
             study.tell(alive, 1.0)
@@ -222,7 +223,7 @@ def test_the_objective_runs_without_the_lock(make: Callable[[], optuna.Study]) -
     """While the objective runs the lock is free, and an objective may run a study of its own."""
 
     def objective(trial: optuna.Trial) -> float:
-        with _locks.study_lock(trial.study):
+        with locks.study_lock(trial.study):
             value = suggest(trial)
         return value + run_study(optuna.create_study, suggest, 1).best_value
 

@@ -25,9 +25,10 @@ from helios.errors import (
     StudyInUseError,
     StudyStorageError,
 )
-from helios.plugins.optuna import _rdb, resume_study
+from helios.plugins.optuna import resume_study
 from helios.plugins.optuna import study as study_module
-from helios.plugins.optuna._owners import mark_owner, owner_of, this_process
+from helios.plugins.optuna.storage import rdb
+from helios.plugins.optuna.storage.owners import mark_owner, owner_of, this_process
 from tests.plugins.optuna.old_studies import FORMER_BOOT, NAME, NUMBERS_BY_STATE, SPACE, args, describe, make, snapshot
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ BOTH = (TrialState.FAIL, TrialState.RUNNING)
 
 _RUNNER = """
 import sys, time, optuna
-from helios.plugins.optuna._owners import mark_owner
+from helios.plugins.optuna.storage import rdb
+from helios.plugins.optuna.storage.owners import mark_owner
 trial = optuna.load_study(study_name="mine", storage=sys.argv[1]).ask()
 mark_owner(trial)
 print(trial.number, flush=True)
@@ -352,7 +354,7 @@ def test_heartbeat_tells_where_the_process_cannot_be_seen(url: str, mark: Any, s
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         storage = optuna.storages.RDBStorage(url, heartbeat_interval=60)
     storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(1, 3))
-    table = _rdb._HEARTBEATS
+    table = rdb._HEARTBEATS
     with storage.engine.begin() as connection:
         beat = connection.execute(sqlalchemy.select(table.c.heartbeat)).scalar_one()
         connection.execute(table.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
@@ -371,7 +373,7 @@ def test_heartbeat_of_the_last_run_goes(url: str) -> None:
     storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(1, 2))
     resume_study(args(url))
     with storage.engine.connect() as connection:
-        assert connection.execute(sqlalchemy.select(_rdb._HEARTBEATS)).all() == []
+        assert connection.execute(sqlalchemy.select(rdb._HEARTBEATS)).all() == []
 
 
 def test_postgres_backup_is_the_study_as_it_was(postgres_url: str) -> None:
@@ -512,7 +514,7 @@ def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url:
 def test_many_trials_are_changed_in_one_step(url: str) -> None:
     """SPEC D2, D3: more trials than one statement can name, all wait."""
     study = optuna.create_study(storage=url, study_name=NAME)
-    trials = _rdb._TRIALS
+    trials = rdb._TRIALS
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # Of an RDB storage.
         rows = [{"study_id": 1, "number": number, "state": TrialState.FAIL} for number in range(1201)]
         connection.execute(trials.insert(), rows)
@@ -540,8 +542,8 @@ def test_trial_that_is_being_begun_is_waited_for(postgres_url: str) -> None:
     study = make(postgres_url)
     resumed: list[optuna.Study] = []
     call = threading.Thread(target=lambda: resumed.append(resume_study(args(postgres_url), backup_study=False)))
-    studies, trials = _rdb._STUDIES, _rdb._TRIALS
-    with _rdb.open_storage(postgres_url).engine.begin() as other:
+    studies, trials = rdb._STUDIES, rdb._TRIALS
+    with rdb.open_storage(postgres_url).engine.begin() as other:
         other.execute(sqlalchemy.select(studies).where(studies.c.study_name == NAME).with_for_update())
         call.start()
         call.join(1.0)

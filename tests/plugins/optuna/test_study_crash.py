@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy
 
 from helios.plugins.optuna import resume_study
-from helios.plugins.optuna._owners import this_process
+from helios.plugins.optuna.storage.owners import this_process
 from tests.plugins.optuna.old_studies import FORMER_BOOT, NAME, args, make
 from tests.plugins.optuna.old_studies import snapshot as take_snapshot
 

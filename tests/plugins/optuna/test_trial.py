@@ -10,10 +10,10 @@ from typing import Any
 import optuna
 import pytest
 
-from helios.core.home import Home, way_home
 from helios.errors import ConfigurationError, NotRunningError, UnknownNameError
 from helios.plugins.optuna import SearchSpace
 from helios.plugins.optuna.trial import SharedTrial, TrialStandIn, share
+from helios.ranks.object_host import Home, way_home
 
 
 class Counting(optuna.samplers.RandomSampler):

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import optuna
 
 from helios.core.distributed import get_dist_info
-from helios.core.failures import Failure, describe_error, make_error
-from helios.core.home import Home, ask_by
 from helios.core.logging import get_root_logger
-from helios.core.lookout import Lookout, announce_failure, lost_store
-from helios.core.messages import decode_message, encode_message, foreign_content
-from helios.core.stores import next_meeting
 from helios.errors import RankFailedError, StoreContentError, TrainingError
 from helios.plugins.optuna._study_view import describe_study, view_study
 from helios.plugins.optuna.plugin import TrialInterrupted
 from helios.plugins.optuna.trial import TrialStandIn, share
+from helios.ranks.failures import Failure, describe_error, make_error
+from helios.ranks.messages import decode_message, encode_message, foreign_content
+from helios.ranks.monitor import Lookout, announce_failure, lost_store
+from helios.ranks.object_host import Home, ask_by
+from helios.ranks.stores import next_meeting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from helios.core.distributed import DistributedInfo
-    from helios.core.stores import Store
+    from helios.ranks.stores import Store
 
     Objective = Callable[[optuna.Trial], Any]
 

@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
-from helios.core.messages import encode_message, register_message_type
 from helios.errors import ArgumentTypeError, StudyViewError
-from helios.plugins.optuna.space import SearchSpace
+from helios.plugins.optuna.space.space import SearchSpace
+from helios.ranks.messages import encode_message, register_message_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,13 +10,13 @@ import optuna
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, UnknownNameError
-from helios.plugins.optuna._owners import mark_owner
-from helios.plugins.optuna._patience import be_patient
+from helios.plugins.optuna.storage.owners import mark_owner
+from helios.plugins.optuna.storage.retry import be_patient
 from helios.plugins.optuna.trial import intermediate_values, is_pruned_at, original_number
 from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
 
 if TYPE_CHECKING:
-    from helios.plugins.optuna.space import SearchSpace
+    from helios.plugins.optuna.space.space import SearchSpace
 
 _SUGGESTIONS: Final = {
     "categorical": "suggest_categorical",

@@ -14,17 +14,17 @@ from optuna.trial import TrialState
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, ConfigurationError, RankFailedError, StudyStorageError, TrainingError
-from helios.plugins.optuna import _rdb
 from helios.plugins.optuna._arguments import check_callables, check_values, checked_study
-from helios.plugins.optuna._heartbeat import SILENCE, beating, record_heartbeat
-from helios.plugins.optuna._locks import study_lock
-from helios.plugins.optuna._others import OtherProcesses
-from helios.plugins.optuna._owners import OWNER_KEY, is_alive, mark_owner, owner_of, this_process
-from helios.plugins.optuna._patience import be_patient, is_beginning, keep_trying
 from helios.plugins.optuna._ranks import follow, lead
-from helios.plugins.optuna._storage_errors import find_storage_error, rescued, storage_errors
-from helios.plugins.optuna._waiting import check_limit
 from helios.plugins.optuna.plugin import TrialInterrupted
+from helios.plugins.optuna.storage import rdb as _rdb
+from helios.plugins.optuna.storage.errors import find_storage_error, rescued, storage_errors
+from helios.plugins.optuna.storage.heartbeat import SILENCE, beating, record_heartbeat
+from helios.plugins.optuna.storage.locks import study_lock
+from helios.plugins.optuna.storage.other_processes import OtherProcesses
+from helios.plugins.optuna.storage.owners import OWNER_KEY, is_alive, mark_owner, owner_of, this_process
+from helios.plugins.optuna.storage.retry import be_patient, is_beginning, keep_trying
+from helios.plugins.optuna.storage.waiting import check_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 
 from helios.core.logging import get_root_logger
 from helios.errors import ConfigurationError, StudyInUseError, StudyStorageError
-from helios.plugins.optuna import _backups, _rdb
 from helios.plugins.optuna._arguments import check_failed_states, check_flag, check_study_args
-from helios.plugins.optuna._heartbeat import SILENCE
-from helios.plugins.optuna._locks import study_lock
-from helios.plugins.optuna._owners import is_alive, this_process
-from helios.plugins.optuna._storage_errors import storage_errors
+from helios.plugins.optuna.storage import backups, rdb
+from helios.plugins.optuna.storage.errors import storage_errors
+from helios.plugins.optuna.storage.heartbeat import SILENCE
+from helios.plugins.optuna.storage.locks import study_lock
+from helios.plugins.optuna.storage.owners import is_alive, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -66,7 +66,7 @@ def resume_study(
     study_args, failed_states = check_study_args(study_args), check_failed_states(failed_states)
     check_flag("backup_study", backup_study)
     with storage_errors():
-        database = _rdb.open_storage(study_args["storage"])
+        database = rdb.open_storage(study_args["storage"])
     try:
         with storage_errors():
             study = _create_study({**study_args, "storage": database})
@@ -91,14 +91,14 @@ def _take_up(
     engine: sqlalchemy.Engine, study_name: str, failed_states: Collection[TrialState], *, backup_study: bool
 ) -> None:
     is_file = engine.dialect.name == "sqlite"
-    with _rdb.transaction(engine, study_name) as (connection, study_id):
-        if not _rdb.has_trials(connection, study_id):
+    with rdb.transaction(engine, study_name) as (connection, study_id):
+        if not rdb.has_trials(connection, study_id):
             return
-        plan = _make_plan(_rdb.read_trials(connection, study_id, {*failed_states, TrialState.RUNNING}), failed_states)
+        plan = _make_plan(rdb.read_trials(connection, study_id, {*failed_states, TrialState.RUNNING}), failed_states)
         if is_file:
             plan.ensure_free(study_name)
         if backup_study:
-            back_up = _backups.back_up_file if is_file else _backups.back_up_study
+            back_up = backups.back_up_file if is_file else backups.back_up_study
             try:
                 kept = back_up(connection, study_name)
             except (OSError, sqlite3.Error) as error:
@@ -107,8 +107,8 @@ def _take_up(
                     "database, or pass backup_study=False"
                 ) from error
             get_root_logger().info("study %r as it was is kept in %s", study_name, kept)
-        _rdb.let_wait(connection, plan.waiting)
-        _rdb.let_fail(connection, plan.failing)
+        rdb.let_wait(connection, plan.waiting)
+        rdb.let_fail(connection, plan.failing)
     plan.report()
 
 
@@ -125,8 +125,8 @@ class _Plan:
 
     waiting: list[int]
     failing: list[int]
-    running: list[_rdb.TrialRow]
-    unclear: list[_rdb.TrialRow]
+    running: list[rdb.TrialRow]
+    unclear: list[rdb.TrialRow]
 
     def ensure_free(self, study_name: str) -> None:
         """Refuse if anybody runs a trial, or might."""
@@ -155,7 +155,7 @@ class _Plan:
             )
 
 
-def _make_plan(rows: list[_rdb.TrialRow], failed_states: Collection[TrialState]) -> _Plan:
+def _make_plan(rows: list[rdb.TrialRow], failed_states: Collection[TrialState]) -> _Plan:
     plan = _Plan([], [], [], [])
     for row in rows:
         has_failed = row.state in failed_states
@@ -171,7 +171,7 @@ def _make_plan(rows: list[_rdb.TrialRow], failed_states: Collection[TrialState])
     return plan
 
 
-def _is_running(row: _rdb.TrialRow) -> bool | None:
+def _is_running(row: rdb.TrialRow) -> bool | None:
     """Return whether a process runs a trial, or `None` where that cannot be known."""
     is_beating = None if row.silence is None else row.silence < SILENCE
     if row.owner is None:
@@ -180,5 +180,5 @@ def _is_running(row: _rdb.TrialRow) -> bool | None:
     return is_beating if lives is None else lives
 
 
-def _describe(rows: list[_rdb.TrialRow]) -> str:
+def _describe(rows: list[rdb.TrialRow]) -> str:
     return ", ".join(f"trial {row.number} by {row.owner or 'a process with a fresh heartbeat'}" for row in rows)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import optuna
 
-from helios.core.home import ask_home, keep_at_home
 from helios.errors import UnknownNameError
-from helios.plugins.optuna._questions import ask_pruner
+from helios.plugins.optuna.storage.questions import ask_pruner
+from helios.ranks.object_host import ask_home, keep_at_home
 
 if TYPE_CHECKING:
     import datetime

@@ -1,0 +1,172 @@
+"""What a rank has apart from rank 0: all of its state that is not the same to the bit.
+
+Most of a state is the same on every rank: the weights, the optimizer's moments. A checkpoint has it once, as rank 0
+does, and for each other rank the leaves that differ there: a generator of its own, what a plug-in has counted, the
+gradients of an accumulation that have not been exchanged yet.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import torch
+
+from helios.checkpoint.digest import digest_of
+from helios.checkpoint.plain import dump, encode, load
+from helios.checkpoint.shard_tree import is_sharded, map_tree
+from helios.errors import CheckpointMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from helios.ranks.host_group import Control
+
+Path: TypeAlias = tuple[Any, ...]
+# A path, and what is there: a value, or nothing, as it is rank 0's alone, or a dictionary whose keys have this order.
+Entry: TypeAlias = tuple[Path, Any, str]
+Overlay: TypeAlias = list[Entry]
+
+_VALUE: Final = "value"
+_NOTHING: Final = "nothing"
+_ORDER: Final = "order"
+
+
+def digests_of(data: dict[str, Any]) -> dict[Path, bytes]:
+    """Return the digest of each leaf of a state by its path; see `find_differences`."""
+    return {path: _digest(leaf) for path, leaf in _leaves(data)}
+
+
+def collect_overlays(data: dict[str, Any], control: Control) -> list[Overlay]:
+    """Return, on every rank, for each rank what it has apart from rank 0; a collective.
+
+    Args:
+        data: this rank's state: dictionaries, the keys and leaves of which are plain data.
+        control: what the ranks agree through.
+    """
+    encode(data, "checkpoint")  # What is not plain is refused by its path.
+    expected = control.share(digests_of(data) if control.rank == 0 else {})
+    overlay = [] if control.rank == 0 else find_differences(data, expected)
+    # On the CPU: on another rank, or another machine, this rank's device may be somebody else's, or not there.
+    packed = control.gather(dump(map_tree(overlay, lambda _, leaf: _on_host(leaf))))
+    return [load(each) for each in packed]
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf if not isinstance(leaf, torch.Tensor) or leaf.is_cpu or leaf.is_meta else leaf.detach().cpu()
+
+
+def apply_overlay(data: Mapping[str, Any], overlay: Sequence[Entry]) -> dict[str, Any]:
+    """Return rank 0's state with what another rank has apart from it. What is the same is shared, not copied."""
+    tables: dict[Path, Any] = {(): dict(data)}  # Copies: each is made once, however much of it differs.
+
+    def table_at(path: Path) -> Any:
+        if path not in tables:
+            outer = table_at(path[:-1])
+            inner = outer.get(path[-1])
+            tables[path] = outer[path[-1]] = copy.copy(inner) if isinstance(inner, dict) else {}
+        return tables[path]
+
+    for path, value, kind in overlay:
+        if kind == _ORDER:
+            table = table_at(path)
+            for key in value:
+                table[key] = table.pop(key)
+        elif kind == _VALUE:
+            table_at(path[:-1])[path[-1]] = value
+        else:
+            table_at(path[:-1]).pop(path[-1], None)
+    result: dict[str, Any] = tables[()]
+    return result
+
+
+def take_share(data: dict[str, Any], control: Control) -> dict[str, Any]:
+    """Return what a checkpoint holds for this rank.
+
+    A rank that was not there when it was written starts with what rank 0 had. When there were more ranks or fewer, the
+    gradients in flight that each had for itself are averaged over them: their mean over the ranks of now is the same.
+
+    Raises:
+        CheckpointMismatchError: if every rank had its own part of a stream, and there were more or fewer ranks.
+    """
+    overlays: list[Overlay] = data.get("ranks", [[]])
+    base = {part: value for part, value in data.items() if part != "ranks"}
+    if len(overlays) == control.world_size:
+        return apply_overlay(base, overlays[control.rank])
+    if base.get("training", {}).get("feed", {}).get("kind") == "stream":
+        raise CheckpointMismatchError(
+            "the checkpoint is from the middle of an epoch over an iterable data set, of which each of "
+            f"{len(overlays)} ranks had its own part, and now there are {control.world_size}: resume with as many"
+        )
+    mine = apply_overlay(base, overlays[control.rank] if control.rank < len(overlays) else [])
+    if any(path[0] == "gradients" for overlay in overlays for path, *_ in overlay):
+        mine["gradients"] = _average([apply_overlay(base, overlay)["gradients"] for overlay in overlays])
+    return mine
+
+
+def _average(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of the ranks' gradients; a rank that has none counts with zeros."""
+    names = {name: None for gradients in each for name in gradients}
+    parts = {name: [gradients[name] for gradients in each if name in gradients] for name in names}
+    return {
+        # A description of one that is spread over the ranks is the same on all of them.
+        name: sum(values) / len(each) if isinstance(values[0], torch.Tensor) else values[0]
+        for name, values in parts.items()
+    }
+
+
+def find_differences(data: dict[str, Any], expected: Mapping[Path, bytes]) -> Overlay:
+    """Return what a state has apart from the one whose digests are given."""
+    leaves = dict(_leaves(data))
+    tables = {path[:end] for path in leaves for end in range(len(path))}
+    gone: dict[Path, None] = {}
+    for path in expected:
+        prefixes = (path[:end] for end in range(1, len(path) + 1))
+        first = next((prefix for prefix in prefixes if prefix not in tables), None)
+        if first is not None and first not in leaves:
+            gone[first] = None
+    overlay: Overlay = [(path, None, _NOTHING) for path in gone]
+    overlay += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != _digest(leaf)]
+    # What the overlay makes of the keys that rank 0 has: what it adds comes last, wherever it belongs.
+    keys = apply_overlay(apply_overlay({}, [(path, None, _VALUE) for path in expected]), overlay)
+    return [*overlay, *_find_disorder(data, keys)]
+
+
+def _find_disorder(data: Mapping[Any, Any], keys: Mapping[Any, Any], path: Path = ()) -> Iterator[Entry]:
+    if path and list(data) != list(keys):
+        yield path, list(data), _ORDER
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _find_disorder(value, keys[key], (*path, key))
+
+
+def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Iterate over what is no dictionary, and over dictionaries that are empty, by their keys."""
+    if isinstance(value, dict) and (value or not path):
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path, value
+
+
+def _digest(leaf: Any) -> bytes:
+    # Of a tensor that is spread over the ranks, this rank's part: the object is another one each time.
+    return digest_of(leaf.to_local() if is_sharded(leaf) else leaf)
+
+
+def with_sharded(overlay: Overlay, data: Mapping[str, Any], control: Control) -> Overlay:
+    """Return an overlay that has the same sharded tensors on every rank; a collective.
+
+    All ranks write such a tensor together, also if the part of one alone differs.
+
+    Args:
+        overlay: what this rank's state has apart from an earlier one.
+        data: this rank's state.
+        control: what the ranks agree through.
+    """
+    if control.world_size == 1:
+        return overlay
+    mine = [path for path, value, _ in overlay if is_sharded(value)]
+    missing = {path for paths in control.gather(mine) for path in paths} - set(mine)
+    leaves = dict(_leaves(data))
+    return [*overlay, *((path, leaves[path], _VALUE) for path in sorted(missing, key=repr))]

@@ -1,0 +1,1 @@
+"""How a network is trained by several ranks, and the gradients that a checkpoint must keep."""

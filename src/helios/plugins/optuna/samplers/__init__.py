@@ -1,0 +1,1 @@
+"""Samplers whose draws are reproducible, and whose state is saved."""

@@ -1,0 +1,1 @@
+"""Storages: databases of studies, their locks, owners and transient failures."""

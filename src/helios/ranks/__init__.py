@@ -1,0 +1,1 @@
+"""Processes that train together: the process group, stores, what hosts agree on, the monitor, failures."""

@@ -1,0 +1,210 @@
+"""Key-value stores that the ranks of a run meet at, and the way there."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import re
+import secrets
+import socket
+import time
+from typing import Any, Final, Protocol
+
+import torch.distributed as dist
+
+from helios.core.distributed import TIMEOUT
+from helios.ranks.messages import foreign_content
+
+_LOOPBACK: Final = "127.0.0.1"
+_BACKLOG: Final = 2048  # Connections that may wait to be accepted; torch's own number.
+_SIGNATURE: Final = hashlib.sha256().digest_size
+_NAME: Final = re.compile(rb"[0-9a-f]{32}")  # Of a life of a job.
+_POLL: Final = 0.01  # Seconds between two looks for the others.
+
+
+class Store(Protocol):
+    """A key-value store that all ranks of a run reach: `torch.distributed.Store`, as far as it is needed."""
+
+    def set(self, key: str, value: str | bytes, /) -> None:
+        """Set the value of a key."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """Return the value of a key; waits for one that is not set."""
+        ...
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of these keys are set."""
+        ...
+
+    def compare_set(self, key: str, expected: str | bytes, value: str | bytes, /) -> bytes:
+        """Set the value of a key if it is the one expected, empty for a key that is not set; return the value then."""
+        ...
+
+    def delete_key(self, key: str, /) -> bool:
+        """Forget a key; return whether it was set."""
+        ...
+
+    def queue_push(self, key: str, value: str | bytes, /) -> None:
+        """Put a value at the end of a queue."""
+        ...
+
+    def queue_pop(self, key: str, /) -> bytes:
+        """Take the value at the head of a queue; waits for one if there is none."""
+        ...
+
+    def queue_len(self, key: str, /) -> int:
+        """Return the length of a queue."""
+        ...
+
+    def clone(self) -> Store:
+        """Return the same store over another connection, for another thread."""
+        ...
+
+
+_torchrun_store: Store | None = None
+_meetings = itertools.count()
+
+
+def next_meeting() -> Store:
+    """Return a place for the ranks that `torchrun` has started to meet at, a new one at each call.
+
+    All ranks must call it equally often. The connection behind it is made once in the life of a process; without it,
+    what one process group has left there would be taken for the next one's.
+    """
+    global _torchrun_store  # noqa: PLW0603 - one connection a process, as torchrun's environment is one a process.
+    if _torchrun_store is None:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+        _torchrun_store = _prefix(_agree_on_life(store, rank, world_size), store)
+    return _prefix(f"{next(_meetings)}", _torchrun_store)
+
+
+def _prefix(prefix: str, store: Any) -> Store:
+    prefixed: Any = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+    agreed: Store = prefixed
+    return agreed
+
+
+def _agree_on_life(store: Any, rank: int, world_size: int) -> str:
+    """Return a name that the ranks of this life of the job have in common, and those of no earlier one.
+
+    After a failure, `torchrun` starts all ranks again over the same store, in which the dead have left their keys; and
+    the number of restarts that it tells them need not be the same on every machine. So each rank says hello with a name
+    that was never used before. Rank 0 answers with a name for all, and with the hellos that it has read, so that nobody
+    believes an answer to the dead; it goes on when all have thanked for that very name.
+    """
+    own = secrets.token_hex(16)
+    others = range(1, world_size)
+    if rank > 0:
+        store.set(f"helios/hello/{rank}", own)
+        while True:
+            name, _, heard = (store.get("helios/welcome") if store.check(["helios/welcome"]) else b"").partition(b" ")
+            if own.encode() in heard.split():
+                if not _NAME.fullmatch(name):
+                    raise foreign_content("helios/welcome", name)
+                store.set(f"helios/thanks/{rank}", name)
+                return name.decode()
+            time.sleep(_POLL)
+
+    def read(what: str) -> list[bytes]:
+        keys = [f"helios/{what}/{other}" for other in others]
+        return [store.get(key) if store.check([key]) else b"" for key in keys]
+
+    answered: list[bytes] | None = None
+    while read("thanks") != [own.encode()] * len(others):
+        if (hellos := read("hello")) != answered:
+            store.set("helios/welcome", b" ".join([own.encode(), *hellos]))
+            answered = hellos
+        time.sleep(_POLL)
+    return own
+
+
+def host_store() -> tuple[Store, int]:
+    """Open a store in this process, for ranks on this machine.
+
+    Returns:
+        The store, which closes when it is released, and its port: one that is free, and taken from here on.
+    """
+    # Left alone, torch's store listens on every interface, whatever its host name is: it is given a socket that is
+    # bound to the loopback.
+    with socket.create_server((_LOOPBACK, 0), backlog=_BACKLOG) as listener:
+        port = listener.getsockname()[1]
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it, its annotations do not
+            _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+    return store, port
+
+
+def reach_store(port: int) -> Store:
+    """Return the store that another process of this machine hosts."""
+    store: Any = dist.TCPStore(_LOOPBACK, port, is_master=False)  # type: ignore[attr-defined]  # as above
+    reached: Store = store
+    return reached
+
+
+class SignedStore:
+    """A store whose values are signed with a secret of the run.
+
+    A value that somebody else has set raises `StoreContentError` when it is read, also if a rank could have set it. So
+    does a value that was signed for another key.
+
+    Args:
+        store: where the values are.
+        secret: what the ranks of the run know, and nobody else.
+    """
+
+    def __init__(self, store: Store, secret: bytes) -> None:
+        self._store = store
+        self._secret = secret
+
+    def set(self, key: str, value: str | bytes, /) -> None:
+        """Set the value of a key."""
+        self._store.set(key, self._sign(key, value))
+
+    def get(self, key: str, /) -> bytes:
+        """Return the value of a key; waits for one that is not set."""
+        return self._verify(key, self._store.get(key))
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of these keys are set, by whomever."""
+        return self._store.check(keys)
+
+    def compare_set(self, key: str, expected: str | bytes, value: str | bytes, /) -> bytes:
+        """Set the value of a key if it is the one expected, empty for a key that is not set; return the value then."""
+        signed = self._sign(key, expected) if expected else ""
+        return self._verify(key, self._store.compare_set(key, signed, self._sign(key, value)))
+
+    def delete_key(self, key: str, /) -> bool:
+        """Delete a key; return whether it was set."""
+        return self._store.delete_key(key)
+
+    def queue_push(self, key: str, value: str | bytes, /) -> None:
+        """Put a value at the end of a queue."""
+        self._store.queue_push(key, self._sign(key, value))
+
+    def queue_pop(self, key: str, /) -> bytes:
+        """Take the value at the head of a queue; waits for one if there is none."""
+        return self._verify(key, self._store.queue_pop(key))
+
+    def queue_len(self, key: str, /) -> int:
+        """Return the length of a queue."""
+        return self._store.queue_len(key)
+
+    def clone(self) -> Store:
+        """Return the same store over another connection, for another thread."""
+        return SignedStore(self._store.clone(), self._secret)
+
+    def _sign(self, key: str, value: str | bytes) -> bytes:
+        content = value.encode() if isinstance(value, str) else value
+        return self._signature(key, content) + content
+
+    def _verify(self, key: str, signed: bytes) -> bytes:
+        signature, content = signed[:_SIGNATURE], signed[_SIGNATURE:]
+        if not hmac.compare_digest(signature, self._signature(key, content)):
+            raise foreign_content(key, signed)
+        return content
+
+    def _signature(self, key: str, content: bytes) -> bytes:
+        # No key holds a zero byte, so no two pairs of key and content are signed alike.
+        return hmac.digest(self._secret, key.encode() + b"\0" + content, "sha256")

@@ -1,0 +1,271 @@
+"""Runs in processes that `fit` starts: one for each GPU, or CPU ranks over gloo. They live as long as the run."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import secrets
+import signal
+import socket
+import time
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import torch
+
+from helios.core.logging import get_root_logger
+from helios.core.paths import to_path
+from helios.core.state import Phase
+from helios.errors import ConfigurationError, RankFailedError
+from helios.ranks.failures import Failure
+from helios.ranks.monitor import ask_to_leave
+from helios.ranks.object_host import Home
+from helios.ranks.results import ResultQueue
+from helios.ranks.stores import SignedStore, host_store
+from helios.trainer._session import open_log, report_errors
+from helios.trainer._signals import SignalWatch
+from helios.trainer.launch.rank import Orders, run_rank
+from helios.trainer.launch.stopped import StoppedRanks
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnProcess
+
+    from helios.trainer._task import Result, Task
+
+_POLL: Final = 0.1  # Seconds between two looks whether a process still lives.
+_GRACE: Final = 1.0  # Seconds that ranks have to end by themselves when one has failed.
+_FAREWELL: Final = 30.0  # Seconds that ranks have to end when all is done: data loaders' workers may take some.
+
+
+class Spawn:
+    """Runs the task in processes of its own.
+
+    Args:
+        world_size: how many.
+    """
+
+    trains_here = False
+
+    def __init__(self, world_size: int) -> None:
+        self.queue = ResultQueue()
+        self._world_size = world_size
+
+    def launch(self, task: Task) -> Result:
+        """Run the task, and bring home what rank 0 returns, its metrics and what its plug-ins have to tell."""
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise ConfigurationError(
+                "fit was called while a process that it had started was importing the script: put what the script does "
+                "under `if __name__ == '__main__':`, as Python asks of every script that starts processes"
+            )
+        with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow), self.queue.filling():
+            to_path(".", "the folder in which ranks are started")  # They cannot start in one that was deleted.
+            task.prepare()
+            result = _Crew(task, self.queue, self._world_size).run()
+            task.model.metrics.clear()
+            task.model.metrics.update(result.metrics)
+            task.hear(result.words)
+            return result
+
+
+class _Crew:
+    """The ranks of one run, as seen from the process that has started them."""
+
+    def __init__(self, task: Task, queue: ResultQueue, world_size: int) -> None:
+        self._task = task
+        self._queue = queue
+        self._home = Home()
+        self._orders = _pack(task, self._home)
+        self._store, self._port = host_store()
+        self._secret = secrets.token_bytes(32)
+        self._processes: list[SpawnProcess] = []
+        self._connections: dict[int, Connection] = {}
+        self._begun: set[int] = set()
+        self._results: dict[int, bytes] = {}
+        self._failures: dict[int, Failure] = {}
+        self._deadline: float | None = None
+        self._world_size = world_size
+        self._stopped = StoppedRanks()
+
+    def run(self) -> Result:
+        """Start the ranks, and stay until all of them have ended."""
+        is_training = self._task.phase is Phase.TRAINING
+        with SignalWatch(enabled=is_training and self._task.options.chkpt_root is not None) as signals:
+            try:
+                self._start()
+                has_passed_on = False
+                while self._connections and not self._is_overdue():
+                    for connection in wait(list(self._connections.values()), timeout=_POLL):
+                        self._receive(connection)  # type: ignore[arg-type]  # One of those waited for.
+                    self._look_for_dead()
+                    self._look_for_stopped()
+                    if signals.was_asked() and not has_passed_on:
+                        has_passed_on = True
+                        ask_to_leave(SignedStore(self._store, self._secret))
+            finally:
+                self._end()
+                del self._store  # It closes; whoever keeps the error of a run keeps this object.
+        if self._failures:
+            failure = self._first_failure()
+            if failure.rank not in self._begun:
+                # A terminal sends Ctrl-C to a rank as well that has no process group of its own yet. The set-up of one
+                # process does not survive it either: no checkpoint can be written there.
+                signals.raise_again()
+            self._raise(failure)
+        result: Result = pickle.loads(self._results[0])  # noqa: S301 - by a rank of this run.
+        if result.is_finished:
+            signals.report(is_leaving=False)  # Ranks that leave say so by themselves.
+        return result
+
+    def _raise(self, failure: Failure) -> NoReturn:
+        """Raise here what a rank has failed with."""
+        known = self._task.control_flow
+        error = failure.to_error(known)
+        try:
+            if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
+                known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
+            raise error
+        finally:
+            del error  # It refers to this call, which must not refer to it: neither would be let go of for long.
+
+    def _start(self) -> None:
+        context = _choose_context()
+        threads = max(1, torch.get_num_threads() // self._world_size)
+        for rank in range(self._world_size):
+            here, there = context.Pipe()
+            orders = Orders(rank, self._world_size, self._port, self._secret, threads, get_root_logger().level)
+            process = context.Process(target=run_rank, args=(there, orders), name=f"helios-rank-{rank}", daemon=False)
+            self._processes.append(process)  # Before it starts: Ctrl-C may come as soon as it has.
+            process.start()
+            there.close()
+            self._connections[rank] = here
+        for connection in self._connections.values():
+            # A rank that is gone already is found dead later.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.send_bytes(self._orders)
+
+    def _receive(self, connection: Connection) -> None:
+        rank = next(rank for rank, known in self._connections.items() if known is connection)
+        try:
+            kind, body = pickle.loads(connection.recv_bytes())  # noqa: S301 - by a rank of this run.
+        except (EOFError, OSError):  # It was killed, in the middle of a message perhaps.
+            self._lose(rank)
+            return
+        if kind == "begun":
+            self._begun.add(rank)
+        elif kind == "ask":
+            # A rank that is gone already is found dead later.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.send_bytes(self._home.answer(body))
+        elif kind == "put":
+            self._queue.extend([body])
+        elif kind == "done":
+            self._results[rank] = body
+            self._connections.pop(rank).close()  # It has no more to say, and may take its time to end: see _FAREWELL.
+        elif kind == "failed":
+            self._fail(pickle.loads(body))  # noqa: S301 - by a rank of this run.
+
+    def _look_for_dead(self) -> None:
+        for rank in list(self._connections):
+            if self._processes[rank].exitcode is not None and not self._connections[rank].poll():
+                self._lose(rank)
+
+    def _look_for_stopped(self) -> None:
+        pids = {rank: pid for rank in self._connections if (pid := self._processes[rank].pid) is not None}
+        failure = self._stopped.look(pids, self._world_size)
+        if failure is not None:
+            self._fail(failure)
+
+    def _lose(self, rank: int) -> None:
+        """Take leave of a rank from which nothing more can come."""
+        self._connections.pop(rank).close()
+        process = self._processes[rank]
+        process.join(_GRACE)
+        if rank not in self._results and rank not in self._failures:
+            text = _describe_end(process.exitcode, has_begun=rank in self._begun)
+            self._fail(Failure.lost(rank, socket.gethostname(), text))
+
+    def _fail(self, failure: Failure) -> None:
+        self._failures.setdefault(failure.rank, failure)
+        if self._deadline is None:
+            self._deadline = time.monotonic() + _GRACE
+
+    def _is_overdue(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _first_failure(self) -> Failure:
+        """Return the failure that all others follow from: an echo of another rank's end never is."""
+        return min(self._failures.values(), key=lambda failure: (failure.is_echo, failure.when))
+
+    def _end(self) -> None:
+        """Leave no process behind: neither a rank, nor what it has started."""
+        started = {process.pid: process for process in self._processes if process.pid is not None}
+        deadline = time.monotonic() + (_FAREWELL if len(self._results) == self._world_size else 0.0)
+        try:
+            for process in started.values():
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:  # Whoever does not want to wait for them, and presses Ctrl-C, does not want to keep them either.
+            for pid, process in started.items():
+                # Each rank has a process group of its own, for its data loaders' workers, unless it has not come so
+                # far.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+                process.kill()
+            for process in started.values():
+                process.join()
+                process.close()
+        for connection in self._connections.values():
+            connection.close()
+
+
+def _choose_context() -> Any:
+    """Return Python's spawn, or its fork server where a program has chosen that one: it starts processes faster.
+
+    Plain forks are out of question: they inherit threads' locks, and CUDA does not survive them.
+    """
+    is_forkserver = multiprocessing.get_start_method(allow_none=True) == "forkserver"
+    return multiprocessing.get_context("forkserver" if is_forkserver else "spawn")
+
+
+def _describe_end(exit_code: int | None, *, has_begun: bool) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"it was ended by {signal.Signals(-exit_code).name}"
+    if has_begun:
+        return f"it ended without a word, with exit code {exit_code}"
+    return (
+        f"it ended with exit code {exit_code} before it could begin. If the script calls fit at its top level, put "
+        "that under `if __name__ == '__main__':`, as Python asks of every script that starts processes; else see above "
+        "what it has printed"
+    )
+
+
+def _pack(task: Task, home: Home) -> bytes:
+    """Pickle what the ranks need.
+
+    Raises:
+        ConfigurationError: if a part cannot be pickled; the message says which.
+    """
+    try:
+        return home.pack(task)
+    except Exception as error:
+        parts: dict[str, object] = {
+            type(task.model).__name__: task.model,
+            type(task.datamodule).__name__: task.datamodule,
+            **{f"plug-in {plug_id!r}": plugin for plug_id, plugin in task.plugins.items()},
+        }
+        culprits = [name for name, part in parts.items() if not _can_pack(part)]
+        raise ConfigurationError(
+            f"{', '.join(culprits) or 'the run'} cannot be sent to the processes that shall train ({error}): define "
+            "classes at the top level of a module, and make in setup, which runs in those processes, what cannot be "
+            "pickled"
+        ) from error
+
+
+def _can_pack(part: object) -> bool:
+    try:
+        Home().pack(part)
+    except Exception:  # noqa: BLE001 - pickling may raise anything; that it did is the answer.
+        return False
+    return True

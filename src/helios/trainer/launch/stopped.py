@@ -1,0 +1,56 @@
+"""Ranks of a spawned run that are stopped, by SIGSTOP, while others of the run are not and wait for them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from helios.core.logging import get_root_logger
+from helios.ranks.failures import Failure
+from helios.ranks.processes import is_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LOOK: Final = 1.0  # Seconds between two looks.
+_LIMIT: Final = 60.0  # Seconds after which a stopped rank is given up: as long as a silent one is, under torchrun.
+
+
+class StoppedRanks:
+    """Looks at the ranks of a run, from the process that has started them.
+
+    A run that is stopped as a whole, by a scheduler or by hand, is left alone: nobody waits in vain. Looks are counted
+    instead of seconds, so that the time in which this process was stopped itself does not count.
+    """
+
+    def __init__(self) -> None:
+        self._looked_at = time.monotonic()
+        self._looks: dict[int, int] = {}
+
+    def look(self, pids: Mapping[int, int], world_size: int) -> Failure | None:
+        """Return the failure of a rank that was stopped for too long, if there is one; warn of one that is new.
+
+        Args:
+            pids: the processes of the ranks that have not ended, by rank.
+            world_size: the number of ranks.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK:
+            return None
+        self._looked_at = now
+        stopped = {rank: pid for rank, pid in pids.items() if is_stopped(pid)}
+        if len(stopped) == world_size:
+            stopped = {}
+        self._looks = {rank: self._looks.get(rank, 0) + 1 for rank in stopped}
+        for rank, pid in stopped.items():
+            if self._looks[rank] * _LOOK > _LIMIT:
+                text = f"process {pid} is stopped, for {_LIMIT:g} s by now: 'kill -CONT {pid}' would have had it go on"
+                return Failure.lost(rank, socket.gethostname(), text)
+            if self._looks[rank] == 1:
+                get_root_logger().warning(
+                    "rank %d is stopped, and the others wait for it: 'kill -CONT %d' has it go on; it is given up "
+                    "after %g s",
+                    *(rank, pid, _LIMIT),
+                )
+        return None

@@ -1,0 +1,97 @@
+"""Runs under `torchrun`: every process is there already, on any number of machines, and calls `fit` by itself."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from helios.core.distributed import get_dist_info
+from helios.core.environment import current_device
+from helios.ranks.failures import Failure
+from helios.ranks.host_group import Control
+from helios.ranks.monitor import Lookout, announce_failure, find_cause
+from helios.ranks.process_group import membership
+from helios.ranks.results import ResultQueue, pack
+from helios.ranks.stores import next_meeting
+from helios.trainer._jobs import run_task
+from helios.trainer._session import open_log, report_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from helios.core.distributed import DistributedInfo
+    from helios.ranks.stores import Store
+    from helios.trainer._task import Result, Task
+
+
+class Torchrun:
+    """Runs the task in this process, as one of those that `torchrun` has started."""
+
+    trains_here = True
+
+    def __init__(self) -> None:
+        """Start with an empty queue."""
+        self.queue = _SharedQueue()
+
+    def launch(self, task: Task) -> Result:
+        """Run the task together with the other ranks; each returns what it returns on rank 0."""
+        info = get_dist_info()
+        with open_log(task.options, info.rank), report_errors(task.phase, task.control_flow), self.queue.filling():
+            store, device = next_meeting(), task.options.device_of(info)
+            with (
+                current_device(device),
+                membership(store, info, device) as group,
+                Lookout(store.clone(), info) as lookout,
+            ):
+                try:
+                    return self._run(task, Control(info, group, lookout, lambda error: _announce(store, error, info)))
+                except Exception as error:
+                    cause = find_cause(store, error, info)
+                    if cause.rank == info.rank:
+                        raise
+                    reported = cause.to_error(task.control_flow)
+                    try:
+                        raise reported from reported.__cause__  # The error here is no more than an echo of that.
+                    finally:
+                        del reported  # It refers to this call, which must not refer to it.
+
+    def _run(self, task: Task, control: Control) -> Result:
+        # Once on every machine: each has a disk of its own.
+        if control.info.local_rank == 0:
+            task.prepare()
+        control.vote(0)  # Nobody begins before all is prepared.
+        result = run_task(task, control)
+        for items in control.gather(self.queue.sent):
+            self.queue.extend(items)
+        self.queue.sent = []
+        return result
+
+
+class _SharedQueue(ResultQueue):
+    """What any rank puts in, every rank can take out when the run is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Be filled by a run. What one that fails has put in reaches nobody: the ranks part before it is exchanged."""
+        kept = len(self.sent)
+        with super().filling():
+            try:
+                yield
+            except BaseException:
+                del self.sent[kept:]
+                raise
+
+    def put(self, item: Any) -> None:
+        """Put something in, for all ranks; it must be possible to pickle it."""
+        self.sent.append(pack(item))
+
+
+def _announce(store: Store, error: BaseException, info: DistributedInfo) -> None:
+    failure = Failure.of(error, info.rank)
+    if not failure.is_echo:  # An echo is no news, and who was first must not be hidden by it.
+        with contextlib.suppress(RuntimeError):  # Then the store is out of reach, and there is nobody to be told.
+            announce_failure(store, failure)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from optuna.samplers import NSGAIISampler
+
+from helios.checkpoint.archive import save_archive
+from helios.errors import CorruptCheckpointError
+from helios.plugins.optuna.samplers import state as _sampler_state
+from helios.plugins.optuna.samplers.saving import restore_sampler
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os:system",
+        "posix:system",
+        "builtins:eval",
+        "optuna.samplers._tpe.sampler:os.system",
+        "optuna.samplers._tpe.sampler:json",
+        "optuna.samplers._tpe.sampler:TPESampler.sample_relative",
+        "optuna.samplers._random:RandomSampler.__init__.__globals__",
+        "torch.storage:_load_from_bytes",
+        "optuna.storages:RDBStorage",
+    ],
+)
+@pytest.mark.parametrize("kind", ["name", "object", "member", "record"])
+def test_anything_else_is_refused_by_name(kind: str, name: str, tmp_path: Path) -> None:
+    """SPEC D1: a sealed file that asks for anything that no sampler is made of, dotted names too, is refused by it."""
+    node = {"kind": kind, "name": name, "class": name, "attributes": {}, "items": []}
+    outer = {
+        "kind": "object",
+        "class": "optuna.samplers._random:RandomSampler",
+        "attributes": {"_rng": node},
+    }
+    save_archive(tmp_path / "sampler-000001_trial-0.pth", {"sampler": outer})
+
+    with pytest.raises(CorruptCheckpointError, match=f"asks for '{name}', which no sampler of Optuna is made of"):
+        restore_sampler(tmp_path)
+
+
+_RANDOM = "optuna.samplers._random:RandomSampler"
+_RECORD = "optuna.samplers._tpe.parzen_estimator:_ParzenEstimatorParameters"
+_WORDS = np.zeros(624, np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (None, "the data are those of a NoneType, not of a sampler"),
+        ({"kind": "list", "items": []}, "the data are those of a list, not of a sampler"),
+        ({"kind": "name", "name": _RANDOM}, "the data are those of a ABCMeta, not of a sampler"),
+        ({"kind": "object", "class": "optuna.trial._state:TrialState", "attributes": {}}, "malformed"),
+        ({"kind": "object", "class": _RANDOM, "attributes": {"__class__": 1}}, "'__class__' in the place of"),
+        ({"kind": "object", "class": _RANDOM, "attributes": {"sample_relative": 1}}, "'sample_relative' in the place"),
+        ({"kind": "member", "class": _RANDOM, "name": "x"}, "for a Enum"),
+        ({"kind": "record", "class": _RANDOM, "items": []}, "for a tuple"),
+        ({"kind": "same", "as": 0}, "malformed: IndexError"),
+        ({"kind": "unheard of"}, "malformed: KeyError"),
+        ({"kind": "dict", "keys": [1], "values": []}, "malformed: ValueError"),
+        ({"kind": "generator", "words": _WORDS, "position": 625, "has_gauss": 0, "gauss": 0.0}, "stands at 625"),
+        ({"kind": "generator", "words": _WORDS, "position": -1, "has_gauss": 0, "gauss": 0.0}, "stands at -1"),
+        ({"kind": "generator", "words": _WORDS[:9], "position": 0, "has_gauss": 0, "gauss": 0.0}, "has (9,) words"),
+        ("text", "the data are those of a str"),
+        (7.5, "the data are those of a float"),
+        (["a"], "malformed: TypeError"),
+        ({"kind": "record", "class": _RECORD, "items": []}, "0 fields"),
+    ],
+)  # fmt: skip
+def test_malformed_data_are_refused(node: Any, message: str, tmp_path: Path) -> None:
+    """SPEC D1: data that `checkpoint_sampler` never writes are refused, with the reason."""
+    save_archive(tmp_path / "sampler-000001_trial-0.pth", {"sampler": node})
+
+    with pytest.raises(CorruptCheckpointError) as caught:
+        restore_sampler(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_nested_too_deeply() -> None:
+    """SPEC D1: data nested a hundred thousand times are refused, and do not end the process."""
+    node: Any = None
+    for _ in range(100_000):
+        node = {"kind": "list", "items": [node]}
+
+    with pytest.raises(CorruptCheckpointError, match="RecursionError"):
+        _sampler_state.decode_sampler(node)
+
+
+def test_admitted_names_are_optunas_own() -> None:
+    """Every admitted name is a class or a plain function of Optuna, defined in the module that it is asked from."""
+    for admitted in (_sampler_state._CLASSES, _sampler_state._FUNCTIONS):
+        for name in admitted:
+            module, _, attribute = name.partition(":")
+            assert module.startswith("optuna.")
+            assert attribute.isidentifier()
+            value = _sampler_state._resolve(name, admitted)
+            assert _sampler_state._name_of(value) == name
+            assert inspect.isclass(value) == (admitted is _sampler_state._CLASSES)
+
+
+def test_shared_parts_stay_shared() -> None:
+    """A genetic sampler and its strategies draw from one generator, and do so after they were restored."""
+    sampler: Any = _sampler_state.decode_sampler(_sampler_state.encode_sampler(NSGAIISampler(seed=0)))
+
+    assert sampler._child_generation_strategy._rng is sampler._rng
+    assert sampler._random_sampler._rng is not sampler._rng

@@ -1,0 +1,219 @@
+"""The lock of a study, between threads and between processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+
+from helios.plugins.optuna.storage.locks import study_lock
+from helios.plugins.optuna.storage.retry import be_patient
+from tests.plugins.optuna import studies
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.postgres import Server
+
+KINDS = ("sqlite", "journal", "postgres")
+
+
+def storage_of(place: str) -> Any:
+    if place.endswith(".log"):
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(place))
+    return place
+
+
+def load(place: str, name: str = "study") -> optuna.Study:
+    return optuna.create_study(storage=storage_of(place), study_name=name, load_if_exists=True)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return str(tmp_path / "study.log") if request.param == "journal" else f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def hold(place: str, pipe: Any, name: str) -> None:
+    """Take the lock, say so, and keep it until told to let go."""
+    study = load(place, name)
+    pipe.send("ready")
+    pipe.recv()
+    with study_lock(study):
+        pipe.send("locked")
+        pipe.recv()
+    pipe.send("free")
+    pipe.recv()
+
+
+class Holder:
+    """Another process that takes the lock when told to."""
+
+    def __init__(self, place: str, name: str = "study") -> None:
+        self.pipe, theirs = studies._context.Pipe()
+        self.process = studies._context.Process(target=hold, args=(place, theirs, name), daemon=True)
+        self.process.start()
+        theirs.close()
+        assert self.hears("ready", 30)
+
+    def hears(self, word: str, seconds: float = 10) -> bool:
+        return bool(self.pipe.poll(seconds)) and self.pipe.recv() == word
+
+    def go_on(self) -> None:
+        self.pipe.send(None)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_the_lock_excludes_other_processes(place: str) -> None:
+    """While this process holds the lock another waits for it, and has it as soon as it is free."""
+    study = load(place)
+    other = Holder(place)
+    with study_lock(study):
+        other.go_on()
+        assert not other.hears("locked", 0.4)
+        begin = time.monotonic()
+        study.ask()  # A journal has a lock file of its own, which Optuna breaks after 30 s.
+        assert time.monotonic() - begin < 20
+    assert other.hears("locked")
+    other.end()
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_a_killed_process_lets_go_of_the_lock(place: str) -> None:
+    """After SIGKILL of the process that held it, the lock is free at once."""
+    study = load(place)
+    other = Holder(place)
+    other.go_on()
+    assert other.hears("locked")
+    other.process.kill()
+    begin = time.monotonic()
+    with study_lock(study):
+        assert time.monotonic() - begin < 5
+    other.process.join()
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_threads_exclude_each_other(place: str) -> None:
+    """Two threads are never in the lock at the same time, with the same or with different connections."""
+    inside, seen = 0, []
+
+    def enter(study: optuna.Study) -> None:
+        nonlocal inside
+        for _ in range(5):
+            with study_lock(study):
+                inside += 1
+                seen.append(inside)
+                time.sleep(0.002)
+                inside -= 1
+
+    shared = load(place)
+    threads = [threading.Thread(target=enter, args=(study,)) for study in (shared, shared, load(place))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [1] * 15
+
+
+def test_studies_of_one_file_share_its_lock(tmp_path: Path) -> None:
+    """Two studies of one SQLite file take turns, as their transactions do; both get theirs."""
+    place = f"sqlite:///{tmp_path / 'study.db'}"
+    study, other = load(place, "mine"), Holder(place, "theirs")
+    with study_lock(study):
+        other.go_on()
+        assert not other.hears("locked", 0.3)
+    assert other.hears("locked")
+    other.end()
+
+
+def test_a_relative_path_means_the_directory_it_was_opened_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has changed its directory since it opened the study holds the same lock as all others."""
+    monkeypatch.chdir(tmp_path)
+    study = load("sqlite:///study.db")
+    other = Holder(f"sqlite:///{tmp_path / 'study.db'}")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with study_lock(study):
+        other.go_on()
+        assert not other.hears("locked", 0.3)
+    assert other.hears("locked")
+    other.end()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", KINDS, indirect=True)
+def test_a_forked_child_does_not_keep_the_lock(place: str) -> None:
+    """A worker of a data loader that is forked while the lock is held lives on, and the lock is free all the same."""
+    study = load(place)
+    other = Holder(place)
+    with study_lock(study):
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        other.go_on()
+        assert other.hears("locked", 5)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        other.end()
+
+
+def test_a_child_forked_by_another_thread_can_lock(tmp_path: Path) -> None:
+    """A child that is forked while a thread of its parent is in the lock is not locked out of it for ever."""
+    study = load(f"sqlite:///{tmp_path / 'study.db'}")
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        with study_lock(study):
+            is_held.set()
+            may_end.wait(30)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    assert is_held.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # Ends a child that waits for ever.
+        with study_lock(load(f"sqlite:///{tmp_path / 'study.db'}")):
+            os._exit(0)
+    may_end.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_other_storages_lock_threads_alone() -> None:
+    """A study in memory needs no file, and its lock is free again after an error."""
+    study = optuna.create_study()
+    with pytest.raises(KeyError), study_lock(study):
+        raise KeyError
+    with study_lock(study):
+        pass
+    with study_lock(load("sqlite:///:memory:")):
+        pass
+
+
+def test_a_server_that_restarts_takes_the_lock_away(
+    postgres_server: Server, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A PostgreSQL server that restarts under a held lock: leaving it raises nothing, and it can be had again."""
+    study = load(postgres_url)
+    be_patient(study)
+    with study_lock(study):
+        postgres_server.stop()
+        postgres_server.start()
+    assert "lost" in caplog.text
+    with study_lock(study):
+        assert study.trials == []

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helios.core.distributed import DistributedInfo, all_reduce_tensors
+from helios.ranks.host_group import Control
+from helios.ranks.monitor import Lookout
+from helios.ranks.stores import host_store
+from tests.ranks.host_groups import join_control
+from tests.ranks.ranks import run_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LARGE = 2**62
+
+
+def test_a_process_alone_agrees_with_itself() -> None:
+    """SPEC E3: alone, every answer is the question's own value, the same object, and nothing is announced."""
+    control, value = Control(), [object()]
+    assert (control.rank, control.world_size, control.info) == (0, 1, DistributedInfo())
+    assert control.vote(3, -1) == (3, -1)
+    assert control.share(value) is value
+    (gathered,) = control.gather(value)
+    assert gathered is value
+    control.announce(ValueError("heard by nobody"))
+
+
+def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
+    """SPEC E1: alone there is nothing to agree on: the question costs what it costs the watch of signals."""
+
+    def was_asked() -> bool:
+        return True
+
+    assert Control().agree_on_leaving(was_asked, lambda: 0) is was_asked
+
+
+def test_an_error_is_announced_to_whom_the_run_says() -> None:
+    """SPEC A11: a failure goes where the run has told, as it is."""
+    heard: list[BaseException] = []
+    error = ValueError("loud")
+    Control(announce=heard.append).announce(error)
+    assert heard == [error]
+
+
+def agree(rank: int) -> dict[str, Any]:
+    """Be a rank, and return what comes of every agreement."""
+    control = join_control()
+    # What the model's own step exchanges, from another thread here, must never meet the agreement.
+    steps = threading.Thread(target=lambda: [all_reduce_tensors(torch.ones(3)) for _ in range(50)])
+    steps.start()
+    told = {
+        "place": (control.rank, control.world_size),
+        "vote": control.vote(rank, -rank, 7, LARGE - rank, rank - LARGE),
+        "flags": control.vote(rank == 1, rank == 2),
+        "share": control.share({"of": rank} if rank == 0 else steps),  # Which cannot be pickled, and need not be.
+        "none": control.share(None if rank == 0 else steps),
+        "gather": control.gather({"of": rank}),
+        "votes": [control.vote(step * (rank == step % 2)) for step in range(50)],
+    }
+    steps.join()
+    return told
+
+
+def test_two_ranks_agree(tmp_path: Path) -> None:
+    """SPEC E3: both ranks get the largest votes, to the last bit, rank 0's value and all values in order."""
+    told = run_ranks(tmp_path, 2, agree)
+    assert [entry.pop("place") for entry in told] == [(0, 2), (1, 2)]
+    assert told[0] == told[1]
+    assert told[0] == {
+        "vote": (1, 0, 7, LARGE, 1 - LARGE),
+        "flags": (1, 0),
+        "share": {"of": 0},
+        "none": None,
+        "gather": [{"of": 0}, {"of": 1}],
+        "votes": [(step,) for step in range(50)],
+    }
+
+
+def test_where_to_leave_is_the_lookout_s_to_say() -> None:
+    """SPEC E1: of several ranks, one that is asked does not leave before it is agreed where."""
+    store, _ = host_store()
+    info = DistributedInfo(0, 2, 0, 2)
+    control = Control(info, lookout=Lookout(store, info))
+    assert control.agree_on_leaving(lambda: True, lambda: 0)() is False

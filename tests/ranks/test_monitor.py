@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helios.core.logging import logging_session
+from helios.errors import ConfigurationError, RankFailedError
+from helios.ranks import monitor as room
+from helios.ranks.failures import Failure
+from helios.ranks.monitor import Lookout, announce_failure, ask_to_leave, find_cause
+from helios.ranks.stores import reach_store
+from tests.processes import survivors
+from tests.ranks.monitors import Actor, Hosted, Walker, info_of, perform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HERE = socket.gethostname()
+GONE = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+LIMIT = 8
+PATIENCE = 30  # seconds for what takes tenths of one
+
+
+@pytest.fixture(scope="module")
+def hosted() -> Hosted:
+    return Hosted()
+
+
+FAST = {"_TICK": 0.01, "_BEAT": 0.02, "_ECHO": 0.2}
+IMPATIENT = {"_SILENCE": 1.0, "_ANSWER": 0.3}
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten how long it takes to notice something."""
+    for name, seconds in FAST.items():
+        monkeypatch.setattr(room, name, seconds)
+
+
+@pytest.fixture
+def impatient(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten how long silence is borne, too; on a busy machine, a thread that is well may be silent for a while."""
+    del fast
+    for name, seconds in IMPATIENT.items():
+        monkeypatch.setattr(room, name, seconds)
+
+
+def error_of(question: Callable[[], bool]) -> RankFailedError:
+    """Ask again and again whether to leave, and return what that raises at last."""
+    deadline = time.monotonic() + PATIENCE
+    with pytest.raises(RankFailedError) as caught:
+        while time.monotonic() < deadline:
+            assert not question()
+            time.sleep(0.005)
+    return caught.value
+
+
+MOVES = st.tuples(st.sampled_from(["look", "look", "train", "train", "train", "ask"]), st.integers(0, 2))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(moves=st.lists(MOVES, max_size=80), hastes=st.lists(st.integers(0, 4), min_size=3, max_size=3))
+def test_all_leave_at_one_position(hosted: Hosted, moves: list[tuple[str, int]], hastes: list[int]) -> None:
+    """SPEC E1: whoever is asked when, and however the ranks' threads take turns: all leave after the same batch."""
+    run = enumerate(zip(hosted.new_run(), hastes, strict=True))
+    actors = [Actor(store, rank, 3, LIMIT, haste) for rank, (store, haste) in run]
+    ends = perform(actors, moves)
+    assert len(set(ends)) == 1
+    assert ends[0] is not None
+    if not any(what == "ask" for what, _ in moves):
+        assert ends[0] == LIMIT
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("seed", range(6))
+def test_threads_leave_at_one_position(hosted: Hosted, seed: int) -> None:
+    """SPEC E1: the same with real threads of different speeds, one of which is asked at a random time."""
+    walkers = [
+        Walker(Lookout(store, info_of(rank, 3)), 400, seed + rank, pause=0.002 * (rank + 1))
+        for rank, store in enumerate(hosted.new_run())
+    ]
+    for walker in walkers:
+        walker.start()
+    time.sleep(0.02 * seed)
+    walkers[seed % 3].is_asked = True
+    for walker in walkers:
+        walker.join(PATIENCE)
+    assert [walker.error for walker in walkers] == [None] * 3
+    assert len({walker.end for walker in walkers}) == 1
+    assert walkers[0].end is not None
+    assert walkers[0].end < 400, "who is asked leaves soon"
+
+
+@pytest.mark.usefixtures("fast")
+def test_all_can_be_asked_from_outside(hosted: Hosted) -> None:
+    """SPEC E1: the process that has started the ranks asks all of them at once."""
+    stores = hosted.new_run()
+    walkers = [Walker(Lookout(stores[rank], info_of(rank, 2)), 400, rank, pause=0.005) for rank in range(2)]
+    for walker in walkers:
+        walker.start()
+    ask_to_leave(stores[2])
+    for walker in walkers:
+        walker.join(PATIENCE)
+    assert [walker.error for walker in walkers] == [None, None]
+    assert walkers[0].end == walkers[1].end
+    assert walkers[0].end is not None
+    assert walkers[0].end < 400
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_done_keeps_nobody_waiting(hosted: Hosted) -> None:
+    """SPEC E1: a rank that has closed has said all that the others wait for, and is not missed."""
+    stores = hosted.new_run()
+    with Lookout(stores[1], info_of(1, 2)) as done:
+        done.attend(lambda: False, lambda: 7)
+    position = 5
+    with Lookout(stores[0], info_of(0, 2)) as lookout:
+        question = lookout.attend(lambda: True, lambda: position)
+        deadline = time.monotonic() + PATIENCE
+        while not question():
+            assert time.monotonic() < deadline
+            position = min(position + 1, 8)
+            time.sleep(0.01)
+        assert position == 8, "after the position of the rank that is done"
+        time.sleep(2 * room._SILENCE)
+        assert question()
+
+
+class Place:
+    """Where a main thread is."""
+
+    def tell(self) -> int:
+        return 7
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_was_attended_is_let_go_of(hosted: Hosted) -> None:
+    """SPEC E3: what trains is gone with its last user, not when a collector comes by; where it has left is known."""
+    stores = hosted.new_run()
+    place = Place()
+    watched = weakref.ref(place)
+    with Lookout(stores[0], info_of(0, 2)) as lookout:
+        lookout.attend(lambda place=place: place.tell() < 0, place.tell)  # type: ignore[misc]  # Its type is that of place.
+    del place
+    assert watched() is None
+    assert lookout._position() == 7
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_announced_failure_is_raised_by_the_others(hosted: Hosted) -> None:
+    """SPEC A11: the question of every other rank raises what was announced first; that of the rank itself does not."""
+    stores = hosted.new_run()
+    with Lookout(stores[0], info_of(0, 2)) as mine, Lookout(stores[1], info_of(1, 2)) as others:
+        questions = [lookout.attend(lambda: False, lambda: 0) for lookout in (mine, others)]
+        first = announce_failure(stores[2], Failure.of(ConfigurationError("a"), 0))
+        assert announce_failure(stores[2], Failure.of(ConfigurationError("b"), 1)) == first
+        error = error_of(questions[1])
+        assert str(error).startswith(f"rank 0 (on {HERE}) failed first: helios.errors.ConfigurationError: a")
+        assert error.rank == 0
+        assert type(error.__cause__) is ConfigurationError
+        assert not questions[0]()
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("key", ["failed", "leave", "place/0"])
+@pytest.mark.parametrize("content", [pickle.dumps(Failure.lost(0, "a", "b")), b"-1", b"\x80", "\u0663", b"9" * 5000])
+def test_what_no_rank_writes_ends_the_run(hosted: Hosted, key: str, content: bytes | str) -> None:
+    """SPEC E3: what a stranger writes where ranks look is named, with its key; no main thread waits for ever for it."""
+    stores = hosted.new_run()
+    stores[2].set(key, content)
+    with Lookout(stores[1], info_of(1, 2)) as lookout:
+        error = error_of(lookout.attend(lambda: key == "place/0", lambda: 0))
+    assert f"under {key!r}, which no rank of this run writes" in str(error)
+    assert (error.rank, error.is_lost) == (0, True)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_silence_is_noticed(hosted: Hosted) -> None:
+    """SPEC E3: a rank of which nothing is heard, or nothing more, is given up by the rank before it, and is named."""
+    stores = hosted.new_run()
+    silence = "failed first: nothing has been heard of it for 1 s"
+    with Lookout(stores[0], info_of(0, 2)) as lookout:
+        error = error_of(lookout.attend(lambda: False, lambda: 0))
+    assert str(error) == f"rank 1 (on a machine that never answered) {silence}"
+    stores = hosted.new_run()
+    with Lookout(stores[0], info_of(0, 2)) as lookout:
+        question = lookout.attend(lambda: False, lambda: 0)
+        for beat in range(150):  # Longer than the silence that is borne.
+            stores[1].set("beat/1", f"{beat} there")
+            assert not question()
+            time.sleep(0.01)
+        assert str(error_of(question)) == f"rank 1 (on there) {silence}"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_silent_rank_that_is_stopped_is_said_to_be(hosted: Hosted) -> None:
+    """A rank of this host that is silent because its process is stopped is given up with that reason and the remedy."""
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        process.send_signal(signal.SIGSTOP)
+        stores = hosted.new_run()
+        stores[1].set("beat/1", f"1 {HERE} {process.pid}")
+        with Lookout(stores[0], info_of(0, 2)) as lookout:
+            error = error_of(lookout.attend(lambda: False, lambda: 0))
+        process.kill()
+    assert str(error) == (
+        f"rank 1 (on {HERE}) failed first: nothing has been heard of it for 1 s: its process {process.pid} is stopped, "
+        f"and 'kill -CONT {process.pid}' would have had it go on"
+    )
+
+
+def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC E3: when all processes are stopped for hours, and woken one after the other, nobody is given up for that."""
+    stores, now = hosted.new_run(), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lookout = Lookout(stores[0], info_of(0, 2))
+    lookout.attend(lambda: True, lambda: 0)
+    stores[1].set("beat/1", "1 there")
+    for _ in range(3):
+        now += room._BEAT
+        lookout._look()
+    for _ in range(20):
+        now += 10_000
+        lookout._look()
+    was_well = lookout._failure is None
+    for _ in range(100):
+        now += room._BEAT
+        lookout._look()
+    assert was_well
+    assert lookout._failure is not None
+    assert lookout._failure.text == "nothing has been heard of it for 60 s"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
+    """SPEC E3: a rank that is asked to leave and says nothing does not keep the others for ever."""
+    store = hosted.new_run()[0]
+    with Lookout(store, info_of(0, 2), watches=False) as lookout:
+        error = error_of(lookout.attend(lambda: True, lambda: 0))
+    assert str(error).endswith("failed first: asked where it could leave, it has said nothing for 0.3 s")
+    assert error.rank == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_where_somebody_else_watches_a_lookout_does_not(hosted: Hosted) -> None:
+    """SPEC E3: ranks that `fit` has started are watched by it: neither silence nor a failure is for their lookouts."""
+    stores = hosted.new_run()
+    announce_failure(stores[2], Failure.of(ConfigurationError("a"), 1))
+    with Lookout(stores[0], info_of(0, 2), watches=False) as lookout:
+        question = lookout.attend(lambda: False, lambda: 0)
+        time.sleep(2 * room._SILENCE)
+        assert not question()
+    assert not stores[2].check(["beat/0"])
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_cause_of_an_echo_is_found(hosted: Hosted) -> None:
+    """SPEC A11: behind an echo is what another rank says, before or soon after; an own error is its own cause."""
+    stores = hosted.new_run()
+    own = find_cause(stores[0], ConfigurationError("mine"), info_of(0, 2))
+    assert (own.rank, own.is_echo) == (0, False)
+    assert find_cause(stores[1], GONE, info_of(1, 2)) == own
+    stores = hosted.new_run()
+    late = threading.Timer(0.05, announce_failure, (stores[2], Failure.of(ConfigurationError("late"), 1)))
+    late.start()
+    assert find_cause(stores[0], GONE, info_of(0, 2)).text.endswith("late")
+    late.join()
+
+
+@pytest.mark.usefixtures("fast")
+def test_behind_an_echo_may_be_a_rank_that_was_killed(hosted: Hosted) -> None:
+    """SPEC E3: who gives no sign of life any more ended without a word; who has come to its end is not blamed."""
+    stores = hosted.new_run()
+    stores[2].set("beat/1", "17 there")
+    with Lookout(stores[1], info_of(2, 3)):
+        cause = find_cause(stores[0], GONE, info_of(0, 3))
+    assert (cause.rank, cause.host) == (1, "there")
+    assert cause.text == "it ended without a word: it was killed, or its machine is gone"
+    stores = hosted.new_run()
+    with Lookout(stores[1], info_of(1, 2)):
+        pass
+    cause = find_cause(stores[0], GONE, info_of(0, 2))
+    assert (cause.rank, cause.is_echo) == (0, True)
+
+
+class OutOfReach:
+    """A store whose machine is gone."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"{name}: Broken pipe")
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_store_out_of_reach_is_the_failure_of_its_machine(rank: int) -> None:
+    """SPEC E3: when the store of the run is gone, the machine of rank 0 is, to each rank's question and behind an echo.
+
+    Rank 0 may be told so as well, and must not wait for ever for where it can leave.
+    """
+    store: Any = OutOfReach()
+    cause = find_cause(store, GONE, info_of(rank, 2))
+    assert (cause.rank, cause.host) == (0, "rank 0's machine")
+    assert "out of reach" in cause.text
+    lookout = Lookout(store, info_of(rank, 2))
+    question = lookout.attend(lambda: False, lambda: 0)
+    with lookout:
+        error = error_of(question)
+    assert str(error).endswith("failed first: the store of the run is out of reach: check: Broken pipe")
+    assert error.rank == 0
+
+
+class Silent:
+    """A store on a machine that does not answer any more."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Answer never, or when nobody waits any more."""
+        threading.Event().wait(6 * room._SILENCE)  # On a busy machine, who waits for less needs more.
+        raise RuntimeError(f"no answer about {keys}")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_store_that_does_not_answer_is_given_up() -> None:
+    """SPEC E3: a machine of rank 0 that is silent, and refuses nothing, is noticed as well."""
+    store: Any = Silent()
+    with Lookout(store, info_of(1, 2)) as lookout:
+        error = error_of(lookout.attend(lambda: False, lambda: 0))
+    assert str(error).endswith("failed first: the store of the run is out of reach: it has not answered for 1 s")
+    assert error.rank == 0
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_caller_that_is_stopped_is_waited_for() -> None:
+    """SPEC E3: ranks that `fit` has started bear the silence of its store: Ctrl-Z stops it, and it may be woken."""
+    store: Any = Silent()
+    with Lookout(store, info_of(1, 2), watches=False) as lookout:
+        question = lookout.attend(lambda: False, lambda: 0)
+        time.sleep(1.6 * room._SILENCE)
+        assert not question()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_main_thread_that_computes_has_longer_to_notice(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rank that is busy when another one fails is not ended as long as it computes; its log names who has failed."""
+    monkeypatch.setattr(room, "_GRACE", 0.1)
+    monkeypatch.setattr(room, "_COMPUTES", 1e-4)
+    ended: list[bool] = []
+    monkeypatch.setattr(room, "end_process", lambda: ended.append(True))
+    with Lookout(hosted.new_run()[0], info_of(0, 2)) as lookout:
+        question = lookout.attend(lambda: False, lambda: 0)
+        while "This process is busy" not in caplog.text and not ended:
+            sum(range(1000))
+        assert not ended
+        assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in caplog.text
+        assert error_of(question).rank == 1
+
+
+def be_stuck(port: int, folder: Path) -> None:
+    """Be a rank, the leader of a group, that waits for what never comes, like a collective with a rank that is gone."""
+    os.setpgid(0, 0)
+    for name, seconds in {**FAST, **IMPATIENT, "_GRACE": 0.3}.items():
+        setattr(room, name, seconds)
+    child = subprocess.Popen(["sleep", "60"])  # noqa: S607 - wherever it is.
+    (folder / "child").write_text(str(child.pid), encoding="utf-8")
+    log = logging_session(log_file=folder / "log", capture_warnings=False, rank=0)
+    with log, Lookout(reach_store(port), info_of(0, 2)):
+        threading.Event().wait(PATIENCE)
+
+
+def test_a_main_thread_that_is_stuck_ends_with_its_process(tmp_path: Path, hosted: Hosted) -> None:
+    """SPEC E3: a rank that cannot be woken is ended, and all that it has started; the log says why, and what to do."""
+    process = multiprocessing.get_context("forkserver").Process(target=be_stuck, args=(hosted.port, tmp_path))
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+    assert survivors([int((tmp_path / "child").read_text(encoding="utf-8"))]) == []
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in log
+    assert "waits for that rank and cannot be woken: it is ended. Start the run" in log

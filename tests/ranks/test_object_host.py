@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import contextlib
+import functools
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helios.errors import NotRunningError, TrainingError
+from helios.ranks import object_host as home
+from helios.ranks.object_host import Home, ask_home, keep_at_home, way_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Account:
+    """Stays at home: holds what no other process may have a copy of."""
+
+    def __init__(self, balance: int = 0) -> None:
+        self.balance = balance
+        self.cannot_travel = lambda: None
+
+    def add(self, amount: int, *, times: int = 1) -> int:
+        """Add to the balance and return it."""
+        self.balance += amount * times
+        return self.balance
+
+
+class SavingsAccount(Account):
+    """A special case."""
+
+
+class Refusal(Exception):  # noqa: N818 - as users write it.
+    """Cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.held = lambda: text
+
+
+class Counter:
+    """The stand-in of an account, where ranks are."""
+
+    def __init__(self, number: int, opening_balance: int) -> None:
+        self.number, self.opening_balance = number, opening_balance
+
+    def add(self, amount: int, *, times: int = 1) -> Any:
+        """Have it added at home."""
+        return ask_home(self.number, "add", amount, times=times)
+
+
+def answer(account: Account, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Answer at home, or fail in one of many ways."""
+    if name == "raise":
+        raise arguments[0](arguments[1])
+    if name == "lambda":
+        return account.cannot_travel
+    return getattr(account, name)(*arguments, **options)
+
+
+@pytest.fixture(autouse=True)
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have accounts stay at home while a test lasts."""
+    monkeypatch.setattr(home, "_kinds", {})
+    keep_at_home(Account, lambda account, number: (Counter, (number, account.balance)), answer)
+
+
+@contextlib.contextmanager
+def sent_out(value: Any) -> Iterator[Any]:
+    """Be another process, that was sent a value, while the context lasts."""
+    here = Home()
+    packed = here.pack(value)
+    with way_home(here.answer):
+        yield pickle.loads(packed)
+
+
+def test_questions_to_a_stand_in_are_answered_at_home() -> None:
+    """SPEC C8: what is asked of a stand-in happens to the object at home, arguments and answer included."""
+    account = Account(5)
+    with sent_out({"held": [account]}) as arrived:
+        (counter,) = arrived["held"]
+        assert isinstance(counter, Counter)
+        assert counter.opening_balance == 5
+        assert counter.add(2, times=3) == 11
+    assert account.balance == 11
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 3)))
+def test_each_object_has_a_stand_in_of_its_own(order: list[int]) -> None:
+    """SPEC C8: the same object has one stand-in wherever it occurs, others have others, even if they are equal."""
+    accounts = [Account() if number % 2 else SavingsAccount() for number in range(4)]
+    with sent_out([accounts[which] for which in order]) as counters:
+        for counter in counters:
+            counter.add(1)
+        assert [account.balance for account in accounts] == [order.count(which) for which in range(4)]
+        same = [[a is b for b in counters] for a in counters]
+    assert same == [[a == b for b in order] for a in order]
+
+
+def test_a_home_goes_on_counting() -> None:
+    """SPEC C8: what is packed later by the same home can be asked beside what was packed before."""
+    here, first, second = Home(), Account(1), Account(2)
+    packed = [here.pack(first), here.pack([second, first])]
+    with way_home(here.answer):
+        once = pickle.loads(packed[0])
+        other, again = pickle.loads(packed[1])
+        assert [counter.add(10) for counter in (once, other, again)] == [11, 12, 21]
+
+
+def test_everything_else_travels_as_it_is() -> None:
+    """SPEC C8: a class of which objects stay at home is no such object, and neither is anything else."""
+    value = [Account, functools.partial(int, "12"), {"a": (1, 2.5)}]
+    with sent_out(value) as arrived:
+        assert arrived[0] is Account
+        assert arrived[1]() == 12
+        assert arrived[2] == value[2]
+
+
+def test_what_is_raised_at_home_is_raised_by_the_question() -> None:
+    """SPEC C8: an error of the answer is the asker's, in its own type where that can travel."""
+    with sent_out(Account()) as counter:
+        with pytest.raises(KeyError, match="no such account"):
+            ask_home(counter.number, "raise", KeyError, "no such account")
+        with pytest.raises(TrainingError, match=r"^tests\.ranks\.test_object_host\.Refusal: not today$"):
+            ask_home(counter.number, "raise", Refusal, "not today")
+        with pytest.raises(AttributeError, match="lambda"):
+            ask_home(counter.number, "lambda")
+        assert counter.add(1) == 1, "home must be well after all that"
+
+
+def test_without_a_way_home_nothing_can_be_asked() -> None:
+    """SPEC C8: a stand-in outside of a run says that it can be used in one only; a way leads home while it lasts."""
+    account = Account()
+    with sent_out(account) as counter:
+        with sent_out(Account(100)):
+            assert counter.add(1) == 101, "the innermost way counts"
+        assert counter.add(1) == 1
+    with pytest.raises(NotRunningError, match="add asks the process that called fit, .* in a run only"):
+        counter.add(1)
+
+
+def test_a_way_home_is_closed_by_an_error() -> None:
+    """SPEC C8: however a run ends, nothing leads home after it."""
+    with pytest.raises(KeyError), sent_out(Account()):
+        raise KeyError
+    assert home._ways == []

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, shutdown_dist
+from helios.ranks.host_group import Control
+from helios.ranks.process_group import membership
+from tests.ranks.ranks import run_ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def store_at(meeting: Path) -> Any:
+    return dist.FileStore(str(meeting), 2)  # type: ignore[attr-defined]  # torch exports it, unannotated
+
+
+def visit(rank: int, meeting: Path) -> tuple[bool, bool]:
+    """Be a guest in the group that is there; return whether it works and is there afterwards, and one's own then."""
+    info, cpu = DistributedInfo(rank, 2, rank, 2), torch.device("cpu")
+    with membership(store_at(meeting), info, cpu) as group:
+        assert Control(info, group).gather(rank) == [0, 1]
+    was_left_alone = is_dist_active()
+    shutdown_dist()
+    with membership(store_at(meeting.with_suffix(".own")), info, cpu) as group:
+        assert Control(info, group).gather(rank) == [0, 1]
+        assert is_dist_active()
+    return was_left_alone, is_dist_active()
+
+
+def look_around(rank: int, meeting: Path, environment: dict[str, str]) -> DistributedInfo:
+    """Return what is known of this process's place in a group that somebody else has made."""
+    shutdown_dist()
+    os.environ.update(environment | {"RANK": str(rank)})
+    dist.init_process_group("gloo", store=store_at(meeting), rank=rank, world_size=2)
+    dist.barrier()  # Neither leaves while the other one still makes the group.
+    return get_dist_info()
+
+
+def test_whoever_made_the_group_torchrun_knows_the_machines(tmp_path: Path) -> None:
+    """SPEC E3: in somebody else's group, local ranks are torchrun's, if it speaks of that group."""
+    torchrun = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    known = run_ranks(tmp_path, 2, look_around, tmp_path / "known", torchrun)
+    assert known == [DistributedInfo(0, 1, rank, 2) for rank in range(2)]
+    unknown = run_ranks(tmp_path, 2, look_around, tmp_path / "unknown", torchrun | {"WORLD_SIZE": "4"})
+    assert unknown == [DistributedInfo(rank, 2, rank, 2) for rank in range(2)]
+
+
+def test_a_group_that_is_there_is_used_and_left_alone(tmp_path: Path) -> None:
+    """SPEC E3: a run in somebody else's process group takes part in it; it ends no more than what it has made."""
+    assert run_ranks(tmp_path, 2, visit, tmp_path / "store") == [(True, False)] * 2
+
+
+def let_down(rank: int, meeting: Path) -> float:
+    """On rank 0, return how long it waits in a vote when rank 1 has failed, and keeps all that it has."""
+    shutdown_dist()
+    store: Any = dist.FileStore(str(meeting), 2)  # type: ignore[attr-defined]  # torch exports it, unannotated
+    info = DistributedInfo(rank, 2, rank, 2)
+    began, kept = time.monotonic(), list[object]()
+    with contextlib.suppress(RuntimeError), membership(store, info, torch.device("cpu")) as group:
+        control = Control(info, group)
+        kept += [control, DistributedDataParallel(torch.nn.Linear(1, 1))]
+        control.vote(0)
+        if rank == 1:
+            raise RuntimeError("not today")
+        began = time.monotonic()
+        control.vote(0)
+    waited = time.monotonic() - began
+    time.sleep(5 * rank)
+    return waited
+
+
+def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
+    """SPEC A11, E3: whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
+    assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3
+
+
+def begin_twice(rank: int, meeting: Path) -> tuple[str, bool, bool]:
+    """Fail to make a group, and begin again; return the error, whether something was left then, and at the end."""
+    shutdown_dist()
+    info, cpu = DistributedInfo(rank, 2, rank, 2), torch.device("cpu")
+
+    def refuse(**_: Any) -> None:
+        marks = [meeting.with_suffix(f".{number}") for number in range(2)]
+        marks[rank].touch()
+        while not all(mark.exists() for mark in marks):  # Until the first group stands on both.
+            time.sleep(0.01)
+        raise RuntimeError("no group today")
+
+    broken = mock.patch.object(dist, "new_group", refuse)
+    text = ""
+    try:
+        with broken, membership(store_at(meeting), info, cpu):
+            pass
+    except RuntimeError as error:
+        text = str(error)
+    was_left = is_dist_active()
+    with membership(store_at(meeting.with_suffix(".again")), info, cpu) as group:
+        assert Control(info, group).gather(rank) == [0, 1]
+    return text, was_left, is_dist_active()
+
+
+def test_a_run_that_cannot_begin_leaves_no_group(tmp_path: Path) -> None:
+    """SPEC E3: when the groups of a run cannot be made, the next run does not find half of them, and makes its own."""
+    assert run_ranks(tmp_path, 2, begin_twice, tmp_path / "store") == [("no group today", False, False)] * 2

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from helios.errors import StoreContentError
+from helios.ranks.stores import SignedStore, _agree_on_life, host_store, reach_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RANKS = 3
+HOSTED, PORT = host_store()
+CONNECTIONS: list[Any] = [HOSTED, *(HOSTED.clone() for _ in range(RANKS - 1))]  # Slow to make: all tests use the same.
+KEYS = ["welcome", *(f"{what}/{rank}" for what in ("hello", "thanks") for rank in range(1, RANKS))]
+
+
+class KilledError(Exception):
+    """Ends a rank at some instant of a handshake."""
+
+
+class Mortal:
+    """A connection that raises instead of the call of a given number, as a kill would end the rank there."""
+
+    def __init__(self, store: Any, calls: int | None) -> None:
+        self._store, self._left = store, calls
+        self._deadline = time.monotonic() + 5.0
+
+    def __getattr__(self, name: str) -> Any:
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("this rank waits for ever")
+        if self._left is not None:
+            if self._left == 0:
+                raise KilledError
+            self._left -= 1
+        return getattr(self._store, name)
+
+
+def forget() -> None:
+    for key in KEYS:
+        HOSTED.delete_key(f"helios/{key}")
+
+
+def live(delays: list[float], deaths: list[int | None]) -> list[str]:
+    """Let all ranks shake hands, each after its delay; return what those agree on that are not killed."""
+
+    def shake(rank: int) -> str:
+        time.sleep(delays[rank])
+        return _agree_on_life(Mortal(CONNECTIONS[rank], deaths[rank]), rank, RANKS)
+
+    with ThreadPoolExecutor(RANKS) as pool:
+        ranks = [pool.submit(shake, rank) for rank in range(RANKS)]
+        return [rank.result() for rank in ranks if not isinstance(rank.exception(), KilledError)]
+
+
+DELAYS = st.lists(st.sampled_from([0.0, 0.005, 0.03]), min_size=RANKS, max_size=RANKS)
+
+
+# Not shrunk: an example that fails takes as long as its ranks are patient.
+@settings(max_examples=25, phases=[Phase.generate])
+@given(DELAYS, st.integers(0, 12), DELAYS)
+def test_each_life_agrees_on_a_name_of_its_own(first: list[float], kill: int, second: list[float]) -> None:
+    """SPEC E3, F1: started again over what the dead have left at any instant, ranks find each other alone."""
+    forget()
+    # All are killed: one can be done with the handshake only if it went through for all, whoever dies later.
+    before = live(first, [kill, kill, kill])
+    now = live(second, [None] * RANKS)
+    again = live(first, [None] * RANKS)
+    assert len({*now}) == len({*again}) == 1
+    assert len(now) == len(again) == RANKS
+    assert not {*before} & {*now}
+    assert not {*now} & {*again}
+
+
+def test_a_name_that_no_rank_gives_is_refused() -> None:
+    """A stranger who welcomes a rank cannot choose the name under which it looks for all that follows."""
+    forget()
+    with ThreadPoolExecutor(1) as pool:
+        rank = pool.submit(_agree_on_life, CONNECTIONS[1], 1, 2)
+        own = HOSTED.get("helios/hello/1")
+        HOSTED.set("helios/welcome", b"../\x80 " + own)
+        with pytest.raises(StoreContentError, match="under 'helios/welcome', which no rank of this run writes"):
+            rank.result(30)
+    forget()
+
+
+def test_a_hosted_store_is_reached_by_its_port() -> None:
+    """SPEC E3: what one process sets in a store, another one that reaches it over its port gets, and waits for."""
+    other = reach_store(PORT)
+    HOSTED.set("here", "x")
+    assert other.get("here") == b"x"
+    threading.Timer(0.05, lambda: HOSTED.set("later", "y")).start()
+    assert other.get("later") == b"y"
+
+
+def test_two_stores_have_two_ports() -> None:
+    """SPEC E3: ports are free ones, so that two runs in one process do not meet."""
+    store, port = host_store()
+    assert port != PORT
+    assert not store.check(["here"])
+
+
+def test_a_hosted_store_is_reached_over_the_loopback_alone() -> None:
+    """SPEC E3: whoever comes over another address of this machine, as over a network, is refused."""
+    with socket.create_connection(("127.0.0.1", PORT), timeout=10):
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", PORT), timeout=10)
+
+
+def test_ranks_read_each_others_signed_values() -> None:
+    """SPEC E3: what one rank has set or put into a queue, another one gets as it was, over any connection."""
+    one, other = SignedStore(CONNECTIONS[0], b"secret"), SignedStore(CONNECTIONS[1], b"secret").clone()
+    one.set("signed/a", "x\0")
+    assert other.get("signed/a") == b"x\0"
+    assert other.compare_set("signed/b", "", "1") == b"1"
+    assert one.compare_set("signed/b", "", "2") == b"1"
+    assert one.compare_set("signed/b", "1", "2") == other.get("signed/b") == b"2"
+    one.queue_push("signed/queue", b"")
+    assert other.queue_len("signed/queue") == 1
+    assert other.queue_pop("signed/queue") == b""
+    assert other.check(["signed/a"])
+    assert one.delete_key("signed/a")
+    assert not other.check(["signed/a"])
+
+
+@pytest.mark.parametrize("forge", [lambda: b"7", lambda: b"7" * 40, lambda: HOSTED.get("signed/other")])
+def test_what_is_not_signed_for_its_key_is_refused(forge: Callable[[], bytes]) -> None:
+    """SPEC E3: a value by whoever does not know the secret is named, also a copy of another key's."""
+    store = SignedStore(CONNECTIONS[1], b"secret")
+    store.set("signed/other", "7")
+    SignedStore(HOSTED, b"another secret").set("signed/key", "7")
+    for _ in range(2):
+        reads: list[Callable[[], Any]] = [
+            lambda: store.get("signed/key"),
+            lambda: store.compare_set("signed/key", "", "1"),
+        ]
+        for read in reads:
+            with pytest.raises(StoreContentError, match="under 'signed/key', which no rank of this run writes"):
+                read()
+        HOSTED.set("signed/key", forge())
