@@ -17,8 +17,8 @@ from benchmarks._side_by_side import BATCH, Plan, Round, time_loops
 from benchmarks._table import Table
 from benchmarks._timing import interleave, median_ratio, verdict
 from helios.core.distributed import DistributedInfo
-from helios.ranks.host_group import Control
-from helios.ranks.monitor import Lookout
+from helios.ranks.host_group import HostGroup
+from helios.ranks.monitor import RankMonitor
 from helios.ranks.stores import host_store
 
 if TYPE_CHECKING:
@@ -181,14 +181,14 @@ def _run_signals() -> Table:
 def _time_question() -> dict[str, float]:
     """Return what a step pays for the question whether to leave, in nanoseconds of processor time."""
     store, _ = host_store()
-    with Lookout(store.clone(), DistributedInfo(0, RANKS, 0, RANKS), watches=False) as lookout:
+    with RankMonitor(store.clone(), DistributedInfo(0, RANKS, 0, RANKS), watches=False) as monitor:
 
-        def ask(control: Control) -> Callable[[], None]:
-            question = control.agree_on_leaving(lambda: False, lambda: 0)
+        def ask(host_group: HostGroup) -> Callable[[], None]:
+            question = host_group.make_stop_check(lambda: False, lambda: 0)
             return lambda: collections.deque(itertools.starmap(question, itertools.repeat((), _QUESTIONS)), 0).clear()
 
         seconds = interleave(
-            {"alone": ask(Control()), "ranks": ask(Control(lookout=lookout))}, rounds=7, clock=time.process_time
+            {"alone": ask(HostGroup()), "ranks": ask(HostGroup(monitor=monitor))}, rounds=7, clock=time.process_time
         )
     return {name: statistics.median(values) / _QUESTIONS * 1e9 for name, values in seconds.items()}
 

@@ -34,7 +34,7 @@ _MEASURED = pytest.StashKey[list[str]]()
 
 torch.set_num_threads(1)
 
-# A shell without job control starts what it puts into the background with Ctrl-C ignored; children inherit that.
+# A shell without job host_group starts what it puts into the background with Ctrl-C ignored; children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -89,7 +89,7 @@ def accumulate(rank: int, options: dict[str, Any], passes: list[tuple[bool, bool
                     name: gradient.dtype for name, gradient in gradients.items()
                 }
         left = collect_gradients(model)
-        assert not [name for name in left if name.endswith("(kept back)")]
+        assert not [name for name in left if name.endswith("(unreduced)")]
         results.append({name: gradient.full_tensor() for name, gradient in left.items()})  # type: ignore[attr-defined]  # sharded
     return results
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios.checkpoint.archive import load_archive, save_archive
-from helios.checkpoint.rank_deltas import Overlay, apply_overlay, collect_overlays, take_share
+from helios.checkpoint.rank_deltas import RankDelta, apply_rank_delta, collect_rank_deltas, select_rank_state
 from helios.core.distributed import DistributedInfo
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 from helios.testing import are_equal
 
 if TYPE_CHECKING:
@@ -35,20 +35,20 @@ class Table:
         self.shared: bytes | None = None
 
 
-class TurnByTurn(Control):
+class TurnByTurn(HostGroup):
     """One of several ranks that have their turns one after the other; rank 0 has the first."""
 
     def __init__(self, rank: int, world_size: int, table: Table) -> None:
         super().__init__(DistributedInfo(rank, world_size, rank, world_size))
         self._table = table
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         if self.rank == 0:
             self._table.shared = pickle.dumps(value)
         assert self._table.shared is not None
         return pickle.loads(self._table.shared)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Return what this rank has said; the rest is not needed."""
         return [pickle.loads(pickle.dumps(value))]
 
@@ -58,10 +58,10 @@ def ranks(count: int) -> list[TurnByTurn]:
     return [TurnByTurn(rank, count, table) for rank in range(count)]
 
 
-def overlays_of(states: list[dict[str, Any]]) -> list[Overlay]:
+def overlays_of(states: list[dict[str, Any]]) -> list[RankDelta]:
     """Return what each rank has apart from rank 0."""
     together = zip(states, ranks(len(states)), strict=True)
-    return [collect_overlays(state, control)[0] for state, control in together]
+    return [collect_rank_deltas(state, host_group)[0] for state, host_group in together]
 
 
 @st.composite
@@ -94,11 +94,11 @@ STATES = st.tuples(TABLES, TABLES).map(lambda parts: {"model": parts[0], "plugin
 @settings(max_examples=300)
 @given(STATES, STATES)
 def test_a_rank_is_rank_0_with_what_it_has_apart(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """SPEC F1: rank 0's state with another rank's overlay is that rank's, to the bit, the order of keys included."""
+    """SPEC F1: rank 0's state with another rank's rank_delta is that rank's, to the bit, the order of keys included."""
     before = copy.deepcopy(first)
-    nothing, overlay = overlays_of([first, second])
+    nothing, rank_delta = overlays_of([first, second])
     assert nothing == []
-    assert are_equal(apply_overlay(first, overlay), second)
+    assert are_equal(apply_rank_delta(first, rank_delta), second)
     assert are_equal(first, before), "rank 0's state is shared by all, and never changed"
 
 
@@ -109,13 +109,13 @@ def test_what_is_the_same_is_not_kept_twice(state: dict[str, Any]) -> None:
 
 
 def test_only_what_differs_is_kept() -> None:
-    """SPEC F1: the overlay has the leaves that differ, and weights that all ranks share are not among them."""
+    """SPEC F1: the rank_delta has the leaves that differ, and weights that all ranks share are not among them."""
     weights = {"net": {"weight": torch.ones(1000), "bias": torch.ones(10)}}
     first = {"model": weights, "plugins": {"a": {"seen": 3, "limit": 9}}}
     second = {"model": copy.deepcopy(weights), "plugins": {"a": {"limit": 9, "seen": 4, "own": 1}}}
-    (_, overlay) = overlays_of([first, second])
-    assert {path for path, *_ in overlay} == {("plugins", "a", "seen"), ("plugins", "a", "own"), ("plugins", "a")}
-    applied = apply_overlay(first, overlay)
+    (_, rank_delta) = overlays_of([first, second])
+    assert {path for path, *_ in rank_delta} == {("plugins", "a", "seen"), ("plugins", "a", "own"), ("plugins", "a")}
+    applied = apply_rank_delta(first, rank_delta)
     assert applied["model"]["net"] is weights["net"]
     assert list(applied["plugins"]["a"]) == ["limit", "seen", "own"]
 
@@ -128,7 +128,7 @@ def test_each_rank_gets_its_own_share_of_a_file(
     """SPEC F1: through a file, every one of two or three ranks gets back what it had."""
     path = tmp_path_factory.mktemp("share") / "archive"
     save_archive(path, {**states[0], "ranks": overlays_of(states)})
-    shares = [take_share(load_archive(path), control) for control in ranks(len(states))]
+    shares = [select_rank_state(load_archive(path), host_group) for host_group in ranks(len(states))]
     assert all(map(are_equal, shares, states))
 
 
@@ -148,9 +148,9 @@ def test_tensors_of_every_kind_are_compared(make: Callable[[int], torch.Tensor])
     """SPEC F1: views, transposed and sparse tensors, as the gradients of an embedding may be, are told from others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        overlays = overlays_of([{"g": {"a": make(size)}} for size in (2, 2, 3)])
-    assert overlays[:2] == [[], []]
-    ((path, value, _),) = overlays[2]
+        rank_deltas = overlays_of([{"g": {"a": make(size)}} for size in (2, 2, 3)])
+    assert rank_deltas[:2] == [[], []]
+    ((path, value, _),) = rank_deltas[2]
     assert path == ("g", "a")
     assert value.shape == make(3).shape
 
@@ -165,13 +165,13 @@ def test_what_cannot_be_saved_is_refused_by_its_path() -> None:
 def test_a_large_overlay_is_applied_at_once() -> None:
     """SPEC F3: what one rank has for each of its samples is taken over in a time that grows with their number alone."""
     first, second = ({"plugins": {"a": {"losses": dict.fromkeys(range(100_000), loss)}}} for loss in (0.5, 1.5))
-    (_, overlay) = overlays_of([first, second])
-    assert apply_overlay(first, overlay) == second
+    (_, rank_delta) = overlays_of([first, second])
+    assert apply_rank_delta(first, rank_delta) == second
 
 
 def share_of(rank: int, count: int, data: dict[str, Any]) -> dict[str, Any]:
     """Return what a rank of so many gets of a checkpoint."""
-    return take_share(data, ranks(count)[rank])
+    return select_rank_state(data, ranks(count)[rank])
 
 
 def checkpoint_of(*states: dict[str, Any]) -> dict[str, Any]:

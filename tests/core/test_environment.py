@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helios.core.environment import kernel_choice, prefer_loopback, read_environment
+from helios.core.environment import deterministic_kernels, prefer_loopback, read_environment
 
 
 def choice() -> tuple[bool, bool, bool]:
@@ -24,7 +24,10 @@ def test_the_choice_of_kernels_lasts_as_long_as_the_context(
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     torch.backends.cudnn.benchmark = before[2]
     try:
-        with pytest.raises(ValueError, match="x"), kernel_choice(deterministic=deterministic, benchmark=benchmark):
+        with (
+            pytest.raises(ValueError, match="x"),
+            deterministic_kernels(deterministic=deterministic, benchmark=benchmark),
+        ):
             assert torch.are_deterministic_algorithms_enabled() == (deterministic or before[0])
             assert torch.backends.cudnn.benchmark == benchmark
             if deterministic:
@@ -40,10 +43,10 @@ def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.Monk
     """SPEC E1: the variable that cuBLAS needs is set where it is not set yet."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    with kernel_choice(deterministic=True, benchmark=False):
+    with deterministic_kernels(deterministic=True, benchmark=False):
         assert read_environment()["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    with kernel_choice(deterministic=True, benchmark=False):
+    with deterministic_kernels(deterministic=True, benchmark=False):
         assert read_environment()["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 

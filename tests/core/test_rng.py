@@ -22,8 +22,8 @@ from helios.core.rng import (
     key_generators,
     key_process,
     load_rng_state_dict,
-    make_keyer,
-    make_marker,
+    make_rng_state_saver,
+    make_seed_fn,
     seed_rngs,
     training_on,
 )
@@ -99,7 +99,7 @@ def test_a_sequence_of_seeds_is_derive_seed(seed: int, keys: list[Any], n: int) 
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1])
-@pytest.mark.parametrize("make", [lambda: key_generators, lambda: make_keyer(torch.device("cpu")), make_keyer])
+@pytest.mark.parametrize("make", [lambda: key_generators, lambda: make_seed_fn(torch.device("cpu")), make_seed_fn])
 def test_keying_reaches_every_generator(seed: int, make: Callable[[], Callable[[int], None]]) -> None:
     """SPEC F2: after keying, each generator draws the same, whatever it drew before, cached Gaussians included."""
     key = make()
@@ -173,7 +173,7 @@ def test_a_taken_state_stays_as_it_was() -> None:
 @pytest.mark.parametrize("device", [None, torch.device("cpu"), torch.device("meta")])
 def test_a_mark_is_gone_back_to(device: torch.device | None) -> None:
     """SPEC F2: after going back, each generator draws what it drew after the mark, cached Gaussians and all."""
-    mark = make_marker(device)
+    mark = make_rng_state_saver(device)
     draw_everything()
     go_back = mark()
     expected = draw_everything()
@@ -189,7 +189,7 @@ def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.Monke
     state = [torch.tensor([1, 2])]
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
     monkeypatch.setattr(torch.mps, "set_rng_state", state.append)
-    make_marker(torch.device("mps"))()()
+    make_rng_state_saver(torch.device("mps"))()()
     assert state[1] is state[0]
 
 
@@ -200,7 +200,7 @@ def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
     """
     del cuda
     torch.manual_seed(5)
-    key = make_keyer(torch.device("cuda", 0))
+    key = make_seed_fn(torch.device("cuda", 0))
     key(3)
     first = torch.rand(4, device="cuda"), torch.rand(4)
     key(3)
@@ -216,9 +216,9 @@ def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
 def test_a_mark_on_the_gpu_is_gone_back_to(cuda: Driver | None) -> None:
     """SPEC F2: the marker of a CUDA device goes back on that device, too, also if it is the first to use CUDA."""
     del cuda
-    go_back = make_marker(torch.device("cuda", 0))()
+    go_back = make_rng_state_saver(torch.device("cuda", 0))()
     expected = torch.rand(4, device="cuda"), torch.rand(4)
-    make_keyer(torch.device("cuda", 0))(3)
+    make_seed_fn(torch.device("cuda", 0))(3)
     go_back()
     assert all(map(torch.equal, expected, (torch.rand(4, device="cuda"), torch.rand(4))))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
 
-from helios.core.distributed import DistributedInfo, get_global_rank, get_world_size, shutdown_dist, take_place
+from helios.core.distributed import DistributedInfo, get_global_rank, get_world_size, set_dist_info, shutdown_dist
 from helios.core.rng import get_default_seed
 from helios.data.loading import (
     COLLATE_FN_REGISTRY,
@@ -161,7 +161,7 @@ class Shared(IterableDataset[int]):
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_workers_stand_where_their_rank_does(method: str) -> None:
     """SPEC E3: a data set that shares itself out does so in a worker as in its rank, however workers are started."""
-    take_place(DistributedInfo(1, 2, 1, 2))
+    set_dist_info(DistributedInfo(1, 2, 1, 2))
     try:
         loader, _ = create_dataloader(Shared(), batch_size=4, num_workers=1)
         loader.multiprocessing_context = method

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from helios.checkpoint.plain import decode, encode
 from helios.core.rng import key_generators
 from helios.data.datamodule import DataModule
-from helios.data.feed import StreamFeed, make_feed
 from helios.data.loading import create_dataloader
+from helios.data.sources import StreamSource, make_source
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, TrainingError
 from helios.model import Model
 from helios.trainer import Trainer
@@ -31,17 +31,17 @@ KINDS = [GoingBack, StayingAtEnd, Reshuffling, Afresh, Stream, AfreshWithoutStat
 EPOCHS = 3
 
 
-def make_stream_feed(dataset: Stream, **options: Any) -> StreamFeed:
-    feed = make_feed(*create_dataloader(dataset, random_seed=5, collate_fn=list, **options))
-    assert isinstance(feed, StreamFeed)
-    return feed
+def make_stream_source(dataset: Stream, **options: Any) -> StreamSource:
+    source = make_source(*create_dataloader(dataset, random_seed=5, collate_fn=list, **options))
+    assert isinstance(source, StreamSource)
+    return source
 
 
-def saved(account: dict[str, Any]) -> dict[str, Any]:
-    """Return an account as a later process finds it."""
-    account = copy.deepcopy(decode(encode(account)))
-    assert isinstance(account, dict)
-    return account
+def saved(position: dict[str, Any]) -> dict[str, Any]:
+    """Return an position as a later process finds it."""
+    position = copy.deepcopy(decode(encode(position)))
+    assert isinstance(position, dict)
+    return position
 
 
 def disturb() -> None:
@@ -50,31 +50,31 @@ def disturb() -> None:
 
 
 def train(
-    feed: StreamFeed, epoch: int = 0, done: int = 0, account: dict[str, Any] | None = None
+    source: StreamSource, epoch: int = 0, done: int = 0, position: dict[str, Any] | None = None
 ) -> tuple[list[tuple[int, Any]], list[tuple[int, int, dict[str, Any]]]]:
     """Return the batches up to the last epoch's end, and the way back to after each of them and each epoch."""
     batches, ways_back = [], []
     for current in range(epoch, EPOCHS):
         disturb()
-        for batch in feed.open(current, done, account):
+        for batch in source.iterate(current, done, position):
             batches.append((current, batch))
             done += 1
-            ways_back.append((current, done, saved(feed.account(done))))
+            ways_back.append((current, done, saved(source.position_state(done))))
             disturb()
-        done, account = 0, None
-        ways_back.append((current + 1, 0, saved(feed.account(0))))
+        done, position = 0, None
+        ways_back.append((current + 1, 0, saved(source.position_state(0))))
     return batches, ways_back
 
 
 def ensure_every_resume_is_exact(make: Callable[[], Stream], **options: Any) -> None:
     """Resume, with everything made anew, after every batch and every epoch, and compare all that comes after it."""
-    batches, ways_back = train(make_stream_feed(make(), **options))
+    batches, ways_back = train(make_stream_source(make(), **options))
     assert batches
     seen = 0
-    for epoch, done, account in ways_back:
+    for epoch, done, position in ways_back:
         seen += done > 0
-        rest, _ = train(make_stream_feed(make(), **options), epoch, done, account)
-        assert rest == batches[seen:], (epoch, done, account)
+        rest, _ = train(make_stream_source(make(), **options), epoch, done, position)
+        assert rest == batches[seen:], (epoch, done, position)
 
 
 # -------------------------------------------------------------------------------------------------- resuming in process
@@ -93,7 +93,7 @@ def test_a_stream_resumes_after_every_batch(kind: type[Stream], size: int, batch
 def test_a_stream_is_batched_as_it_comes() -> None:
     """An epoch of a stream is its items in order, in batches, the last one short unless it is dropped."""
     for drop_last in (False, True):
-        batches, _ = train(make_stream_feed(GoingBack([5]), batch_size=2, drop_last=drop_last))
+        batches, _ = train(make_stream_source(GoingBack([5]), batch_size=2, drop_last=drop_last))
         numbers = [(epoch, [int(number) for _, number, *_ in batch]) for epoch, batch in batches]
         expected = [[0, 1], [2, 3]] if drop_last else [[0, 1], [2, 3], [4]]
         assert numbers == [(epoch, batch) for epoch in range(EPOCHS) for batch in expected]
@@ -102,18 +102,18 @@ def test_a_stream_is_batched_as_it_comes() -> None:
 def test_resuming_a_resumed_stream() -> None:
     """SPEC F1: a run that is interrupted after every single batch sees what the uninterrupted one sees."""
     for kind in KINDS:
-        batches, _ = train(make_stream_feed(kind([7]), batch_size=2))
+        batches, _ = train(make_stream_source(kind([7]), batch_size=2))
         pieced: list[Any] = []
-        epoch, done, account = 0, 0, None
+        epoch, done, position = 0, 0, None
         while epoch < EPOCHS:
-            feed = make_stream_feed(kind([7]), batch_size=2)
-            batch = next(feed.open(epoch, done, account), None)
+            source = make_stream_source(kind([7]), batch_size=2)
+            batch = next(source.iterate(epoch, done, position), None)
             if batch is None:
                 epoch, done = epoch + 1, 0
             else:
                 pieced.append((epoch, batch))
                 done += 1
-            account = saved(feed.account(done))
+            position = saved(source.position_state(done))
         assert pieced == batches
 
 
@@ -127,17 +127,17 @@ def test_a_resumed_stream_fetches_less_than_a_batch_again() -> None:
             self.read += 1
             return super().item(number)
 
-    _, ways_back = train(make_stream_feed(Counting([11]), batch_size=3))
-    for epoch, done, account in ways_back:
+    _, ways_back = train(make_stream_source(Counting([11]), batch_size=3))
+    for epoch, done, position in ways_back:
         dataset = Counting([11])
-        batch = next(make_stream_feed(dataset, batch_size=3).open(epoch, done, account), None)
+        batch = next(make_stream_source(dataset, batch_size=3).iterate(epoch, done, position), None)
         assert dataset.read <= 3 + 2
         if batch is not None and done:
             assert dataset.read == len(batch)
 
 
 def test_the_state_of_a_checkpoint_does_not_move() -> None:
-    """The account of one moment stays what it was while the data set goes on and changes its lists."""
+    """The position of one moment stays what it was while the data set goes on and changes its lists."""
 
     class Appending(GoingBack):
         def __init__(self, sizes: Sequence[int]) -> None:
@@ -151,13 +151,13 @@ def test_the_state_of_a_checkpoint_does_not_move() -> None:
         def state_dict(self) -> dict[str, Any]:
             return {"position": self.position, "seen": self.seen}
 
-    feed = make_stream_feed(Appending([6]), batch_size=2)
-    batches = feed.open(0)
+    source = make_stream_source(Appending([6]), batch_size=2)
+    batches = source.iterate(0)
     next(batches)
-    account = feed.account(1)
-    copied = copy.deepcopy(account)
+    position = source.position_state(1)
+    copied = copy.deepcopy(position)
     list(batches)
-    assert account == copied
+    assert position == copied
 
 
 # ------------------------------------------------------------------------------------------------ resuming with workers
@@ -187,7 +187,7 @@ def test_a_stream_with_workers_resumes_after_every_batch(
 
 def test_workers_end_where_their_parts_end() -> None:
     """Every item of every worker's part comes once an epoch; workers take turns as long as they have something."""
-    batches, _ = train(make_stream_feed(GoingBack([3, 7]), batch_size=2, num_workers=2))
+    batches, _ = train(make_stream_source(GoingBack([3, 7]), batch_size=2, num_workers=2))
     first = [[(int(worker), int(number)) for worker, number, *_ in batch] for epoch, batch in batches if epoch == 0]
     assert first == [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(0, 2)], [(1, 2), (1, 3)], [(1, 4), (1, 5)], [(1, 6)]]
 
@@ -195,23 +195,23 @@ def test_workers_end_where_their_parts_end() -> None:
 @pytest.mark.parametrize("persistent", [False, True])
 def test_an_epoch_that_is_opened_again_is_the_same(persistent: bool) -> None:
     """SPEC F2: what is drawn follows from the epoch that is opened, as in validation, and not from how often it was."""
-    feed = make_stream_feed(Afresh([5]), batch_size=2, num_workers=1, persistent_workers=persistent)
-    first = list(feed.open(0))
-    assert list(feed.open(0)) == first
-    assert list(feed.open(1)) != first
+    source = make_stream_source(Afresh([5]), batch_size=2, num_workers=1, persistent_workers=persistent)
+    first = list(source.iterate(0))
+    assert list(source.iterate(0)) == first
+    assert list(source.iterate(1)) != first
 
 
 def test_draws_of_a_stream_do_not_depend_on_workers() -> None:
     """SPEC F2: one worker draws what the training process draws, in every epoch."""
     for kind in (GoingBack, Afresh, Stream):
-        in_process, _ = train(make_stream_feed(kind([5]), batch_size=2))
-        with_worker, _ = train(make_stream_feed(kind([5]), batch_size=2, num_workers=1, persistent_workers=True))
+        in_process, _ = train(make_stream_source(kind([5]), batch_size=2))
+        with_worker, _ = train(make_stream_source(kind([5]), batch_size=2, num_workers=1, persistent_workers=True))
         assert in_process == with_worker
 
 
 def test_draws_of_a_stream_are_pinned() -> None:
     """SPEC F2: draws in `__iter__` are a function of (seed, epoch, worker, batch): these, in every version."""
-    batches, _ = train(make_stream_feed(Stream([2]), batch_size=1))
+    batches, _ = train(make_stream_source(Stream([2]), batch_size=1))
     drawn = [batch[0][2:] for epoch, batch in batches if epoch == 1]
     assert drawn == [
         [0.8497172555562157, 0.9530516210341768, 0.046602825237780254, 0.7156788464169317],
@@ -238,10 +238,10 @@ def test_a_stream_without_state_warns_of_what_is_lost() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     with pytest.warns(UserWarning, match=r"Stream has no state_dict.*reads and drops") as caught:
-        make_stream_feed(Stream([3])).announce(logger)
+        make_stream_source(Stream([3])).announce(logger)
     assert len(caught) == 1
     assert log.lines == []
-    make_stream_feed(GoingBack([3])).announce(logger)
+    make_stream_source(GoingBack([3])).announce(logger)
     assert log.lines == [
         "GoingBack has state_dict and load_state_dict: its state rides in checkpoints, and a resume is exact"
     ]
@@ -290,11 +290,11 @@ def test_a_stream_that_has_ended_for_ever_is_an_error() -> None:
 
 def test_another_number_of_workers_is_refused() -> None:
     """The states of two workers' parts cannot be given to one, nor to three."""
-    _, ways_back = train(make_stream_feed(GoingBack([3, 3]), batch_size=2, num_workers=2))
+    _, ways_back = train(make_stream_source(GoingBack([3, 3]), batch_size=2, num_workers=2))
     for workers in (0, 3):
-        feed = make_stream_feed(GoingBack([3, 3, 3]), batch_size=2, num_workers=workers)
+        source = make_stream_source(GoingBack([3, 3, 3]), batch_size=2, num_workers=workers)
         with pytest.raises(CheckpointMismatchError, match=f"of 2 workers.*num_workers asks for {max(workers, 1)} now"):
-            feed.open(*ways_back[0])
+            source.iterate(*ways_back[0])
 
 
 def test_a_state_that_is_no_dictionary_is_refused() -> None:
@@ -305,4 +305,4 @@ def test_a_state_that_is_no_dictionary_is_refused() -> None:
             return [1]
 
     with pytest.raises(ArgumentTypeError, match=r"Bad.state_dict\(\) returned a list"):
-        list(make_stream_feed(Bad([3])).open(0))
+        list(make_stream_source(Bad([3])).iterate(0))

@@ -38,7 +38,7 @@ class Plan:
         stream: whether the data set is iterable.
         valid_stream: how many numbers there are to validate on as a stream, if at all.
         on_gpus: whether each rank has a GPU.
-        kept_back: whether gradients are exchanged at optimizer steps only.
+        unreduced: whether gradients are exchanged at optimizer steps only.
         options: more arguments of the trainer.
     """
 
@@ -50,7 +50,7 @@ class Plan:
     stream: bool = False
     valid_stream: int | None = None
     on_gpus: bool = False
-    kept_back: bool = False
+    unreduced: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -121,7 +121,7 @@ class Elastic(Model):
         with self._exchange(state):
             loss = nn.functional.mse_loss(self.net(numbers / 10), numbers.sin())
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
-        if state.global_iteration == 0 and not self._plan.kept_back:
+        if state.global_iteration == 0 and not self._plan.unreduced:
             self.notes.gradient = torch.cat([_whole(p.grad).reshape(-1).clone() for p in self.net.parameters()])
         if self.is_optimizer_step(state):
             self.optimizer.step()
@@ -131,12 +131,12 @@ class Elastic(Model):
     def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
         """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""
         network: Any = self.net
-        is_kept_back = self._plan.kept_back and self.is_distributed and not self.is_optimizer_step(state)
+        is_kept_back = self._plan.unreduced and self.is_distributed and not self.is_optimizer_step(state)
         if self._plan.strategy == "fsdp" and self.is_distributed:
             network.set_requires_gradient_sync(not is_kept_back)
         elif is_kept_back:
-            kept_back: contextlib.AbstractContextManager[None] = network.no_sync()
-            return kept_back
+            unreduced: contextlib.AbstractContextManager[None] = network.no_sync()
+            return unreduced
         return contextlib.nullcontext()
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:

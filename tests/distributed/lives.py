@@ -160,6 +160,6 @@ def assert_side_by_side(folder: Path, spec: RankSpec) -> None:
     """Check that all ranks had come equally far when the newest checkpoint was written."""
     (folder_of_model,) = (folder / spec.root).iterdir()
     newest = max(folder_of_model.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
-    for overlay in load_archive(newest)["ranks"]:
-        apart = {path for path, _, _ in overlay if path[:2] == ("training", "state")}
+    for rank_delta in load_archive(newest)["ranks"]:
+        apart = {path for path, _, _ in rank_delta if path[:2] == ("training", "state")}
         assert apart <= {("training", "state", "average_iter_time")}

@@ -13,7 +13,7 @@ from helios.checkpoint import store
 from helios.data import datamodule
 from helios.model import model
 from helios.parallel import wrapping
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 from helios.trainer import _evaluation, _loop
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     from torch.nn.parallel import DistributedDataParallel
 
-collect_overlays = store.collect_overlays  # type: ignore[attr-defined]  # not exported
+collect_rank_deltas = store.collect_rank_deltas  # type: ignore[attr-defined]  # not exported
 
 
 def _keep_of_overlays(is_kept: Callable[[tuple[Any, ...]], bool]) -> None:
     """Leave out of checkpoints a part of what ranks have apart from rank 0."""
 
-    def collect(data: dict[str, Any], control: Control) -> Any:
-        overlays = collect_overlays(data, control)
-        return [[entry for entry in overlay if is_kept(entry[0])] for overlay in overlays]
+    def collect(data: dict[str, Any], host_group: HostGroup) -> Any:
+        rank_deltas = collect_rank_deltas(data, host_group)
+        return [[entry for entry in rank_delta if is_kept(entry[0])] for rank_delta in rank_deltas]
 
-    mock.patch.object(store, "collect_overlays", collect).start()
+    mock.patch.object(store, "collect_rank_deltas", collect).start()
 
 
 def _state_of_rank_0_for_all() -> None:
@@ -57,21 +57,21 @@ def _plugins_of_rank_0_for_all() -> None:
 def _each_leaves_where_it_is() -> None:
     """A rank that is asked to leave does so at once, whatever the others do."""
 
-    def agree(self: Control, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
+    def agree(self: HostGroup, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
         del self, position
         return was_asked
 
-    mock.patch.object(Control, "agree_on_leaving", agree).start()
+    mock.patch.object(HostGroup, "make_stop_check", agree).start()
 
 
 def _each_judges_for_itself() -> None:
     """Whether metrics have improved is every rank's own business."""
-    share = Control.share
+    broadcast = HostGroup.broadcast_object
 
-    def keep(self: Control, value: Any) -> Any:
-        return value if isinstance(value, bool) else share(self, value)
+    def keep(self: HostGroup, value: Any) -> Any:
+        return value if isinstance(value, bool) else broadcast(self, value)
 
-    mock.patch.object(Control, "share", keep).start()
+    mock.patch.object(HostGroup, "broadcast_object", keep).start()
 
 
 def _validation_padded() -> None:
@@ -108,12 +108,12 @@ def _validation_with_buffers_when_due() -> None:
 
 def _dues_forgotten() -> None:
     """The first forward pass of a process takes over rank 0's buffers, whatever came before it."""
-    mock.patch.object(model, "restore_dues").start()
+    mock.patch.object(model, "restore_buffer_sync_flags").start()
 
 
 def _validation_not_quiet() -> None:
     """Each forward pass of a validation exchanges buffers, and some ranks make one more than others."""
-    mock.patch.object(_evaluation, "quiet").start()
+    mock.patch.object(_evaluation, "local_forward").start()
 
 
 def _streams_not_in_step() -> None:
@@ -136,7 +136,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "validation padded": _validation_padded,
     "validation with own buffers": _validation_with_own_buffers,
     "validation with buffers when due": _validation_with_buffers_when_due,
-    "dues forgotten": _dues_forgotten,
+    "flags forgotten": _dues_forgotten,
     "validation not quiet": _validation_not_quiet,
     "streams not in step": _streams_not_in_step,
     "buckets not settled": _buckets_not_settled,

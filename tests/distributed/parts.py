@@ -212,18 +212,18 @@ class TroubledData(DataModule):
 class TroubledPlugin(Plugin):
     """May have a type of exceptions that is control flow: registered with itself, or late, by each rank in `setup`."""
 
-    def __init__(self, trouble: Trouble, control: type[BaseException] | None = None, *, late: bool = False) -> None:
+    def __init__(self, trouble: Trouble, host_group: type[BaseException] | None = None, *, late: bool = False) -> None:
         super().__init__("troubled")
-        self.trouble, self.control, self.late = trouble, control, late
+        self.trouble, self.host_group, self.late = trouble, host_group, late
 
     def configure_trainer(self, trainer: Trainer) -> None:
         super().configure_trainer(trainer)
-        if self.control is not None and not self.late:
-            self._append_train_exceptions(self.control, trainer)
+        if self.host_group is not None and not self.late:
+            self._append_train_exceptions(self.host_group, trainer)
 
     def setup(self) -> None:
-        if self.control is not None and self.late:
-            self._append_train_exceptions(self.control, self.trainer)
+        if self.host_group is not None and self.late:
+            self._append_train_exceptions(self.host_group, self.trainer)
         self.trouble.sign(self.rank)
         self.trouble.at("plug-in setup", self.rank)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.ranks.object_host import ask_home, keep_at_home
+from helios.ranks.object_host import call_host, register_proxy
 from helios.trainer.launch import rank as _rank
 from tests.distributed.parts import PATIENCE
 from tests.trainer.parts import CountingModel, ListData, make_trainer
@@ -83,10 +83,10 @@ class Rope:
         self.number = number
 
     def pull(self) -> None:
-        ask_home(self.number, "ring", os.getpid())
+        call_host(self.number, "ring", os.getpid())
 
 
-keep_at_home(Bell, lambda _, number: (Rope, (number,)), _answer)
+register_proxy(Bell, lambda _, number: (Rope, (number,)), _answer)
 
 
 class Ringing(Reporting):
@@ -158,7 +158,7 @@ def break_off(model: Reporting) -> None:
     """On rank 1, be killed in the middle of a message, with a process of one's own that lives on."""
     if model.rank == 1:
         multiprocessing.get_context("fork").Process(target=time.sleep, args=(PATIENCE,)).start()
-        file = _rank._lines[-1]._connection.fileno()
+        file = _rank._channels[-1]._connection.fileno()
         os.write(file, (1000).to_bytes(4, "big") + b"only the beginning")
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -28,7 +28,7 @@ from helios.checkpoint.parts import unwrap_module
 from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.errors import RankFailedError
 from helios.plugins import Plugin
-from helios.ranks import monitor as lookout
+from helios.ranks import monitor
 from helios.trainer.launch import rank as _rank
 from helios.trainer.launch import spawn as _spawn
 from tests.distributed.mutations import apply_mutation
@@ -165,23 +165,23 @@ def _victims(marks: Path, whom: str, caller: int) -> list[int]:
 
 def hurry() -> None:
     """Have signals noticed at once, or the small runs here would be over before."""
-    mock.patch.object(lookout, "_TICK", 0.01).start()
+    mock.patch.object(monitor, "_TICK", 0.01).start()
     mock.patch.object(_spawn, "_POLL", 0.01).start()
 
 
 def _count_starting() -> None:
     """Tick also while the ranks meet, while they part, and before the last word of each."""
-    reach_store, membership, pack = _rank.reach_store, _rank.membership, _rank.pack  # type: ignore[attr-defined]  # not exported
+    connect_store, process_group, pack = _rank.connect_store, _rank.process_group, _rank.pack  # type: ignore[attr-defined]  # not exported
 
     def ticking_reach(port: int) -> Any:
         KILLER.tick()
-        store = reach_store(port)
+        store = connect_store(port)
         KILLER.tick()
         return store
 
     @contextlib.contextmanager
-    def ticking_membership(*arguments: Any) -> Iterator[Any]:
-        with membership(*arguments) as group:
+    def ticking_process_group(*arguments: Any) -> Iterator[Any]:
+        with process_group(*arguments) as group:
             KILLER.tick()
             yield group
         KILLER.tick()
@@ -191,8 +191,8 @@ def _count_starting() -> None:
         packed: bytes = pack(item)
         return packed
 
-    mock.patch.object(_rank, "reach_store", ticking_reach).start()
-    mock.patch.object(_rank, "membership", ticking_membership).start()
+    mock.patch.object(_rank, "connect_store", ticking_reach).start()
+    mock.patch.object(_rank, "process_group", ticking_process_group).start()
     mock.patch.object(_rank, "pack", ticking_pack).start()
 
 

@@ -170,15 +170,15 @@ def test_a_sharded_run_that_is_killed(tmp_path: Path) -> None:
     assert_equal(resumed[0]["weights"], whole[0]["weights"])
 
 
-@pytest.mark.parametrize(("stop", "kept_back"), [(1, True), (2, True), (2, False)])
-def test_a_sharded_run_goes_on_in_an_accumulation(stop: int, kept_back: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "unreduced"), [(1, True), (2, True), (2, False)])
+def test_a_sharded_run_goes_on_in_an_accumulation(stop: int, unreduced: bool, tmp_path: Path) -> None:
     """SPEC E5, F1: of 3 batches that are added up, 1 or 2 are before a checkpoint, and the gradients are in it.
 
     Each rank keeps them back, whole and for itself, or has its part of what was exchanged. Two ranks go on to the bit,
     and so do one and three, and copies (DDP), but for rounding; and two go on from what copies have written.
     """
     options = {"train_unit": "epoch", "accumulation_steps": 3, "valid_frequency": 1}
-    plan = Plan(ranks=2, strategy="fsdp", iterations=3, kept_back=kept_back, options=options)
+    plan = Plan(ranks=2, strategy="fsdp", iterations=3, unreduced=unreduced, options=options)
     (alone,) = train(dataclasses.replace(plan, ranks=1), tmp_path / "alone")
     whole = train(plan, tmp_path / "whole")
     assert_close(whole[0]["weights"], alone["weights"])

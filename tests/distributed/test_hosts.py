@@ -63,7 +63,7 @@ time.sleep(1000)
 """
 
 
-def add_up(steps: int) -> None:
+def all_reduce_sum(steps: int) -> None:
     """Be a rank: add the numbers of all ranks up, as often as told, and say each time what came out and where."""
     distributed.init_process_group("gloo")
     rank, attempt = distributed.get_rank(), os.environ["TORCHELASTIC_RESTART_COUNT"]
@@ -200,4 +200,4 @@ def test_a_job_that_fails_says_so(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    add_up(int(sys.argv[1]))
+    all_reduce_sum(int(sys.argv[1]))

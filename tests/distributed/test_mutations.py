@@ -54,7 +54,7 @@ SHOWN_BY = {
     "validation with buffers when due": Case(
         RankSpec(accumulation=2, valid_every=1, no_sync=True, samples=13), "buffers of their own"
     ),
-    "dues forgotten": Case(
+    "flags forgotten": Case(
         RankSpec(total=1, accumulation=3, no_sync=True, samples=17, sleep=0.05),
         r"\['ranks'\]\[1\]\['state'\]\['_net'\]\['1.running_mean'\]",
         Shot(1, 5, "rank", signal.SIGTERM),

@@ -63,8 +63,8 @@ class Branching(Model):
         if self.trainer.strategy == "fsdp":
             self.net.set_requires_gradient_sync(is_exchanged)
             return contextlib.nullcontext()
-        kept_back: contextlib.AbstractContextManager[None] = self.net.no_sync()
-        return contextlib.nullcontext() if is_exchanged else kept_back
+        unreduced: contextlib.AbstractContextManager[None] = self.net.no_sync()
+        return contextlib.nullcontext() if is_exchanged else unreduced
 
     def on_training_end(self) -> None:
         weights = [getattr(weight, "full_tensor", weight.clone)().detach() for weight in self.net.parameters()]

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from helios import Model
 from helios.checkpoint.parts import networks_of
 from helios.parallel.gradients import collect_gradients, restore_gradients
-from helios.parallel.wrapping import get_dues, quiet, restore_dues, wrap_network
+from helios.parallel.wrapping import get_buffer_sync_flags, local_forward, restore_buffer_sync_flags, wrap_network
 from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
@@ -51,21 +51,21 @@ def train(rank: int) -> Any:
     with network.no_sync():
         network(inputs).square().sum().backward()
     part(inputs).square().sum().backward()
-    dues = get_dues(networks_of(model))
+    flags = get_buffer_sync_flags(networks_of(model))
     gradients = {name: gradient.clone() for name, gradient in collect_gradients(model).items()}
     again = Nested(is_wrapped=True)
     again.setup()
-    restore_dues(networks_of(again), dues)
+    restore_buffer_sync_flags(networks_of(again), flags)
     restore_gradients(again, gradients)
     assert all(torch.equal(gradient, gradients[name]) for name, gradient in collect_gradients(again).items())
-    assert get_dues(networks_of(again)) == dues
+    assert get_buffer_sync_flags(networks_of(again)) == flags
     # In a validation, ranks make different numbers of passes, and have the buffers of rank 0.
-    with quiet(networks_of(model).values(), is_uneven=True), torch.no_grad():
+    with local_forward(networks_of(model).values(), is_uneven=True), torch.no_grad():
         buffers = [buffer.clone() for network in networks_of(model).values() for buffer in network.buffers()]
         model.eval()
         for _ in range(1 + rank):
             model.run(inputs)
-    return {"state": dict(model.state_dict()), "dues": dues, "names": list(gradients), "buffers": buffers}
+    return {"state": dict(model.state_dict()), "flags": flags, "names": list(gradients), "buffers": buffers}
 
 
 def test_wrappers_are_found_wherever_they_are(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_wrappers_are_found_wherever_they_are(tmp_path: Path) -> None:
         assert {name: list(state) for name, state in rank["state"].items()} == {
             name: list(state) for name, state in alone.state_dict().items()
         }
-        assert rank["dues"] == {"compiled": False, "average.module": True, "parts.one": True}
+        assert rank["flags"] == {"compiled": False, "average.module": True, "parts.one": True}
         parts = ("0.weight", "0.bias", "1.weight", "1.bias")
         assert rank["names"] == [f"{network}.{part}" for network in ("compiled", "parts.one") for part in parts]
         alone.load_state_dict(rank["state"])

@@ -183,20 +183,20 @@ def _report(**entry: object) -> None:
 def _digest(value: Any) -> str:
     digest = hashlib.sha256()
 
-    def feed(part: Any) -> None:
+    def source(part: Any) -> None:
         if isinstance(part, torch.Tensor):
             digest.update(part.detach().contiguous().numpy().tobytes())
         elif isinstance(part, dict):
             for key, item in part.items():
                 digest.update(repr(key).encode())
-                feed(item)
+                source(item)
         elif isinstance(part, list | tuple):
             for item in part:
-                feed(item)
+                source(item)
         else:
             digest.update(repr(part).encode())
 
-    feed(value)
+    source(value)
     return digest.hexdigest()
 
 

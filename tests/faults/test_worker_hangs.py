@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from helios import DataModule
 from helios.data import create_dataloader, workers
-from helios.data.feed import make_feed
+from helios.data.sources import make_source
 from helios.errors import TrainingError
 from helios.testing import TinyModel
 from tests.trainer.parts import make_trainer
@@ -106,7 +106,7 @@ def test_a_stream_that_hangs_is_given_up() -> None:
     """The same for an iterable dataset."""
     loader, sampler = create_dataloader(Stream("hang"), num_workers=2, timeout=0.5)
     with pytest.raises(TrainingError, match="the testing data loader of Stream gave no batch for 0.5 s"):
-        list(make_feed(loader, sampler, "testing").open(0))
+        list(make_source(loader, sampler, "testing").iterate(0))
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -132,9 +132,9 @@ def test_a_slow_worker_is_warned_of_again_and_again(
     loader, sampler = create_dataloader(
         Samples("hang until released", release), batch_size=2, num_workers=2, persistent_workers=persistent
     )
-    feed = make_feed(loader, sampler)
+    source = make_source(loader, sampler)
     for epoch in range(2):
-        batches = list(feed.open(epoch))
+        batches = list(source.iterate(epoch))
         assert torch.cat(batches)[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert handler.warnings >= 3
     assert re.search(

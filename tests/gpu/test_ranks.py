@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 from helios.ranks.results import pack
 from helios.trainer._ranks import average_losses
 from tests.gpu.ranks import Placed, Telling, find_port, stay_on_gpus, train_under_torchrun
 from tests.gpu.runs import Samples, make_trainer
 from tests.gpu.tensors import gpus
-from tests.ranks.host_groups import join_control
+from tests.ranks.host_groups import join_host_group
 from tests.ranks.ranks import run_ranks
 from tests.trainer.parts import CountingModel
 
@@ -74,9 +74,9 @@ def average(rank: int, places: list[dict[str, str]]) -> dict[str, Any]:
     }
     model._running_losses = {"on host": torch.tensor(3.0 - rank)}
     before = {name: loss.device for name, loss in model._loss_items.items()}
-    control = join_control()
+    host_group = join_host_group()
     torch.cuda.set_sync_debug_mode("default" if places[0] != places[1] else "error")
-    average_losses(model, control)
+    average_losses(model, host_group)
     torch.cuda.set_sync_debug_mode("default")
     assert {name: loss.device for name, loss in model._loss_items.items()} == before
     values = {name: loss.tolist() for name, loss in model._loss_items.items()}
@@ -111,4 +111,4 @@ def test_what_is_packed_has_its_tensors_on_the_cpu() -> None:
         assert got["weight"].requires_grad
         assert [str(tensor.device) for tensor in (got["weight"], *got["list"], got["host"])] == ["cpu"] * 3
         assert got["list"][0].tolist() == [0, 1, 2]
-    assert Control().add_up(torch.ones(2)).tolist() == [1, 1]
+    assert HostGroup().all_reduce_sum(torch.ones(2)).tolist() == [1, 1]

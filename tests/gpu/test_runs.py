@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from helios.core.rng import derive_seed, get_default_seed, make_keyer
+from helios.core.rng import derive_seed, get_default_seed, make_seed_fn
 from helios.plugins import CUDAPlugin, DevicePlugin
 from tests.gpu.ranks import stay_on_gpus
 from tests.gpu.runs import BATCHES, Gambler, Killed, OnDevice, Samples, make_trainer
@@ -171,7 +171,7 @@ def test_what_a_gpu_draws_is_a_function_of_the_step(cuda: Driver | None) -> None
     trainer.fit(beside, Samples())
     assert alone.notes.drawn == beside.notes.drawn
     assert len({tuple(drawn) for drawn in alone.notes.drawn.values()}) == len(alone.notes.drawn) == 4 * BATCHES
-    make_keyer(torch.device("cuda", 0))(derive_seed(get_default_seed(), "step", 0, 0))
+    make_seed_fn(torch.device("cuda", 0))(derive_seed(get_default_seed(), "step", 0, 0))
     assert torch.rand(4, 2, device="cuda:0").flatten().tolist() == alone.notes.drawn[1]
 
 

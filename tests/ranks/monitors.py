@@ -1,4 +1,4 @@
-"""Main threads that train beside a `Lookout`: in a play in which the test decides who moves when, and for real."""
+"""Main threads that train beside a `RankMonitor`: in a play in which the test decides who moves when, and for real."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from helios.core.distributed import DistributedInfo
-from helios.ranks.monitor import Lookout
+from helios.ranks.monitor import RankMonitor
 from helios.ranks.stores import host_store
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Hosted:
 class Actor:
     """A rank in a play: nothing of it moves unless the script says so.
 
-    Its lookout and its main thread are two sides that move by turns. While the lookout asks where its main thread is,
+    Its monitor and its main thread are two sides that move by turns. While the monitor asks where its main thread is,
     that thread goes on, as far as it gets: this is where a flag that was raised too late would let it slip away.
 
     Args:
@@ -50,7 +50,7 @@ class Actor:
         rank: the rank.
         world_size: how many play.
         limit: the last position: training is complete there.
-        haste: how often the main thread moves while the lookout asks where it is.
+        haste: how often the main thread moves while the monitor asks where it is.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int, limit: int, haste: int) -> None:
@@ -59,8 +59,8 @@ class Actor:
         self.end: int | None = None
         self._limit, self._haste = limit, haste
         self._goes_on = self._is_looking = False
-        self._lookout = Lookout(store, info_of(rank, world_size), watches=False)
-        self._question = self._lookout.attend(lambda: self.is_asked, self._tell)
+        self._monitor = RankMonitor(store, info_of(rank, world_size), watches=False)
+        self._question = self._monitor.watch_stop_requests(lambda: self.is_asked, self._tell)
 
     def _tell(self) -> int:
         told = self.at
@@ -70,13 +70,13 @@ class Actor:
         return told
 
     def look(self) -> None:
-        """Let the lookout's thread move; its last move comes when the main thread has left."""
+        """Let the monitor's thread move; its last move comes when the main thread has left."""
         self._is_looking = True
         if self.end is None:
-            self._lookout._look()
+            self._monitor._look()
         elif not self.is_over:
             self.is_over = True
-            self._lookout._run()
+            self._monitor._run()
         self._is_looking = False
 
     def train(self) -> None:
@@ -86,11 +86,11 @@ class Actor:
         if self._goes_on:
             self.at += 1
             self._goes_on = False
-        elif self._lookout._is_flagged and not self._lookout._settled.is_set():
+        elif self._monitor._is_flagged and not self._monitor._settled.is_set():
             return  # It waits for the answer.
         elif self.at == self._limit or self._question():
             self.end = self.at
-            self._lookout._closed.set()
+            self._monitor._closed.set()
         else:
             self._goes_on = True
 
@@ -116,20 +116,20 @@ def perform(actors: list[Actor], moves: Iterable[tuple[str, int]]) -> list[int |
 
 
 class Walker(threading.Thread):
-    """A main thread that takes steps of random length beside a real lookout, and asks after each whether to leave."""
+    """A main thread that takes steps of random length beside a real monitor, and asks after each whether to leave."""
 
-    def __init__(self, lookout: Lookout, limit: int, seed: int, pause: float) -> None:
+    def __init__(self, monitor: RankMonitor, limit: int, seed: int, pause: float) -> None:
         super().__init__(daemon=True)
         self.is_asked = False
         self.at = 0
         self.end: int | None = None
         self.error: BaseException | None = None
-        self._lookout, self._limit = lookout, limit
+        self._monitor, self._limit = monitor, limit
         self._random, self._pause = random.Random(seed), pause
 
     def run(self) -> None:
-        with self._lookout:
-            should_leave: Callable[[], bool] = self._lookout.attend(lambda: self.is_asked, lambda: self.at)
+        with self._monitor:
+            should_leave: Callable[[], bool] = self._monitor.watch_stop_requests(lambda: self.is_asked, lambda: self.at)
             try:
                 while self.at < self._limit and not should_leave():
                     time.sleep(self._random.random() * self._pause)

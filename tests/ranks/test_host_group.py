@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helios.core.distributed import DistributedInfo, all_reduce_tensors
-from helios.ranks.host_group import Control
-from helios.ranks.monitor import Lookout
+from helios.ranks.host_group import HostGroup
+from helios.ranks.monitor import RankMonitor
 from helios.ranks.stores import host_store
-from tests.ranks.host_groups import join_control
+from tests.ranks.host_groups import join_host_group
 from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ LARGE = 2**62
 
 def test_a_process_alone_agrees_with_itself() -> None:
     """SPEC E3: alone, every answer is the question's own value, the same object, and nothing is announced."""
-    control, value = Control(), [object()]
-    assert (control.rank, control.world_size, control.info) == (0, 1, DistributedInfo())
-    assert control.vote(3, -1) == (3, -1)
-    assert control.share(value) is value
-    (gathered,) = control.gather(value)
+    host_group, value = HostGroup(), [object()]
+    assert (host_group.rank, host_group.world_size, host_group.info) == (0, 1, DistributedInfo())
+    assert host_group.all_reduce_max(3, -1) == (3, -1)
+    assert host_group.broadcast_object(value) is value
+    (gathered,) = host_group.all_gather_object(value)
     assert gathered is value
-    control.announce(ValueError("heard by nobody"))
+    host_group.announce(ValueError("heard by nobody"))
 
 
 def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
@@ -35,31 +35,33 @@ def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
     def was_asked() -> bool:
         return True
 
-    assert Control().agree_on_leaving(was_asked, lambda: 0) is was_asked
+    assert HostGroup().make_stop_check(was_asked, lambda: 0) is was_asked
 
 
 def test_an_error_is_announced_to_whom_the_run_says() -> None:
     """SPEC A11: a failure goes where the run has told, as it is."""
     heard: list[BaseException] = []
     error = ValueError("loud")
-    Control(announce=heard.append).announce(error)
+    HostGroup(announce=heard.append).announce(error)
     assert heard == [error]
 
 
 def agree(rank: int) -> dict[str, Any]:
     """Be a rank, and return what comes of every agreement."""
-    control = join_control()
+    host_group = join_host_group()
     # What the model's own step exchanges, from another thread here, must never meet the agreement.
     steps = threading.Thread(target=lambda: [all_reduce_tensors(torch.ones(3)) for _ in range(50)])
     steps.start()
     told = {
-        "place": (control.rank, control.world_size),
-        "vote": control.vote(rank, -rank, 7, LARGE - rank, rank - LARGE),
-        "flags": control.vote(rank == 1, rank == 2),
-        "share": control.share({"of": rank} if rank == 0 else steps),  # Which cannot be pickled, and need not be.
-        "none": control.share(None if rank == 0 else steps),
-        "gather": control.gather({"of": rank}),
-        "votes": [control.vote(step * (rank == step % 2)) for step in range(50)],
+        "place": (host_group.rank, host_group.world_size),
+        "vote": host_group.all_reduce_max(rank, -rank, 7, LARGE - rank, rank - LARGE),
+        "flags": host_group.all_reduce_max(rank == 1, rank == 2),
+        "share": host_group.broadcast_object(
+            {"of": rank} if rank == 0 else steps
+        ),  # Which cannot be pickled, and need not be.
+        "none": host_group.broadcast_object(None if rank == 0 else steps),
+        "gather": host_group.all_gather_object({"of": rank}),
+        "votes": [host_group.all_reduce_max(step * (rank == step % 2)) for step in range(50)],
     }
     steps.join()
     return told
@@ -84,5 +86,5 @@ def test_where_to_leave_is_the_lookout_s_to_say() -> None:
     """SPEC E1: of several ranks, one that is asked does not leave before it is agreed where."""
     store, _ = host_store()
     info = DistributedInfo(0, 2, 0, 2)
-    control = Control(info, lookout=Lookout(store, info))
-    assert control.agree_on_leaving(lambda: True, lambda: 0)() is False
+    host_group = HostGroup(info, monitor=RankMonitor(store, info))
+    assert host_group.make_stop_check(lambda: True, lambda: 0)() is False

@@ -19,8 +19,8 @@ from helios.core.logging import logging_session
 from helios.errors import ConfigurationError, RankFailedError
 from helios.ranks import monitor as room
 from helios.ranks.failures import Failure
-from helios.ranks.monitor import Lookout, announce_failure, ask_to_leave, find_cause
-from helios.ranks.stores import reach_store
+from helios.ranks.monitor import RankMonitor, announce_failure, find_cause, request_stop
+from helios.ranks.stores import connect_store
 from tests.processes import survivors
 from tests.ranks.monitors import Actor, Hosted, Walker, info_of, perform
 
@@ -89,7 +89,7 @@ def test_all_leave_at_one_position(hosted: Hosted, moves: list[tuple[str, int]],
 def test_threads_leave_at_one_position(hosted: Hosted, seed: int) -> None:
     """SPEC E1: the same with real threads of different speeds, one of which is asked at a random time."""
     walkers = [
-        Walker(Lookout(store, info_of(rank, 3)), 400, seed + rank, pause=0.002 * (rank + 1))
+        Walker(RankMonitor(store, info_of(rank, 3)), 400, seed + rank, pause=0.002 * (rank + 1))
         for rank, store in enumerate(hosted.new_run())
     ]
     for walker in walkers:
@@ -108,10 +108,10 @@ def test_threads_leave_at_one_position(hosted: Hosted, seed: int) -> None:
 def test_all_can_be_asked_from_outside(hosted: Hosted) -> None:
     """SPEC E1: the process that has started the ranks asks all of them at once."""
     stores = hosted.new_run()
-    walkers = [Walker(Lookout(stores[rank], info_of(rank, 2)), 400, rank, pause=0.005) for rank in range(2)]
+    walkers = [Walker(RankMonitor(stores[rank], info_of(rank, 2)), 400, rank, pause=0.005) for rank in range(2)]
     for walker in walkers:
         walker.start()
-    ask_to_leave(stores[2])
+    request_stop(stores[2])
     for walker in walkers:
         walker.join(PATIENCE)
     assert [walker.error for walker in walkers] == [None, None]
@@ -124,11 +124,11 @@ def test_all_can_be_asked_from_outside(hosted: Hosted) -> None:
 def test_who_is_done_keeps_nobody_waiting(hosted: Hosted) -> None:
     """SPEC E1: a rank that has closed has said all that the others wait for, and is not missed."""
     stores = hosted.new_run()
-    with Lookout(stores[1], info_of(1, 2)) as done:
-        done.attend(lambda: False, lambda: 7)
+    with RankMonitor(stores[1], info_of(1, 2)) as done:
+        done.watch_stop_requests(lambda: False, lambda: 7)
     position = 5
-    with Lookout(stores[0], info_of(0, 2)) as lookout:
-        question = lookout.attend(lambda: True, lambda: position)
+    with RankMonitor(stores[0], info_of(0, 2)) as monitor:
+        question = monitor.watch_stop_requests(lambda: True, lambda: position)
         deadline = time.monotonic() + PATIENCE
         while not question():
             assert time.monotonic() < deadline
@@ -152,19 +152,19 @@ def test_what_was_attended_is_let_go_of(hosted: Hosted) -> None:
     stores = hosted.new_run()
     place = Place()
     watched = weakref.ref(place)
-    with Lookout(stores[0], info_of(0, 2)) as lookout:
-        lookout.attend(lambda place=place: place.tell() < 0, place.tell)  # type: ignore[misc]  # Its type is that of place.
+    with RankMonitor(stores[0], info_of(0, 2)) as monitor:
+        monitor.watch_stop_requests(lambda place=place: place.tell() < 0, place.tell)  # type: ignore[misc]  # Its type is that of place.
     del place
     assert watched() is None
-    assert lookout._position() == 7
+    assert monitor._position() == 7
 
 
 @pytest.mark.usefixtures("fast")
 def test_an_announced_failure_is_raised_by_the_others(hosted: Hosted) -> None:
     """SPEC A11: the question of every other rank raises what was announced first; that of the rank itself does not."""
     stores = hosted.new_run()
-    with Lookout(stores[0], info_of(0, 2)) as mine, Lookout(stores[1], info_of(1, 2)) as others:
-        questions = [lookout.attend(lambda: False, lambda: 0) for lookout in (mine, others)]
+    with RankMonitor(stores[0], info_of(0, 2)) as mine, RankMonitor(stores[1], info_of(1, 2)) as others:
+        questions = [monitor.watch_stop_requests(lambda: False, lambda: 0) for monitor in (mine, others)]
         first = announce_failure(stores[2], Failure.of(ConfigurationError("a"), 0))
         assert announce_failure(stores[2], Failure.of(ConfigurationError("b"), 1)) == first
         error = error_of(questions[1])
@@ -181,8 +181,8 @@ def test_what_no_rank_writes_ends_the_run(hosted: Hosted, key: str, content: byt
     """SPEC E3: what a stranger writes where ranks look is named, with its key; no main thread waits for ever for it."""
     stores = hosted.new_run()
     stores[2].set(key, content)
-    with Lookout(stores[1], info_of(1, 2)) as lookout:
-        error = error_of(lookout.attend(lambda: key == "place/0", lambda: 0))
+    with RankMonitor(stores[1], info_of(1, 2)) as monitor:
+        error = error_of(monitor.watch_stop_requests(lambda: key == "place/0", lambda: 0))
     assert f"under {key!r}, which no rank of this run writes" in str(error)
     assert (error.rank, error.is_lost) == (0, True)
 
@@ -192,12 +192,12 @@ def test_silence_is_noticed(hosted: Hosted) -> None:
     """SPEC E3: a rank of which nothing is heard, or nothing more, is given up by the rank before it, and is named."""
     stores = hosted.new_run()
     silence = "failed first: nothing has been heard of it for 1 s"
-    with Lookout(stores[0], info_of(0, 2)) as lookout:
-        error = error_of(lookout.attend(lambda: False, lambda: 0))
+    with RankMonitor(stores[0], info_of(0, 2)) as monitor:
+        error = error_of(monitor.watch_stop_requests(lambda: False, lambda: 0))
     assert str(error) == f"rank 1 (on a machine that never answered) {silence}"
     stores = hosted.new_run()
-    with Lookout(stores[0], info_of(0, 2)) as lookout:
-        question = lookout.attend(lambda: False, lambda: 0)
+    with RankMonitor(stores[0], info_of(0, 2)) as monitor:
+        question = monitor.watch_stop_requests(lambda: False, lambda: 0)
         for beat in range(150):  # Longer than the silence that is borne.
             stores[1].set("beat/1", f"{beat} there")
             assert not question()
@@ -212,8 +212,8 @@ def test_a_silent_rank_that_is_stopped_is_said_to_be(hosted: Hosted) -> None:
         process.send_signal(signal.SIGSTOP)
         stores = hosted.new_run()
         stores[1].set("beat/1", f"1 {HERE} {process.pid}")
-        with Lookout(stores[0], info_of(0, 2)) as lookout:
-            error = error_of(lookout.attend(lambda: False, lambda: 0))
+        with RankMonitor(stores[0], info_of(0, 2)) as monitor:
+            error = error_of(monitor.watch_stop_requests(lambda: False, lambda: 0))
         process.kill()
     assert str(error) == (
         f"rank 1 (on {HERE}) failed first: nothing has been heard of it for 1 s: its process {process.pid} is stopped, "
@@ -225,41 +225,41 @@ def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.Monk
     """SPEC E3: when all processes are stopped for hours, and woken one after the other, nobody is given up for that."""
     stores, now = hosted.new_run(), 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    lookout = Lookout(stores[0], info_of(0, 2))
-    lookout.attend(lambda: True, lambda: 0)
+    monitor = RankMonitor(stores[0], info_of(0, 2))
+    monitor.watch_stop_requests(lambda: True, lambda: 0)
     stores[1].set("beat/1", "1 there")
     for _ in range(3):
         now += room._BEAT
-        lookout._look()
+        monitor._look()
     for _ in range(20):
         now += 10_000
-        lookout._look()
-    was_well = lookout._failure is None
+        monitor._look()
+    was_well = monitor._failure is None
     for _ in range(100):
         now += room._BEAT
-        lookout._look()
+        monitor._look()
     assert was_well
-    assert lookout._failure is not None
-    assert lookout._failure.text == "nothing has been heard of it for 60 s"
+    assert monitor._failure is not None
+    assert monitor._failure.text == "nothing has been heard of it for 60 s"
 
 
 @pytest.mark.usefixtures("impatient")
 def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
     """SPEC E3: a rank that is asked to leave and says nothing does not keep the others for ever."""
     store = hosted.new_run()[0]
-    with Lookout(store, info_of(0, 2), watches=False) as lookout:
-        error = error_of(lookout.attend(lambda: True, lambda: 0))
+    with RankMonitor(store, info_of(0, 2), watches=False) as monitor:
+        error = error_of(monitor.watch_stop_requests(lambda: True, lambda: 0))
     assert str(error).endswith("failed first: asked where it could leave, it has said nothing for 0.3 s")
     assert error.rank == 1
 
 
 @pytest.mark.usefixtures("impatient")
 def test_where_somebody_else_watches_a_lookout_does_not(hosted: Hosted) -> None:
-    """SPEC E3: ranks that `fit` has started are watched by it: neither silence nor a failure is for their lookouts."""
+    """SPEC E3: ranks that `fit` has started are watched by it: neither silence nor a failure is for their monitors."""
     stores = hosted.new_run()
     announce_failure(stores[2], Failure.of(ConfigurationError("a"), 1))
-    with Lookout(stores[0], info_of(0, 2), watches=False) as lookout:
-        question = lookout.attend(lambda: False, lambda: 0)
+    with RankMonitor(stores[0], info_of(0, 2), watches=False) as monitor:
+        question = monitor.watch_stop_requests(lambda: False, lambda: 0)
         time.sleep(2 * room._SILENCE)
         assert not question()
     assert not stores[2].check(["beat/0"])
@@ -284,12 +284,12 @@ def test_behind_an_echo_may_be_a_rank_that_was_killed(hosted: Hosted) -> None:
     """SPEC E3: who gives no sign of life any more ended without a word; who has come to its end is not blamed."""
     stores = hosted.new_run()
     stores[2].set("beat/1", "17 there")
-    with Lookout(stores[1], info_of(2, 3)):
+    with RankMonitor(stores[1], info_of(2, 3)):
         cause = find_cause(stores[0], GONE, info_of(0, 3))
     assert (cause.rank, cause.host) == (1, "there")
     assert cause.text == "it ended without a word: it was killed, or its machine is gone"
     stores = hosted.new_run()
-    with Lookout(stores[1], info_of(1, 2)):
+    with RankMonitor(stores[1], info_of(1, 2)):
         pass
     cause = find_cause(stores[0], GONE, info_of(0, 2))
     assert (cause.rank, cause.is_echo) == (0, True)
@@ -313,9 +313,9 @@ def test_a_store_out_of_reach_is_the_failure_of_its_machine(rank: int) -> None:
     cause = find_cause(store, GONE, info_of(rank, 2))
     assert (cause.rank, cause.host) == (0, "rank 0's machine")
     assert "out of reach" in cause.text
-    lookout = Lookout(store, info_of(rank, 2))
-    question = lookout.attend(lambda: False, lambda: 0)
-    with lookout:
+    monitor = RankMonitor(store, info_of(rank, 2))
+    question = monitor.watch_stop_requests(lambda: False, lambda: 0)
+    with monitor:
         error = error_of(question)
     assert str(error).endswith("failed first: the store of the run is out of reach: check: Broken pipe")
     assert error.rank == 0
@@ -334,8 +334,8 @@ class Silent:
 def test_a_store_that_does_not_answer_is_given_up() -> None:
     """SPEC E3: a machine of rank 0 that is silent, and refuses nothing, is noticed as well."""
     store: Any = Silent()
-    with Lookout(store, info_of(1, 2)) as lookout:
-        error = error_of(lookout.attend(lambda: False, lambda: 0))
+    with RankMonitor(store, info_of(1, 2)) as monitor:
+        error = error_of(monitor.watch_stop_requests(lambda: False, lambda: 0))
     assert str(error).endswith("failed first: the store of the run is out of reach: it has not answered for 1 s")
     assert error.rank == 0
 
@@ -344,8 +344,8 @@ def test_a_store_that_does_not_answer_is_given_up() -> None:
 def test_a_caller_that_is_stopped_is_waited_for() -> None:
     """SPEC E3: ranks that `fit` has started bear the silence of its store: Ctrl-Z stops it, and it may be woken."""
     store: Any = Silent()
-    with Lookout(store, info_of(1, 2), watches=False) as lookout:
-        question = lookout.attend(lambda: False, lambda: 0)
+    with RankMonitor(store, info_of(1, 2), watches=False) as monitor:
+        question = monitor.watch_stop_requests(lambda: False, lambda: 0)
         time.sleep(1.6 * room._SILENCE)
         assert not question()
 
@@ -359,8 +359,8 @@ def test_a_main_thread_that_computes_has_longer_to_notice(
     monkeypatch.setattr(room, "_COMPUTES", 1e-4)
     ended: list[bool] = []
     monkeypatch.setattr(room, "end_process", lambda: ended.append(True))
-    with Lookout(hosted.new_run()[0], info_of(0, 2)) as lookout:
-        question = lookout.attend(lambda: False, lambda: 0)
+    with RankMonitor(hosted.new_run()[0], info_of(0, 2)) as monitor:
+        question = monitor.watch_stop_requests(lambda: False, lambda: 0)
         while "This process is busy" not in caplog.text and not ended:
             sum(range(1000))
         assert not ended
@@ -376,7 +376,7 @@ def be_stuck(port: int, folder: Path) -> None:
     child = subprocess.Popen(["sleep", "60"])  # noqa: S607 - wherever it is.
     (folder / "child").write_text(str(child.pid), encoding="utf-8")
     log = logging_session(log_file=folder / "log", capture_warnings=False, rank=0)
-    with log, Lookout(reach_store(port), info_of(0, 2)):
+    with log, RankMonitor(connect_store(port), info_of(0, 2)):
         threading.Event().wait(PATIENCE)
 
 

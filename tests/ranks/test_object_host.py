@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from helios.errors import NotRunningError, TrainingError
 from helios.ranks import object_host as home
-from helios.ranks.object_host import Home, ask_home, keep_at_home, way_home
+from helios.ranks.object_host import ObjectHost, call_host, host_channel, register_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Counter:
 
     def add(self, amount: int, *, times: int = 1) -> Any:
         """Have it added at home."""
-        return ask_home(self.number, "add", amount, times=times)
+        return call_host(self.number, "add", amount, times=times)
 
 
 def answer(account: Account, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -66,15 +66,15 @@ def answer(account: Account, name: str, arguments: tuple[Any, ...], options: dic
 def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have accounts stay at home while a test lasts."""
     monkeypatch.setattr(home, "_kinds", {})
-    keep_at_home(Account, lambda account, number: (Counter, (number, account.balance)), answer)
+    register_proxy(Account, lambda account, number: (Counter, (number, account.balance)), answer)
 
 
 @contextlib.contextmanager
 def sent_out(value: Any) -> Iterator[Any]:
     """Be another process, that was sent a value, while the context lasts."""
-    here = Home()
+    here = ObjectHost()
     packed = here.pack(value)
-    with way_home(here.answer):
+    with host_channel(here.answer):
         yield pickle.loads(packed)
 
 
@@ -104,9 +104,9 @@ def test_each_object_has_a_stand_in_of_its_own(order: list[int]) -> None:
 
 def test_a_home_goes_on_counting() -> None:
     """SPEC C8: what is packed later by the same home can be asked beside what was packed before."""
-    here, first, second = Home(), Account(1), Account(2)
+    here, first, second = ObjectHost(), Account(1), Account(2)
     packed = [here.pack(first), here.pack([second, first])]
-    with way_home(here.answer):
+    with host_channel(here.answer):
         once = pickle.loads(packed[0])
         other, again = pickle.loads(packed[1])
         assert [counter.add(10) for counter in (once, other, again)] == [11, 12, 21]
@@ -125,11 +125,11 @@ def test_what_is_raised_at_home_is_raised_by_the_question() -> None:
     """SPEC C8: an error of the answer is the asker's, in its own type where that can travel."""
     with sent_out(Account()) as counter:
         with pytest.raises(KeyError, match="no such account"):
-            ask_home(counter.number, "raise", KeyError, "no such account")
+            call_host(counter.number, "raise", KeyError, "no such account")
         with pytest.raises(TrainingError, match=r"^tests\.ranks\.test_object_host\.Refusal: not today$"):
-            ask_home(counter.number, "raise", Refusal, "not today")
+            call_host(counter.number, "raise", Refusal, "not today")
         with pytest.raises(AttributeError, match="lambda"):
-            ask_home(counter.number, "lambda")
+            call_host(counter.number, "lambda")
         assert counter.add(1) == 1, "home must be well after all that"
 
 

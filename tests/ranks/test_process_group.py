@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from helios.core.distributed import DistributedInfo, get_dist_info, is_dist_active, shutdown_dist
-from helios.ranks.host_group import Control
-from helios.ranks.process_group import membership
+from helios.ranks.host_group import HostGroup
+from helios.ranks.process_group import process_group
 from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def store_at(meeting: Path) -> Any:
 def visit(rank: int, meeting: Path) -> tuple[bool, bool]:
     """Be a guest in the group that is there; return whether it works and is there afterwards, and one's own then."""
     info, cpu = DistributedInfo(rank, 2, rank, 2), torch.device("cpu")
-    with membership(store_at(meeting), info, cpu) as group:
-        assert Control(info, group).gather(rank) == [0, 1]
+    with process_group(store_at(meeting), info, cpu) as group:
+        assert HostGroup(info, group).all_gather_object(rank) == [0, 1]
     was_left_alone = is_dist_active()
     shutdown_dist()
-    with membership(store_at(meeting.with_suffix(".own")), info, cpu) as group:
-        assert Control(info, group).gather(rank) == [0, 1]
+    with process_group(store_at(meeting.with_suffix(".own")), info, cpu) as group:
+        assert HostGroup(info, group).all_gather_object(rank) == [0, 1]
         assert is_dist_active()
     return was_left_alone, is_dist_active()
 
@@ -65,14 +65,14 @@ def let_down(rank: int, meeting: Path) -> float:
     store: Any = dist.FileStore(str(meeting), 2)  # type: ignore[attr-defined]  # torch exports it, unannotated
     info = DistributedInfo(rank, 2, rank, 2)
     began, kept = time.monotonic(), list[object]()
-    with contextlib.suppress(RuntimeError), membership(store, info, torch.device("cpu")) as group:
-        control = Control(info, group)
-        kept += [control, DistributedDataParallel(torch.nn.Linear(1, 1))]
-        control.vote(0)
+    with contextlib.suppress(RuntimeError), process_group(store, info, torch.device("cpu")) as group:
+        host_group = HostGroup(info, group)
+        kept += [host_group, DistributedDataParallel(torch.nn.Linear(1, 1))]
+        host_group.all_reduce_max(0)
         if rank == 1:
             raise RuntimeError("not today")
         began = time.monotonic()
-        control.vote(0)
+        host_group.all_reduce_max(0)
     waited = time.monotonic() - began
     time.sleep(5 * rank)
     return waited
@@ -98,13 +98,13 @@ def begin_twice(rank: int, meeting: Path) -> tuple[str, bool, bool]:
     broken = mock.patch.object(dist, "new_group", refuse)
     text = ""
     try:
-        with broken, membership(store_at(meeting), info, cpu):
+        with broken, process_group(store_at(meeting), info, cpu):
             pass
     except RuntimeError as error:
         text = str(error)
     was_left = is_dist_active()
-    with membership(store_at(meeting.with_suffix(".again")), info, cpu) as group:
-        assert Control(info, group).gather(rank) == [0, 1]
+    with process_group(store_at(meeting.with_suffix(".again")), info, cpu) as group:
+        assert HostGroup(info, group).all_gather_object(rank) == [0, 1]
     return text, was_left, is_dist_active()
 
 

@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from helios.errors import StoreContentError
-from helios.ranks.stores import SignedStore, _agree_on_life, host_store, reach_store
+from helios.ranks.stores import SignedStore, _agree_on_life, connect_store, host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def test_a_name_that_no_rank_gives_is_refused() -> None:
 
 def test_a_hosted_store_is_reached_by_its_port() -> None:
     """SPEC E3: what one process sets in a store, another one that reaches it over its port gets, and waits for."""
-    other = reach_store(PORT)
+    other = connect_store(PORT)
     HOSTED.set("here", "x")
     assert other.get("here") == b"x"
     threading.Timer(0.05, lambda: HOSTED.set("later", "y")).start()

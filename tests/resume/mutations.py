@@ -9,7 +9,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from helios.core.state import TrainingState
-from helios.data.feed import SamplerFeed
+from helios.data.sources import SamplerSource
 from helios.model.model import Model
 from helios.parallel import gradients
 from helios.trainer import _jobs, _loop
@@ -49,15 +49,15 @@ def _saved_before_epoch_end() -> None:
 
 def _position_kept() -> None:
     """The position of a resumed epoch is kept for the epochs after it."""
-    original = SamplerFeed.open
+    original = SamplerSource.iterate
     kept: dict[str, Any] = {}
 
-    def remember(self: Any, epoch: int, done: int = 0, account: Any = None) -> Any:
-        if account:
-            kept.update(account)
-        return original(self, epoch, done, kept or None)
+    def remember(self: Any, epoch: int, start_batch: int = 0, position: Any = None) -> Any:
+        if position:
+            kept.update(position)
+        return original(self, epoch, start_batch, kept or None)
 
-    SamplerFeed.open = remember  # type: ignore[method-assign]  # the point
+    SamplerSource.iterate = remember  # type: ignore[method-assign]  # the point
 
 
 def _steps_not_keyed() -> None:
@@ -65,7 +65,7 @@ def _steps_not_keyed() -> None:
     original = TrainingLoop.__init__
 
     def without_keys(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **{**kwargs, "key": lambda _seed: None})
+        original(self, *args, **{**kwargs, "seed_fn": lambda _seed: None})
 
     TrainingLoop.__init__ = without_keys  # type: ignore[method-assign]  # the point
 
@@ -105,7 +105,7 @@ def _one_step_more() -> None:
 
     def late(self: Any, *, ask: bool = False) -> Any:
         is_first, outcome = next(calls) == 0, original(self, ask=ask)
-        return _loop.Outcome.GOING if is_first and outcome is _loop.Outcome.COMPLETE else outcome
+        return _loop.Outcome.CONTINUE if is_first and outcome is _loop.Outcome.COMPLETE else outcome
 
     TrainingLoop._outcome = late  # type: ignore[method-assign]  # the point
 

@@ -233,8 +233,8 @@ class Subject(Model):
         """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""
         if not self._spec.no_sync or self.is_optimizer_step(state):
             return contextlib.nullcontext()
-        kept_back: contextlib.AbstractContextManager[None] = self._net.no_sync()  # type: ignore[operator]  # of a wrapped network
-        return kept_back
+        unreduced: contextlib.AbstractContextManager[None] = self._net.no_sync()  # type: ignore[operator]  # of a wrapped network
+        return unreduced
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         counts = dataclasses.asdict(state)

@@ -256,7 +256,7 @@ class Wary(Silent):
 def test_for_whoever_draws_nothing_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC F2, H: hooks of a plug-in that says that it draws nothing cost no key; others cost one each."""
     keyed: list[int] = []
-    monkeypatch.setattr(_session, "make_keyer", lambda _: keyed.append)
+    monkeypatch.setattr(_session, "make_seed_fn", lambda _: keyed.append)
     counts = []
     for plugins in ([], [Silent("silent")], [Wary("wary")]):
         keyed.clear()

@@ -9,9 +9,9 @@ import torch
 
 from helios.core.distributed import DistributedInfo
 from helios.errors import ConfigurationError, TrainingError
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 from helios.trainer._ranks import average_losses, check_lengths, in_step
-from tests.ranks.host_groups import join_control
+from tests.ranks.host_groups import join_host_group
 from tests.ranks.ranks import run_ranks
 from tests.trainer.parts import CountingModel
 
@@ -40,7 +40,7 @@ def walk(rank: int, lengths: list[int]) -> tuple[list[int], int]:
             read += 1
             yield number
 
-    return list(in_step(supply(), join_control())), read
+    return list(in_step(supply(), join_host_group())), read
 
 
 @pytest.mark.parametrize("lengths", [[3, 5], [5, 3], [4, 4], [0, 2], [0, 0]])
@@ -52,14 +52,14 @@ def test_ranks_train_in_step(tmp_path: Path, lengths: list[int]) -> None:
 
 def test_alone_every_batch_is_trained_on() -> None:
     """SPEC E3: a process alone is always in step with itself."""
-    assert list(in_step(iter([1, 2, 3]), Control())) == [1, 2, 3]
+    assert list(in_step(iter([1, 2, 3]), HostGroup())) == [1, 2, 3]
 
 
 def compare(rank: int, lengths: list[int | None]) -> str:
     """Return what is said about the lengths of two ranks' epochs."""
-    feed: Any = Feed(lengths[rank])
+    source: Any = Feed(lengths[rank])
     try:
-        check_lengths(feed, join_control())
+        check_lengths(source, join_host_group())
     except ConfigurationError as error:
         return str(error)
     return ""
@@ -73,7 +73,7 @@ def test_epochs_of_different_lengths_are_refused_on_all_ranks(tmp_path: Path) ->
     assert run_ranks(tmp_path, 2, compare, [3, 3]) == ["", ""]
     assert run_ranks(tmp_path, 2, compare, [None, None]) == ["", ""]
     alone: Any = Feed(3)
-    check_lengths(alone, Control())
+    check_lengths(alone, HostGroup())
 
 
 def losses_of(rank: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -95,11 +95,11 @@ def average(rank: int) -> list[dict[str, tuple[Any, str, bool]]]:
     """Return value, dtype and whether it needs gradients of each loss, once they are averaged."""
     model = CountingModel()
     model._loss_items, model._running_losses = losses_of(rank)
-    control = join_control()
-    average_losses(model, control)
+    host_group = join_host_group()
+    average_losses(model, host_group)
     tables = [model._loss_items, model._running_losses]
     model._loss_items, model._running_losses = {}, {}
-    average_losses(model, control)  # Where there is none, nothing happens.
+    average_losses(model, host_group)  # Where there is none, nothing happens.
     return [
         {name: (loss.tolist(), str(loss.dtype), loss.requires_grad) for name, loss in sorted(table.items())}
         for table in tables
@@ -132,7 +132,7 @@ def average_apart(rank: int, tables: list[tuple[dict[str, Any], dict[str, Any]]]
     model = CountingModel()
     model._loss_items, model._running_losses = tables[rank]
     try:
-        average_losses(model, join_control())
+        average_losses(model, join_host_group())
     except TrainingError as error:
         return str(error)
     return ""
@@ -158,8 +158,8 @@ def test_losses_that_differ_are_refused_on_all_ranks(tmp_path: Path, tables: lis
 
 def test_alone_losses_stay_as_they_are() -> None:
     """SPEC E3: in one process nothing is computed: each loss is the object that the model has put there."""
-    model, control = CountingModel(), Control(DistributedInfo())
+    model, host_group = CountingModel(), HostGroup(DistributedInfo())
     before: dict[str, Any] = {"a": torch.tensor(1.0, requires_grad=True), "b": 2}
     model._loss_items = dict(before)
-    average_losses(model, control)
+    average_losses(model, host_group)
     assert all(model._loss_items[name] is loss for name, loss in before.items())

@@ -13,11 +13,11 @@ from helios.checkpoint.archive import load_archive
 from helios.core.state import TrainingState
 from helios.errors import TrainingError
 from helios.plugins.table import PluginTable
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 from helios.trainer import find_last_checkpoint
 from helios.trainer._loop import TrainingLoop
 from helios.trainer._stopping import StopVote
-from tests.ranks.host_groups import join_control
+from tests.ranks.host_groups import join_host_group
 from tests.ranks.ranks import run_ranks
 from tests.trainer.parts import CountingModel, ListData, SimplePlugin, make_trainer
 from tests.trainer.trace import TracingModel, TracingPlugin
@@ -189,7 +189,7 @@ def vote(rank: int, wants: list[tuple[bool, bool]], is_for_good: bool) -> tuple[
     by_model, by_plugin = wants[rank]
     plugins = PluginTable()
     plugins["asked"] = Asked(by_plugin) if is_for_good else AskedAgain(by_plugin)
-    return StopVote(StopModelWhen(by_model), plugins, join_control()).ask(TrainingState(global_iteration=7))
+    return StopVote(StopModelWhen(by_model), plugins, join_host_group()).ask(TrainingState(global_iteration=7))
 
 
 NOBODY, MODEL, PLUGIN = (False, False), (True, False), (False, True)
@@ -218,7 +218,7 @@ def test_what_one_rank_wants_all_do(
 def meet(rank: int, places: list[dict[str, int]]) -> str:
     """Return what is said about the places at which two ranks vote."""
     try:
-        StopVote(CountingModel(), PluginTable(), join_control()).ask(TrainingState(**places[rank]))
+        StopVote(CountingModel(), PluginTable(), join_host_group()).ask(TrainingState(**places[rank]))
     except TrainingError as error:
         return str(error)
     return ""
@@ -236,21 +236,21 @@ def test_a_vote_at_different_places_is_an_error(tmp_path: Path) -> None:
 
 def test_only_where_somebody_may_have_changed_his_mind_there_is_a_vote() -> None:
     """SPEC C6: who cannot stop is not asked; a plug-in that knows when its answer changes is asked only then."""
-    silent = StopVote(CountingModel(), PluginTable(), Control())
+    silent = StopVote(CountingModel(), PluginTable(), HostGroup())
     assert not silent.may_stop
     assert not silent.has_news()
     plugins, plugin = PluginTable(), Asked(wants=False)
     plugins["asked"] = plugin
     for has_news in (True, False):
         plugin.has_news = has_news
-        assert StopVote(CountingModel(), plugins, Control()).may_stop
-        assert StopVote(CountingModel(), plugins, Control()).has_news() is has_news
-        assert StopVote(StopModelWhen(wants=False), plugins, Control()).has_news(), "a model may change it any time"
+        assert StopVote(CountingModel(), plugins, HostGroup()).may_stop
+        assert StopVote(CountingModel(), plugins, HostGroup()).has_news() is has_news
+        assert StopVote(StopModelWhen(wants=False), plugins, HostGroup()).has_news(), "a model may change it any time"
     assert plugin.calls == 0
 
 
 def test_what_has_trained_is_let_go_of(tmp_path: Path) -> None:
-    """SPEC E1: when a run has ended, nothing keeps its loop, its feeds and its groups until a collector comes by."""
+    """SPEC E1: when a run has ended, nothing keeps its loop, its source and its groups until a collector comes by."""
 
     def loops() -> int:
         return sum(type(thing) is TrainingLoop for thing in gc.get_objects())

@@ -125,7 +125,7 @@ def _check_position(position: dict[str, Any], name: str) -> None:
 
 
 def _check_ranks(ranks: Any, name: str) -> None:
-    entries: list[Any] = [entry for overlay in ranks for entry in overlay] if _is_nested(ranks) else [None]
+    entries: list[Any] = [entry for rank_delta in ranks for entry in rank_delta] if _is_nested(ranks) else [None]
     for entry in entries:
         is_whole = isinstance(entry, list | tuple) and len(entry) == _PATH_AND_VALUE
         if not is_whole or type(entry[0]) is not tuple:
@@ -133,7 +133,7 @@ def _check_ranks(ranks: Any, name: str) -> None:
 
 
 def _is_nested(ranks: Any) -> bool:
-    return type(ranks) is list and bool(ranks) and all(type(overlay) is list for overlay in ranks)
+    return type(ranks) is list and bool(ranks) and all(type(rank_delta) is list for rank_delta in ranks)
 
 
 def _refuse(name: str, keys: tuple[Any, ...], part: object, wanted: str) -> None:

@@ -112,7 +112,7 @@ class ShardedParameter:
         part: nn.Parameter = self.parameter.sharded_param
         return part
 
-    def get_kept_back(self, name: str) -> torch.Tensor | None:
+    def get_unreduced(self, name: str) -> torch.Tensor | None:
         """Return the gradient that this rank has kept back, if there is one.
 
         Args:
@@ -133,8 +133,8 @@ class ShardedParameter:
             )
         return gradient
 
-    def keep_back(self, gradient: torch.Tensor | None) -> None:
-        """Set the gradient that `get_kept_back` returns. The parameter must have been whole once."""
+    def set_unreduced(self, gradient: torch.Tensor | None) -> None:
+        """Set the gradient that `get_unreduced` returns. The parameter must have been whole once."""
         whole = self.parameter._unsharded_param  # noqa: SLF001 - see the class.
         whole.grad = self.parameter.unsharded_accumulated_grad = None
         if gradient is None:
@@ -161,7 +161,7 @@ def find_sharded(networks: Iterable[nn.Module]) -> dict[int, ShardedParameter]:
     return {id(stand_in): each for each in sharded for stand_in in each.stand_ins()}
 
 
-def be_whole_once(networks: Iterable[nn.Module]) -> None:
+def unshard_once(networks: Iterable[nn.Module]) -> None:
     """Put each unit of the networks together, and shard it again, so that there is what gradients are kept back in.
 
     All ranks must call this. Networks that are not sharded are left alone.

@@ -20,12 +20,12 @@ from helios.errors import CheckpointMismatchError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
 
 Path: TypeAlias = tuple[Any, ...]
 # A path, and what is there: a value, or nothing, as it is rank 0's alone, or a dictionary whose keys have this order.
 Entry: TypeAlias = tuple[Path, Any, str]
-Overlay: TypeAlias = list[Entry]
+RankDelta: TypeAlias = list[Entry]
 
 _VALUE: Final = "value"
 _NOTHING: Final = "nothing"
@@ -37,18 +37,18 @@ def digests_of(data: dict[str, Any]) -> dict[Path, bytes]:
     return {path: _digest(leaf) for path, leaf in _leaves(data)}
 
 
-def collect_overlays(data: dict[str, Any], control: Control) -> list[Overlay]:
+def collect_rank_deltas(data: dict[str, Any], host_group: HostGroup) -> list[RankDelta]:
     """Return, on every rank, for each rank what it has apart from rank 0; a collective.
 
     Args:
         data: this rank's state: dictionaries, the keys and leaves of which are plain data.
-        control: what the ranks agree through.
+        host_group: what the ranks agree through.
     """
     encode(data, "checkpoint")  # What is not plain is refused by its path.
-    expected = control.share(digests_of(data) if control.rank == 0 else {})
-    overlay = [] if control.rank == 0 else find_differences(data, expected)
+    expected = host_group.broadcast_object(digests_of(data) if host_group.rank == 0 else {})
+    rank_delta = [] if host_group.rank == 0 else find_differences(data, expected)
     # On the CPU: on another rank, or another machine, this rank's device may be somebody else's, or not there.
-    packed = control.gather(dump(map_tree(overlay, lambda _, leaf: _on_host(leaf))))
+    packed = host_group.all_gather_object(dump(map_tree(rank_delta, lambda _, leaf: _on_host(leaf))))
     return [load(each) for each in packed]
 
 
@@ -56,7 +56,7 @@ def _on_host(leaf: Any) -> Any:
     return leaf if not isinstance(leaf, torch.Tensor) or leaf.is_cpu or leaf.is_meta else leaf.detach().cpu()
 
 
-def apply_overlay(data: Mapping[str, Any], overlay: Sequence[Entry]) -> dict[str, Any]:
+def apply_rank_delta(data: Mapping[str, Any], rank_delta: Sequence[Entry]) -> dict[str, Any]:
     """Return rank 0's state with what another rank has apart from it. What is the same is shared, not copied."""
     tables: dict[Path, Any] = {(): dict(data)}  # Copies: each is made once, however much of it differs.
 
@@ -67,7 +67,7 @@ def apply_overlay(data: Mapping[str, Any], overlay: Sequence[Entry]) -> dict[str
             tables[path] = outer[path[-1]] = copy.copy(inner) if isinstance(inner, dict) else {}
         return tables[path]
 
-    for path, value, kind in overlay:
+    for path, value, kind in rank_delta:
         if kind == _ORDER:
             table = table_at(path)
             for key in value:
@@ -80,7 +80,7 @@ def apply_overlay(data: Mapping[str, Any], overlay: Sequence[Entry]) -> dict[str
     return result
 
 
-def take_share(data: dict[str, Any], control: Control) -> dict[str, Any]:
+def select_rank_state(data: dict[str, Any], host_group: HostGroup) -> dict[str, Any]:
     """Return what a checkpoint holds for this rank.
 
     A rank that was not there when it was written starts with what rank 0 had. When there were more ranks or fewer, the
@@ -89,18 +89,18 @@ def take_share(data: dict[str, Any], control: Control) -> dict[str, Any]:
     Raises:
         CheckpointMismatchError: if every rank had its own part of a stream, and there were more or fewer ranks.
     """
-    overlays: list[Overlay] = data.get("ranks", [[]])
+    rank_deltas: list[RankDelta] = data.get("ranks", [[]])
     base = {part: value for part, value in data.items() if part != "ranks"}
-    if len(overlays) == control.world_size:
-        return apply_overlay(base, overlays[control.rank])
+    if len(rank_deltas) == host_group.world_size:
+        return apply_rank_delta(base, rank_deltas[host_group.rank])
     if base.get("training", {}).get("feed", {}).get("kind") == "stream":
         raise CheckpointMismatchError(
             "the checkpoint is from the middle of an epoch over an iterable data set, of which each of "
-            f"{len(overlays)} ranks had its own part, and now there are {control.world_size}: resume with as many"
+            f"{len(rank_deltas)} ranks had its own part, and now there are {host_group.world_size}: resume with as many"
         )
-    mine = apply_overlay(base, overlays[control.rank] if control.rank < len(overlays) else [])
-    if any(path[0] == "gradients" for overlay in overlays for path, *_ in overlay):
-        mine["gradients"] = _average([apply_overlay(base, overlay)["gradients"] for overlay in overlays])
+    mine = apply_rank_delta(base, rank_deltas[host_group.rank] if host_group.rank < len(rank_deltas) else [])
+    if any(path[0] == "gradients" for rank_delta in rank_deltas for path, *_ in rank_delta):
+        mine["gradients"] = _average([apply_rank_delta(base, rank_delta)["gradients"] for rank_delta in rank_deltas])
     return mine
 
 
@@ -115,7 +115,7 @@ def _average(each: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def find_differences(data: dict[str, Any], expected: Mapping[Path, bytes]) -> Overlay:
+def find_differences(data: dict[str, Any], expected: Mapping[Path, bytes]) -> RankDelta:
     """Return what a state has apart from the one whose digests are given."""
     leaves = dict(_leaves(data))
     tables = {path[:end] for path in leaves for end in range(len(path))}
@@ -125,11 +125,11 @@ def find_differences(data: dict[str, Any], expected: Mapping[Path, bytes]) -> Ov
         first = next((prefix for prefix in prefixes if prefix not in tables), None)
         if first is not None and first not in leaves:
             gone[first] = None
-    overlay: Overlay = [(path, None, _NOTHING) for path in gone]
-    overlay += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != _digest(leaf)]
-    # What the overlay makes of the keys that rank 0 has: what it adds comes last, wherever it belongs.
-    keys = apply_overlay(apply_overlay({}, [(path, None, _VALUE) for path in expected]), overlay)
-    return [*overlay, *_find_disorder(data, keys)]
+    rank_delta: RankDelta = [(path, None, _NOTHING) for path in gone]
+    rank_delta += [(path, leaf, _VALUE) for path, leaf in leaves.items() if expected.get(path) != _digest(leaf)]
+    # What the delta makes of the keys that rank 0 has: what it adds comes last, wherever it belongs.
+    keys = apply_rank_delta(apply_rank_delta({}, [(path, None, _VALUE) for path in expected]), rank_delta)
+    return [*rank_delta, *_find_disorder(data, keys)]
 
 
 def _find_disorder(data: Mapping[Any, Any], keys: Mapping[Any, Any], path: Path = ()) -> Iterator[Entry]:
@@ -154,19 +154,19 @@ def _digest(leaf: Any) -> bytes:
     return digest_of(leaf.to_local() if is_sharded(leaf) else leaf)
 
 
-def with_sharded(overlay: Overlay, data: Mapping[str, Any], control: Control) -> Overlay:
-    """Return an overlay that has the same sharded tensors on every rank; a collective.
+def with_sharded(rank_delta: RankDelta, data: Mapping[str, Any], host_group: HostGroup) -> RankDelta:
+    """Return a rank delta that has the same sharded tensors on every rank; a collective.
 
     All ranks write such a tensor together, also if the part of one alone differs.
 
     Args:
-        overlay: what this rank's state has apart from an earlier one.
+        rank_delta: what this rank's state has apart from an earlier one.
         data: this rank's state.
-        control: what the ranks agree through.
+        host_group: what the ranks agree through.
     """
-    if control.world_size == 1:
-        return overlay
-    mine = [path for path, value, _ in overlay if is_sharded(value)]
-    missing = {path for paths in control.gather(mine) for path in paths} - set(mine)
+    if host_group.world_size == 1:
+        return rank_delta
+    mine = [path for path, value, _ in rank_delta if is_sharded(value)]
+    missing = {path for paths in host_group.all_gather_object(mine) for path in paths} - set(mine)
     leaves = dict(_leaves(data))
-    return [*overlay, *((path, leaves[path], _VALUE) for path in sorted(missing, key=repr))]
+    return [*rank_delta, *((path, leaves[path], _VALUE) for path in sorted(missing, key=repr))]

@@ -12,13 +12,13 @@ from helios.checkpoint.files import check_length, ensure_writable, remove_tempor
 from helios.checkpoint.format import check_contents
 from helios.checkpoint.lock import FolderLock
 from helios.checkpoint.plain import dump, encode, load
-from helios.checkpoint.rank_deltas import collect_overlays, take_share
+from helios.checkpoint.rank_deltas import collect_rank_deltas, select_rank_state
 from helios.checkpoint.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.checkpoint.shard_tree import take_shards_out
 from helios.core.logging import get_root_logger
 from helios.core.paths import can_be_in_name, to_path
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,28 +152,28 @@ class CheckpointStore:
                 "writable",
             ) from error
 
-    def save(self, name: CheckpointName, data: dict[str, Any], control: Control | None = None) -> Path:
+    def save(self, name: CheckpointName, data: dict[str, Any], host_group: HostGroup | None = None) -> Path:
         """Write a checkpoint, whole or not at all: a file, or a folder if ranks have parts of its tensors.
 
         Args:
             name: its name.
             data: what this rank has to keep; what it has apart from rank 0 is added to what rank 0 writes.
-            control: what the ranks agree through, all of which must call this; `None` for a process alone.
+            host_group: what the ranks agree through, all of which must call this; `None` for a process alone.
 
         Raises:
             CheckpointError: if the disk refuses; what is there already is not touched.
         """
         path = self.folder / str(name)
-        control = Control() if control is None else control
-        if control.rank == 0:
+        host_group = HostGroup() if host_group is None else host_group
+        if host_group.rank == 0:
             self._lock.ensure()
         plain, shards, _ = take_shards_out(data)
-        if control.world_size > 1:
-            data = {**data, "ranks": collect_overlays(plain, control)}
+        if host_group.world_size > 1:
+            data = {**data, "ranks": collect_rank_deltas(plain, host_group)}
         try:
-            if shards and control.group is not None:
-                save_sharded(path, data, group=control.group)
-            elif control.rank == 0:
+            if shards and host_group.group is not None:
+                save_sharded(path, data, group=host_group.group)
+            elif host_group.rank == 0:
                 save_archive(path, data)
         except OSError as error:
             raise CheckpointError(
@@ -182,7 +182,7 @@ class CheckpointStore:
         return path
 
     def load_newest(
-        self, control: Control | None = None, mesh: Mesh | None = None
+        self, host_group: HostGroup | None = None, mesh: Mesh | None = None
     ) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest valid checkpoint and what it holds for this rank; `None` if there is none at all.
 
@@ -190,7 +190,7 @@ class CheckpointStore:
         not have the same disk, and shall not choose another one.
 
         Args:
-            control: what the ranks agree through, all of which must call this; `None` for a process alone.
+            host_group: what the ranks agree through, all of which must call this; `None` for a process alone.
             mesh: the ranks over which tensors that were spread over ranks are spread now; `None` to have them whole.
 
         Raises:
@@ -198,15 +198,15 @@ class CheckpointStore:
                 unasked.
             CheckpointMismatchError: if the checkpoint cannot be gone on from with this number of ranks.
         """
-        control = Control() if control is None else control
-        newest = self._load_newest_here() if control.rank == 0 else None
-        if control.world_size > 1:
-            packed = control.share(None if newest is None else (newest[0], dump(newest[1]), newest[2]))
+        host_group = HostGroup() if host_group is None else host_group
+        newest = self._load_newest_here() if host_group.rank == 0 else None
+        if host_group.world_size > 1:
+            packed = host_group.broadcast_object(None if newest is None else (newest[0], dump(newest[1]), newest[2]))
             newest = None if packed is None else (packed[0], load(packed[1]), packed[2])
         if newest is None:
             return None
         path, data, is_folder = newest
-        data = take_share(data, control)
+        data = select_rank_state(data, host_group)
         return path, fill_shards(data, path, mesh) if is_folder else data
 
     def _load_newest_here(self) -> tuple[Path, dict[str, Any], bool] | None:

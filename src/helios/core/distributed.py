@@ -143,7 +143,7 @@ def get_dist_info() -> DistributedInfo:
     return DistributedInfo(rank, world_size, rank, world_size)
 
 
-def take_place(info: DistributedInfo) -> None:
+def set_dist_info(info: DistributedInfo) -> None:
     """Have this process, which is in no group, stand where a rank does: a data loader's worker fetches for one."""
     global _current  # noqa: PLW0603 - see init_dist.
     _current = info

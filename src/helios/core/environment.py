@@ -33,7 +33,7 @@ def prefer_loopback() -> None:
 
 
 @contextlib.contextmanager
-def kernel_choice(*, deterministic: bool, benchmark: bool) -> Iterator[None]:
+def deterministic_kernels(*, deterministic: bool, benchmark: bool) -> Iterator[None]:
     """Choose between exactness and speed in torch's kernels while the context lasts.
 
     Args:

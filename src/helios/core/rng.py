@@ -136,7 +136,7 @@ def key_generators(seed: int) -> None:
     _python_generator.gauss_next = None
 
 
-def make_keyer(device: torch.device | None = None) -> Callable[[int], None]:
+def make_seed_fn(device: torch.device | None = None) -> Callable[[int], None]:
     """Return the function that keys the host's generators and that of one accelerator.
 
     `torch.manual_seed` visits every accelerator and costs hundreds of microseconds; this visits one.
@@ -191,8 +191,8 @@ def key_process(seed: int) -> None:
         manual_seed(seed)
 
 
-def make_marker(device: torch.device | None = None) -> Callable[[], Callable[[], None]]:
-    """Return a function that notes where the generators are that `make_keyer` keys, and returns what puts them back.
+def make_rng_state_saver(device: torch.device | None = None) -> Callable[[], Callable[[], None]]:
+    """Return a function that notes where the generators are that `make_seed_fn` keys, and returns what puts them back.
 
     Marking and going back take 0.1 ms, most of it for NumPy's legacy generator. Keying takes less: this is for places
     in the middle of a stream.
@@ -208,11 +208,11 @@ def make_marker(device: torch.device | None = None) -> Callable[[], Callable[[],
         module = getattr(torch, device.type)
         accelerators = [(module.get_rng_state, module.set_rng_state)]
 
-    def mark() -> Callable[[], None]:
+    def save_rng_state() -> Callable[[], None]:
         python, legacy, philox = random.getstate(), np.random.get_state(), _PHILOX.state  # noqa: NPY002 - see key_generators.
         host, others = torch.get_rng_state(), [get() for get, _ in accelerators]
 
-        def go_back() -> None:
+        def restore() -> None:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002 - see key_generators.
             _PHILOX.state = philox
@@ -220,9 +220,9 @@ def make_marker(device: torch.device | None = None) -> Callable[[], Callable[[],
             for (_, put), state in zip(accelerators, others, strict=True):
                 put(state)
 
-        return go_back
+        return restore
 
-    return mark
+    return save_rng_state
 
 
 def _accelerator_seed(device: torch.device) -> Callable[[int], object]:
@@ -283,7 +283,7 @@ def load_rng_state_dict(state_dict: dict[str, Any]) -> None:
     Raises:
         ConfigurationError: if it is something else; all generators are then as they were.
     """
-    put_back = make_marker()()
+    put_back = make_rng_state_saver()()
     try:
         _load_rng_state_dict(state_dict)
     except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:

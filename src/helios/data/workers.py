@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Subset, get_worker_info
 
 from helios.core import rng
-from helios.core.distributed import DistributedInfo, take_place
+from helios.core.distributed import DistributedInfo, set_dist_info
 from helios.core.logging import get_root_logger
 from helios.data.fetching import KeyedDataset, TensorFetcher
 from helios.data.streaming import StreamedBatches
@@ -128,7 +128,7 @@ def _name_of(dataset: object) -> str:
 def make_worker_generator(seed: int) -> torch.Generator:
     """Return the generator from which torch draws a seed for the workers whenever a loader is iterated over.
 
-    Without it, torch would draw from the generator that training uses. A feed seeds it anew in each epoch.
+    Without it, torch would draw from the generator that training uses. A source seeds it anew in each epoch.
     """
     return torch.Generator().manual_seed(rng.derive_seed(seed, "workers"))
 
@@ -149,7 +149,7 @@ def begin_worker(info: DistributedInfo, worker_id: int) -> None:
     common locks in its hands, nor where the worker itself has hardly begun.
     """
     del worker_id
-    take_place(info)
+    set_dist_info(info)
     torch_info = get_worker_info()
     if torch_info is not None:
         rng.key_generators(torch_info.seed)

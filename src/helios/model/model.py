@@ -15,7 +15,7 @@ from helios.core.context import RunMember
 from helios.core.paths import can_be_in_name
 from helios.core.registry import Registry
 from helios.errors import ArgumentTypeError, ConfigurationError
-from helios.parallel.wrapping import get_dues, restore_dues, wrap_network
+from helios.parallel.wrapping import get_buffer_sync_flags, restore_buffer_sync_flags, wrap_network
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -267,7 +267,7 @@ class Model(RunMember, abc.ABC):
         return {
             "attributes": self._attribute_states.collect_base(),
             "modes": {name: get_modes(network) for name, network in networks.items()},
-            "buffer_sync_flags": get_dues(networks),
+            "buffer_sync_flags": get_buffer_sync_flags(networks),
         }
 
     def _load_base_state(self, state: dict[str, Any]) -> None:
@@ -276,7 +276,7 @@ class Model(RunMember, abc.ABC):
         for name, modes in state["modes"].items():
             if name in networks:
                 set_modes(networks[name], modes)
-        restore_dues(networks, state["buffer_sync_flags"])
+        restore_buffer_sync_flags(networks, state["buffer_sync_flags"])
 
 
 def check_metrics(metrics: object, owner: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from helios.checkpoint.fsdp import be_whole_once, find_sharded
+from helios.checkpoint.fsdp import find_sharded, unshard_once
 from helios.checkpoint.parts import bare_name, find_wrappers, networks_of, parts_of
 from helios.checkpoint.shard_tree import is_sharded
 from helios.errors import CheckpointMismatchError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.capture import AttributeCapture
 
-_KEPT_BACK: Final = " (kept back)"  # No parameter has a space in its name.
+_UNREDUCED: Final = " (unreduced)"  # No parameter has a space in its name.
 
 
 class RunPart(Protocol):
@@ -119,7 +119,7 @@ def _parameters(model: RunPart, others: Mapping[str, RunPart]) -> dict[str, torc
 
 
 def _is_of_other(key: str) -> bool:
-    return " " in key.removesuffix(_KEPT_BACK)
+    return " " in key.removesuffix(_UNREDUCED)
 
 
 def collect_gradients(
@@ -144,7 +144,7 @@ def collect_gradients(
         part = parameter if spread is None else spread.part
         gradients[name] = None if not {id(parameter), id(part)}.isdisjoint(used) else part.grad
         if spread is not None:
-            gradients[name + _KEPT_BACK] = spread.get_kept_back(name)
+            gradients[name + _UNREDUCED] = spread.get_unreduced(name)
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
@@ -155,7 +155,7 @@ def restore_gradients(
 
     The networks may be spread over the ranks in another way than they were. What is whole and each rank has for itself
     is averaged over the ranks in the next exchange, wherever it comes from. Whether the last pass was an exchange must
-    have been given back before, by `restore_dues`.
+    have been given back before, by `restore_buffer_sync_flags`.
 
     Raises:
         CheckpointMismatchError: if a gradient has no parameter of its name and shape.
@@ -164,24 +164,24 @@ def restore_gradients(
     # A plug-in that is not registered any more is warned of by its state.
     gradients = {key: each for key, each in gradients.items() if not _is_of_other(key) or key in parameters}
     for key, gradient in gradients.items():
-        name = key.removesuffix(_KEPT_BACK)
+        name = key.removesuffix(_UNREDUCED)
         if name not in parameters or parameters[name].shape != gradient.shape:
             raise CheckpointMismatchError(
                 f"the checkpoint has a gradient of {name}, {tuple(gradient.shape)}; the model not"
             )
     networks = networks_of(model)
-    in_flight = {key: parameters[key.removesuffix(_KEPT_BACK)] for key in gradients}
-    kept_back = [parameter for key, parameter in in_flight.items() if key.endswith(_KEPT_BACK)]
-    mark_used(networks, in_flight.values(), kept_back)
-    be_whole_once(networks.values())
+    in_flight = {key: parameters[key.removesuffix(_UNREDUCED)] for key in gradients}
+    unreduced = [parameter for key, parameter in in_flight.items() if key.endswith(_UNREDUCED)]
+    mark_used(networks, in_flight.values(), unreduced)
+    unshard_once(networks.values())
     sharded = find_sharded(networks.values())
     for name, parameter in parameters.items():
-        both = [gradients[key] for key in (name, name + _KEPT_BACK) if key in gradients]
+        both = [gradients[key] for key in (name, name + _UNREDUCED) if key in gradients]
         whole = [gradient for gradient in both if not is_sharded(gradient)]
         total = sum(whole[1:], whole[0]) if whole else None
         if id(parameter) in sharded:
             spread = sharded[id(parameter)]
             spread.part.grad = next((part.to(spread.part.device).clone() for part in both if is_sharded(part)), None)
-            spread.keep_back(total)
+            spread.set_unreduced(total)
         else:
             parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype, copy=True)

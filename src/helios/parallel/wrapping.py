@@ -66,7 +66,7 @@ def _touch(parameter: torch.Tensor, *, is_sparse: bool) -> torch.Tensor:
     return nn.functional.embedding(first_row, parameter, sparse=True).sum()
 
 
-def get_dues(networks: Mapping[str, nn.Module]) -> dict[str, bool]:
+def get_buffer_sync_flags(networks: Mapping[str, nn.Module]) -> dict[str, bool]:
     """Return of each network of which every rank has a copy whether its next forward pass takes over rank 0's buffers.
 
     After a pass under `no_sync` or without gradients it does not: a run that goes on there must know.
@@ -77,14 +77,14 @@ def get_dues(networks: Mapping[str, nn.Module]) -> dict[str, bool]:
     return {name: bool(network.require_forward_param_sync) for name, network in _wrapped(networks)}
 
 
-def restore_dues(networks: Mapping[str, nn.Module], dues: Mapping[str, bool]) -> None:
-    """Give back what `get_dues` returned, as far as the networks are wrapped now; one that was not is due."""
+def restore_buffer_sync_flags(networks: Mapping[str, nn.Module], flags: Mapping[str, bool]) -> None:
+    """Restore what `get_buffer_sync_flags` returned, for the networks that are wrapped; one that was not is synced."""
     for name, network in _wrapped(networks):
-        network.require_forward_param_sync = dues.get(name, True)
+        network.require_forward_param_sync = flags.get(name, True)
 
 
 def mark_used(
-    networks: Mapping[str, nn.Module], in_flight: Iterable[torch.Tensor], kept_back: Iterable[torch.Tensor]
+    networks: Mapping[str, nn.Module], in_flight: Iterable[torch.Tensor], unreduced: Iterable[torch.Tensor]
 ) -> None:
     """Have networks exchange the gradients of parameters the next time, whether they use them then or not.
 
@@ -96,11 +96,11 @@ def mark_used(
         networks: the networks by name; those that need no such map are left alone.
         in_flight: the parameters that have gradients. After a pass that has exchanged them, these are alike on all
             ranks, and are not marked: to exchange them again would only round them.
-        kept_back: those of which each rank has a gradient for itself, whatever the last pass was.
+        unreduced: those of which each rank has a gradient for itself, whatever the last pass was.
     """
-    ids_in_flight, ids_kept_back = {id(each) for each in in_flight}, {id(each) for each in kept_back}
+    ids_in_flight, ids_unreduced = {id(each) for each in in_flight}, {id(each) for each in unreduced}
     for _, network in _wrapped(networks):
-        wanted = ids_kept_back if network.require_forward_param_sync else ids_in_flight
+        wanted = ids_unreduced if network.require_forward_param_sync else ids_in_flight
         if network.find_unused_parameters:
             used = [each for each in network.parameters() if each.requires_grad and id(each) in wanted]
             sums = [parameter.sum() for parameter in used]
@@ -120,7 +120,7 @@ def _wrapped(networks: Mapping[str, nn.Module]) -> list[tuple[str, DistributedDa
 
 
 @contextlib.contextmanager
-def quiet(networks: Collection[nn.Module], *, is_uneven: bool) -> Iterator[None]:
+def local_forward(networks: Collection[nn.Module], *, is_uneven: bool) -> Iterator[None]:
     """Let forward passes exchange nothing while the context lasts, so that ranks may make different numbers of them.
 
     Args:

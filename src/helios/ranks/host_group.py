@@ -12,12 +12,12 @@ from helios.core.distributed import DistributedInfo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helios.ranks.monitor import Lookout
+    from helios.ranks.monitor import RankMonitor
 
 T = TypeVar("T")
 
 
-class Control:
+class HostGroup:
     """One rank's side of the agreement. Made without arguments it is that of a process alone, and costs nothing.
 
     Every method but `announce` is a collective: all ranks call it, in the same order.
@@ -25,7 +25,7 @@ class Control:
     Args:
         info: this process's place among all.
         group: a gloo group of all ranks, which nobody else uses; `None` for a process alone.
-        lookout: keeps an eye on what may happen to a rank from outside; `None` for a process alone.
+        monitor: keeps an eye on what may happen to a rank from outside; `None` for a process alone.
         announce: tells the others of a failure, before the group is left.
     """
 
@@ -33,12 +33,12 @@ class Control:
         self,
         info: DistributedInfo | None = None,
         group: dist.ProcessGroup | None = None,
-        lookout: Lookout | None = None,
+        monitor: RankMonitor | None = None,
         announce: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.info = DistributedInfo() if info is None else info
         self.group = group
-        self._lookout = lookout
+        self._monitor = monitor
         self._announce = announce
 
     @property
@@ -51,7 +51,7 @@ class Control:
         """The number of ranks."""
         return self.info.world_size
 
-    def vote(self, first: int, *others: int) -> tuple[int, ...]:
+    def all_reduce_max(self, first: int, *others: int) -> tuple[int, ...]:
         """Return the largest vote of any rank, for each of the questions voted on.
 
         There is at least one: for an empty tensor, gloo would wait for nobody.
@@ -62,14 +62,14 @@ class Control:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.group)
         return tuple(tensor.tolist())
 
-    def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum over the ranks of a tensor on the CPU, of the same shape and dtype on each of them."""
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
         if self.group is not None:
             dist.all_reduce(total, group=self.group)
         return total
 
-    def share(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Return rank 0's value on every rank; what the others pass is ignored. It must be possible to pickle it."""
         if self.group is None:
             return value
@@ -77,7 +77,7 @@ class Control:
         dist.broadcast_object_list(box, src=0, group=self.group, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]  # Rank 0's value, of the type that all ranks pass.
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Return all ranks' values in order of rank, on every rank. They must be possible to pickle."""
         if self.group is None:
             return [value]
@@ -85,7 +85,7 @@ class Control:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def agree_on_leaving(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
+    def make_stop_check(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
         """Return the question whether this rank shall leave here, which all ranks answer alike at each position.
 
         A signal comes to one rank, at any time, and no rank may leave while another goes on: the question costs an
@@ -95,7 +95,7 @@ class Control:
             was_asked: whether this process was asked to leave.
             position: how far this rank has come; it counts up, in steps of 1 between two questions at most.
         """
-        return was_asked if self._lookout is None else self._lookout.attend(was_asked, position)
+        return was_asked if self._monitor is None else self._monitor.watch_stop_requests(was_asked, position)
 
     def announce(self, error: BaseException) -> None:
         """Tell the other ranks, and whoever started them, that this one is about to fail. Called on one rank alone."""

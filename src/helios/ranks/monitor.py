@@ -37,7 +37,7 @@ _LEAVE: Final = "leave"
 _FAILED: Final = "failed"
 
 
-class Lookout:
+class RankMonitor:
     """Notices that ranks are to leave, that one has failed, and that one is silent, without costing a step anything.
 
     Ranks tell each other through a key-value store, and only this thread reads it. A step asks for no more than a flag.
@@ -76,8 +76,8 @@ class Lookout:
         self._beaten_at = -math.inf  # Who ends soon shall be known by then, and where it was.
         self._beats, self._heard, self._unheard = 0, "", 0
         self._looks = 0
-        self._thread = threading.Thread(target=self._run, name="helios-lookout", daemon=True)
-        self._guard = threading.Thread(target=self._watch_over, name="helios-lookout-guard", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="helios-monitor", daemon=True)
+        self._guard = threading.Thread(target=self._watch_over, name="helios-monitor-guard", daemon=True)
 
     def __enter__(self) -> Self:
         """Start to look."""
@@ -99,14 +99,14 @@ class Lookout:
         # All that trains hangs on these, and this on it: it would not be let go of for long. A thread that is late
         # still has the place to say at which its main thread has left.
         place = self._position()
-        self.attend(lambda: False, lambda: place)
+        self.watch_stop_requests(lambda: False, lambda: place)
 
-    def attend(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
-        """Begin to pass on that this process is asked to leave; see `Control.agree_on_leaving`."""
+    def watch_stop_requests(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
+        """Begin to pass on that this process is asked to leave; see `HostGroup.make_stop_check`."""
         self._position, self._was_asked = position, was_asked
-        return self._should_leave
+        return self._should_stop
 
-    def _should_leave(self) -> bool:
+    def _should_stop(self) -> bool:
         if not self._is_flagged:
             return False
         self._settled.wait()
@@ -166,7 +166,7 @@ class Lookout:
 
     def _look(self) -> None:
         self._looks += 1
-        if not self._is_flagged and (self._was_asked() or _is_leaving(self._store)):
+        if not self._is_flagged and (self._was_asked() or _is_stop_requested(self._store)):
             self._is_flagged = self._is_settling = True  # Before the position is read: see the class.
             self._store.set(_LEAVE, "")
             self._store.set(_place(self._info.rank), str(self._position()))
@@ -221,7 +221,7 @@ class Lookout:
             self._closed.set()
 
 
-def _is_leaving(store: Store) -> bool:
+def _is_stop_requested(store: Store) -> bool:
     """Whether a rank, or who has started the ranks, asks all to leave."""
     if not store.check([_LEAVE]):
         return False
@@ -308,6 +308,6 @@ def _read_place(store: Store, rank: int) -> int:
     return int(content)
 
 
-def ask_to_leave(store: Store) -> None:
+def request_stop(store: Store) -> None:
     """Ask all ranks to leave, all after the same batch."""
     store.set(_LEAVE, "")

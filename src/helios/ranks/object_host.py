@@ -29,7 +29,7 @@ _kinds: dict[type, _Kind] = {}
 _ways: list[Ask] = []  # Of this process to its home; the last one counts.
 
 
-def keep_at_home(
+def register_proxy(
     kind: type,
     represent: Callable[[Any, int], tuple[Callable[..., Any], tuple[Any, ...]]],
     answer: Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any],
@@ -45,7 +45,7 @@ def keep_at_home(
     _kinds[kind] = _Kind(represent, answer)
 
 
-class Home:
+class ObjectHost:
     """The side of the process that called `fit`: keeps what does not travel, and answers questions to it."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Home:
         return number
 
     def answer(self, question: bytes) -> bytes:
-        """Answer what `ask_home` asks over a pipe. Whatever is raised on the way is the answer, and is raised there."""
+        """Answer a call of `call_host` that came over a pipe. An error is returned to the caller, and raised there."""
         number, name, arguments, options = pickle.loads(question)  # noqa: S301 - by a rank of this run, over its pipe.
         try:
             return pickle.dumps((True, self.call(number, name, arguments, options)))
@@ -81,24 +81,24 @@ class Home:
             return pickle.dumps((False, portable(error)))
 
     def call(self, number: int, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Return the answer to a question, or raise what answering raises; see `ask_home`."""
+        """Return the answer to a question, or raise what answering raises; see `call_host`."""
         value, kind = self._kept[number]
         return kind.answer(value, name, arguments, options)
 
 
 class _Packer(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, home: Home) -> None:
+    def __init__(self, file: io.BytesIO, home: ObjectHost) -> None:
         super().__init__(file)
-        self._home = home
+        self._object_host = home
 
     def reducer_override(self, value: Any) -> Any:
-        stand_in = None if isinstance(value, type) else self._home.keep(value)
+        stand_in = None if isinstance(value, type) else self._object_host.keep(value)
         return NotImplemented if stand_in is None else stand_in
 
 
 @contextlib.contextmanager
-def way_home(ask: Callable[[bytes], bytes]) -> Iterator[None]:
-    """Let `ask_home` reach another process over a pipe while the context lasts.
+def host_channel(ask: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Let `call_host` reach another process over a pipe while the context lasts.
 
     Args:
         ask: takes a pickled question there, and returns the pickled answer: nobody else may have access to the pipe.
@@ -117,10 +117,10 @@ def way_home(ask: Callable[[bytes], bytes]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ask_by(ask: Ask) -> Iterator[None]:
-    """Let `ask_home` reach another process through a function while the context lasts.
+    """Let `call_host` reach another process through a function while the context lasts.
 
     Args:
-        ask: gets what `ask_home` gets, and returns or raises what that must.
+        ask: gets what `call_host` gets, and returns or raises what that must.
     """
     _ways.append(ask)
     try:
@@ -129,7 +129,7 @@ def ask_by(ask: Ask) -> Iterator[None]:
         _ways.remove(ask)
 
 
-def ask_home(number: int, name: str, *arguments: Any, **options: Any) -> Any:
+def call_host(number: int, name: str, *arguments: Any, **options: Any) -> Any:
     """Ask an object that has stayed at home, and return its answer.
 
     Args:

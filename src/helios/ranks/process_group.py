@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def membership(store: Store, info: DistributedInfo, device: torch.device) -> Iterator[dist.ProcessGroup]:
+def process_group(store: Store, info: DistributedInfo, device: torch.device) -> Iterator[dist.ProcessGroup]:
     """Be a member of the process group while the context lasts; of the one that is there already, if there is one.
 
     Args:
@@ -40,16 +40,16 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
         init_dist(info, backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store)
     settle_before_forks()
     try:
-        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        host_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
     except BaseException:
         _hang_up(_open_sockets() - others)
         if not is_guest:
             shutdown_dist()  # The next run would be a guest in what is left here.
         raise
-    assert control is not None  # noqa: S101 - for the type checker: this process is a member of it.
+    assert host_group is not None  # noqa: S101 - for the type checker: this process is a member of it.
     connections = _open_sockets() - others
     try:
-        yield control
+        yield host_group
     except BaseException:
         _hang_up(connections)
         if not is_guest and device.type == "cuda":
@@ -61,7 +61,7 @@ def membership(store: Store, info: DistributedInfo, device: torch.device) -> Ite
         settle()
     finally:
         if is_guest:
-            dist.destroy_process_group(control)
+            dist.destroy_process_group(host_group)
         else:
             shutdown_dist()
 

@@ -67,7 +67,7 @@ _torchrun_store: Store | None = None
 _meetings = itertools.count()
 
 
-def next_meeting() -> Store:
+def next_rendezvous_store() -> Store:
     """Return a place for the ranks that `torchrun` has started to meet at, a new one at each call.
 
     All ranks must call it equally often. The connection behind it is made once in the life of a process; without it,
@@ -136,7 +136,7 @@ def host_store() -> tuple[Store, int]:
     return store, port
 
 
-def reach_store(port: int) -> Store:
+def connect_store(port: int) -> Store:
     """Return the store that another process of this machine hosts."""
     store: Any = dist.TCPStore(_LOOPBACK, port, is_master=False)  # type: ignore[attr-defined]  # as above
     reached: Store = store

@@ -13,15 +13,15 @@ from helios.checkpoint.parts import networks_of
 from helios.core.rng import SeedSequence
 from helios.core.state import Phase
 from helios.model.model import Model
-from helios.parallel.wrapping import quiet
+from helios.parallel.wrapping import local_forward
 from helios.plugins.table import overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helios.data.feed import BatchFeed
+    from helios.data.sources import BatchSource
     from helios.plugins.table import PluginTable
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
     from helios.trainer._progress import ProgressBar, ProgressDisplay
 
     Hook = Callable[..., Any]
@@ -82,10 +82,10 @@ class EvaluationLoop:
         *,
         model: Model,
         plugins: PluginTable,
-        feed: BatchFeed,
-        key: Callable[[int], None],
+        source: BatchSource,
+        seed_fn: Callable[[int], None],
         seed: int,
-        control: Control,
+        host_group: HostGroup,
         display: ProgressDisplay | None,
     ) -> None:
         """Bind what is called.
@@ -94,22 +94,22 @@ class EvaluationLoop:
             phase: validation or testing.
             model: the model.
             plugins: the plug-ins.
-            feed: the batches.
-            key: sets the generators to the stream of a seed.
+            source: the batches.
+            seed_fn: sets the generators to the stream of a seed.
             seed: the seed of the run.
-            control: what the ranks agree through.
+            host_group: what the ranks agree through.
             display: where to show a bar, if anywhere.
         """
         self._phase = phase
         self._model = model
         self._calls = _bind(phase, model, plugins)
         self._quiet = {plug_id for plug_id, plugin in plugins.items() if not plugin._draws()}  # noqa: SLF001 - the run's side of Plugin.
-        self._feed = feed
-        self.data = feed.description
-        self._key = key
+        self._source = source
+        self.data = source.description
+        self._seed_fn = seed_fn
         self._seed = seed
-        self._rank = control.rank
-        lengths = control.gather(feed.batches_per_epoch())
+        self._rank = host_group.rank
+        lengths = host_group.all_gather_object(source.batches_per_epoch())
         # Nobody knows how long a stream is: that of one rank may end while others go on.
         self._is_uneven = None in lengths or len(set(lengths)) > 1
         self._display = display
@@ -136,22 +136,22 @@ class EvaluationLoop:
         with kept_modes(networks) if is_validation else contextlib.nullcontext():
             self._model.eval()  # Before the hooks, which may put a part back into training mode.
             for plug_id, hook in calls.plugin_starts.items():
-                self._key(SeedSequence(*place, plug_id)[-1])
+                self._seed_fn(SeedSequence(*place, plug_id)[-1])
                 hook(*arguments)
-            self._key(seeds[-1])
+            self._seed_fn(seeds[-1])
             calls.model_start(*arguments)
-            with quiet(networks, is_uneven=self._is_uneven):
+            with local_forward(networks, is_uneven=self._is_uneven):
                 steps = self._run_batches(seeds, processes)
         if is_validation and overrides(self._model, "train", Model):
             self._model.train()
         for plug_id, hook in calls.plugin_ends.items():
-            self._key(SeedSequence(*place, plug_id)[steps])
+            self._seed_fn(SeedSequence(*place, plug_id)[steps])
             hook(*arguments)
-        self._key(seeds[steps])
+        self._seed_fn(seeds[steps])
         calls.model_end(*arguments)
 
     def _run_batches(self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence | None]]) -> int:
-        total = self._feed.batches_per_epoch()
+        total = self._source.batches_per_epoch()
         bar = None if self._display is None else self._display.open(self._phase.value.capitalize(), "batch", total, 0)
         with contextlib.nullcontext() if bar is None else contextlib.closing(bar):
             return self._run_steps(seeds, processes, bar)
@@ -161,12 +161,12 @@ class EvaluationLoop:
     ) -> int:
         calls, step = self._calls, 0
         # Always epoch 0: a validation sees the same samples, drawn alike, whenever it runs.
-        for batch in self._feed.open(0):
+        for batch in self._source.iterate(0):
             for process, own_seeds in processes:
                 if own_seeds is not None:
-                    self._key(own_seeds[step])
+                    self._seed_fn(own_seeds[step])
                 batch = process(batch, step)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
-            self._key(seeds[step])
+            self._seed_fn(seeds[step])
             if calls.batch_start is not None:
                 calls.batch_start(step)
             calls.step(batch, step)
@@ -175,5 +175,5 @@ class EvaluationLoop:
             step += 1
             if bar is not None:
                 bar.update(1)
-        self._feed.check_end(step, f"the {self._phase.value}")
+        self._source.check_end(step, f"the {self._phase.value}")
         return step

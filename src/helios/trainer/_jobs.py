@@ -11,7 +11,7 @@ from helios._version import __version__
 from helios.checkpoint.digest import digest_of
 from helios.checkpoint.format import FORMAT
 from helios.checkpoint.passport import check_passport
-from helios.checkpoint.rank_deltas import apply_overlay, digests_of, find_differences, with_sharded
+from helios.checkpoint.rank_deltas import apply_rank_delta, digests_of, find_differences, with_sharded
 from helios.checkpoint.shard_tree import is_sharded
 from helios.checkpoint.store import CheckpointName, CheckpointStore, check_can_be_saved
 from helios.core.distributed import global_print
@@ -31,7 +31,7 @@ from helios.trainer._task import Result
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
     from helios.trainer._states import PartStates
     from helios.trainer._task import Task
 
@@ -43,9 +43,9 @@ class TrainingJob:
 
     def __init__(self, session: Session) -> None:
         """Get the data, the checkpoints and the loop ready, and check that all of it can work."""
-        options, control = session.options, session.control
+        options, host_group = session.options, session.host_group
         self._session = session
-        self._control = control
+        self._host_group = host_group
         self._state = TrainingState()
         self._store = session.own_store()  # Again: setup may have given the model another name.
         self._signals = SignalWatch(enabled=self._store is not None)
@@ -53,22 +53,22 @@ class TrainingJob:
         session.callback(self._gradients.close)
         # The name of the checkpoint after which training has ended, and digests of what it holds.
         self._last_save: tuple[CheckpointName | None, dict[Any, bytes]] | None = None
-        feed = session.open_training_feed()
-        check_lengths(feed, control)
+        source = session.open_training_source()
+        check_lengths(source, host_group)
         validation = None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION)
-        self._passport = {} if self._store is None else make_passport(session, feed.description, validation)
+        self._passport = {} if self._store is None else make_passport(session, source.description, validation)
         self._loop = TrainingLoop(
             options,
             model=session.model,
             plugins=session.plugins,
             state=self._state,
-            feed=feed,
+            source=source,
             validation=validation,
             save=None if self._store is None else self._save,
-            interrupted=control.agree_on_leaving(self._signals.was_asked, lambda: self._state.global_iteration),
-            key=session.key,
-            mark=session.mark,
-            control=control,
+            interrupted=host_group.make_stop_check(self._signals.was_asked, lambda: self._state.global_iteration),
+            seed_fn=session.seed_fn,
+            save_rng_state=session.save_rng_state,
+            host_group=host_group,
             gradients=self._gradients,
         )
 
@@ -107,10 +107,12 @@ class TrainingJob:
 
     def _save(self, *, is_last: bool) -> None:
         assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
-        name = self._control.share(self._store.fit_name(self._name_checkpoint()) if self._control.rank == 0 else None)
+        name = self._host_group.broadcast_object(
+            self._store.fit_name(self._name_checkpoint()) if self._host_group.rank == 0 else None
+        )
         assert name is not None  # noqa: S101 - for the type checker: it is rank 0's.
         data = self._collect()
-        path = self._store.save(name, data, self._control)
+        path = self._store.save(name, data, self._host_group)
         self._last_save = (name, digests_of(states_in(data))) if is_last else None
         self._session.log.debug("saved %s", path)
 
@@ -147,10 +149,10 @@ class TrainingJob:
 
     def _resume(self, store: CheckpointStore) -> None:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
-        if self._control.rank == 0:
+        if self._host_group.rank == 0:
             self._check_name(store)
         check_can_be_saved(self._collect())  # What cannot be is to be known before the first batch.
-        newest = store.load_newest(self._control, self._session.mesh)
+        newest = store.load_newest(self._host_group, self._session.mesh)
         if newest is None:
             return
         path, data = newest
@@ -160,7 +162,7 @@ class TrainingJob:
         self._restore_states(path, data)
         self._loop.load_state_dict(data["training"])
         # One rank may have some where another has none, and to give them back takes all.
-        if any(self._control.gather(bool(data["gradients"]))):
+        if any(self._host_group.all_gather_object(bool(data["gradients"]))):
             restore_gradients(self._session.model, data["gradients"], self._session.states.others)
         self._session.log.info("resumed from %s", path)
 
@@ -184,24 +186,24 @@ class TrainingJob:
         ended = self._session.states.collect()
         newest = None
         if self._last_save is None:  # A finished run that was started again.
-            newest = store.load_newest(self._control, self._session.mesh)
+            newest = store.load_newest(self._host_group, self._session.mesh)
             assert newest is not None  # noqa: S101 - for the type checker: what it was resumed from.
             self._last_save = (
                 CheckpointName.parse(newest[0].name, self._session.model.save_name),
                 digests_of(states_in(newest[1])),
             )
         name, digests = self._last_save
-        changes = with_sharded(find_differences(ended, digests), ended, self._control)
+        changes = with_sharded(find_differences(ended, digests), ended, self._host_group)
         before = [] if newest is None else newest[1].get("ended", [])
-        if not any(self._control.gather(digest_of(changes) != digest_of(before))):
+        if not any(self._host_group.all_gather_object(digest_of(changes) != digest_of(before))):
             return
-        _, data = newest or store.load_newest(self._control, self._session.mesh) or (None, {})
+        _, data = newest or store.load_newest(self._host_group, self._session.mesh) or (None, {})
         assert name is not None  # noqa: S101 - for the type checker: it is that of a checkpoint.
-        store.save(name, {**data, "ended": changes}, self._control)
+        store.save(name, {**data, "ended": changes}, self._host_group)
 
     def _print_banner(self) -> None:
         options, state = self._session.options, self._state
-        unit, ranks = options.train_unit.value, self._control.world_size
+        unit, ranks = options.train_unit.value, self._host_group.world_size
         where = f"{self._session.device}" if ranks == 1 else f"{ranks} ranks, {self._session.device.type}"
         start = "from the start" if state.global_iteration == 0 else f"from {unit} {self._done()}"
         lines = [
@@ -252,24 +254,24 @@ def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
         session.states.restore_for_testing(trained_state)
     else:
         store = None if root is None else CheckpointStore(root, model.save_name)
-        newest = None if store is None else store.load_newest(session.control, session.mesh)
+        newest = None if store is None else store.load_newest(session.host_group, session.mesh)
         if newest is None:
             model.load_for_testing()
         else:
             path, data = newest
             check_fits(model, path, data)
-            session.states.restore_for_testing(apply_overlay(states_in(data), data.get("ended", [])))
+            session.states.restore_for_testing(apply_rank_delta(states_in(data), data.get("ended", [])))
     session.open_evaluation(Phase.TESTING).run()
 
 
-def run_task(task: Task, control: Control) -> Result:
+def run_task(task: Task, host_group: HostGroup) -> Result:
     """Run this process's part of a task.
 
     Args:
         task: a call of `fit` or `test`.
-        control: what the ranks agree through.
+        host_group: what the ranks agree through.
     """
-    with Session(task, control) as session:
+    with Session(task, host_group) as session:
         if task.phase is Phase.TRAINING:
             session.own_store()
         session.set_up()
@@ -278,13 +280,13 @@ def run_task(task: Task, control: Control) -> Result:
             is_finished = True
         else:
             is_finished = TrainingJob(session).run()
-        return _conclude(task, control, session.states, is_finished=is_finished)
+        return _conclude(task, host_group, session.states, is_finished=is_finished)
 
 
-def _conclude(task: Task, control: Control, states: PartStates, *, is_finished: bool) -> Result:
-    if control.world_size == 1:
+def _conclude(task: Task, host_group: HostGroup, states: PartStates, *, is_finished: bool) -> Result:
+    if host_group.world_size == 1:
         return Result(is_finished)
-    words = control.share({plug_id: plugin._parting_words() for plug_id, plugin in task.plugins.items()})  # noqa: SLF001 - the run's side of Plugin.
+    words = host_group.broadcast_object({plug_id: plugin._parting_words() for plug_id, plugin in task.plugins.items()})  # noqa: SLF001 - the run's side of Plugin.
     task.hear(words)
     is_kept = task.phase is Phase.TESTING or task.options.chkpt_root is not None
     return Result(is_finished, task.model.metrics, words, None if is_kept else _on_cpu(states.collect()))

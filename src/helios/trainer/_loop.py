@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from helios.core.state import TrainingState
-    from helios.data.feed import BatchFeed
+    from helios.data.sources import BatchSource
     from helios.parallel.gradients import GradientWatch
     from helios.plugins.table import PluginTable
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
     from helios.trainer._evaluation import EvaluationLoop
     from helios.trainer._options import TrainerOptions
     from helios.trainer._plugin_hooks import KeyedHook
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 class Outcome(enum.Enum):
     """How a boundary, or the whole loop, turned out."""
 
-    GOING = "there is more to train"
+    CONTINUE = "there is more to train"
     COMPLETE = "all the steps asked for are done"
     STOPPED = "the model, a plug-in or early stopping has ended training"
-    GIVEN_UP = "a plug-in has given this training up, for now"
+    PRUNED = "a plug-in has given this training up, for now"
     INTERRUPTED = "a signal asked the process to leave; there is more to train"
 
 
@@ -61,13 +61,13 @@ class TrainingLoop:
         model: Model,
         plugins: PluginTable,
         state: TrainingState,
-        feed: BatchFeed,
+        source: BatchSource,
         validation: EvaluationLoop | None,
         save: Callable[..., None] | None,
         interrupted: Callable[[], bool],
-        key: Callable[[int], None],
-        mark: Callable[[], Callable[[], None]],
-        control: Control,
+        seed_fn: Callable[[int], None],
+        save_rng_state: Callable[[], Callable[[], None]],
+        host_group: HostGroup,
         gradients: GradientWatch,
     ) -> None:
         """Bind what is called.
@@ -77,35 +77,37 @@ class TrainingLoop:
             model: the model.
             plugins: the plug-ins.
             state: how far training has come.
-            feed: the batches.
+            source: the batches.
             validation: what a validation runs.
             save: writes a checkpoint; is told whether it is the last (`is_last`).
             interrupted: whether the run shall leave here; answered alike on every rank.
-            key: sets the generators to the stream of a seed.
-            mark: notes where the generators are, and returns what puts them back there.
-            control: what the ranks agree through.
+            seed_fn: sets the generators to the stream of a seed.
+            save_rng_state: notes where the generators are, and returns what puts them back there.
+            host_group: what the ranks agree through.
             gradients: looks at the steps of optimizers in a batch after which a checkpoint is going to be taken.
         """
         self.is_stopped = False
         self._options = options
         self._unit = options.train_unit
         self._model = model
-        self._hooks = PluginHooks(plugins, seed=options.seed, rank=control.rank, key=key, mark=mark)
+        self._hooks = PluginHooks(
+            plugins, seed=options.seed, rank=host_group.rank, seed_fn=seed_fn, save_rng_state=save_rng_state
+        )
         self._state = state
-        self._feed = feed
+        self._source = source
         self._validation = validation
         self._save = save
         self._interrupted = interrupted
-        self._key = key
-        self._control = control
+        self._seed_fn = seed_fn
+        self._host_group = host_group
         self._gradients = gradients
         self._is_resumed = False
-        self._rank = control.rank
+        self._rank = host_group.rank
         self._bar: ProgressBar | None = None
-        self._account: Mapping[str, Any] | None = None
+        self._position: Mapping[str, Any] | None = None
         self._steps, self._seconds = 0, 0.0
         self._optimizer_watch, self._loss_watch = OptimizerWatch(model), LossWatch(model)
-        self._stop_vote = StopVote(model, plugins, control)
+        self._stop_vote = StopVote(model, plugins, host_group)
         self._dtypes = list_dtypes(model)  # As setup has made them: what training makes of them is another matter.
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class TrainingLoop:
             "stopped": self.is_stopped,
             "has_stepped": self._optimizer_watch.has_stepped,
             "dtypes": self._dtypes,
-            "feed": self._feed.account(self._state.dataset_iter),
+            "feed": self._source.position_state(self._state.dataset_iter),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -123,7 +125,7 @@ class TrainingLoop:
         self._state.load_dict(state_dict["state"])
         self.is_stopped = state_dict["stopped"]
         self._optimizer_watch.has_stepped = state_dict.get("has_stepped", True)
-        self._account = state_dict["feed"]
+        self._position = state_dict["feed"]
         self._is_resumed = True
 
     def run(self, bar: ProgressBar | None = None) -> Outcome:
@@ -133,7 +135,7 @@ class TrainingLoop:
             bar: is filled step by step, in the unit of training.
 
         Returns:
-            How it ended: anything but `Outcome.GOING`.
+            How it ended: anything but `Outcome.CONTINUE`.
         """
         self._bar = bar
         self._optimizer_watch.open()
@@ -152,7 +154,7 @@ class TrainingLoop:
         outcome = self._outcome(ask=self._state.global_iteration > 0)
         if outcome is Outcome.INTERRUPTED and self._save is not None:
             self._save(is_last=False)  # Whoever is told that training was interrupted finds a checkpoint.
-        while outcome is Outcome.GOING:
+        while outcome is Outcome.CONTINUE:
             outcome = self._run_epoch()
         if outcome is not Outcome.INTERRUPTED:
             self._finish()
@@ -175,9 +177,9 @@ class TrainingLoop:
         """Run a hook that is not part of a step, with the generators keyed by its place."""
         for hook, own_seeds in plugin_hooks:
             if own_seeds is not None:
-                self._key(own_seeds[args[0] if args else 0])
+                self._seed_fn(own_seeds[args[0] if args else 0])
             hook(*args)
-        self._key(derive_seed(self._options.seed, where, self._rank, *args))
+        self._seed_fn(derive_seed(self._options.seed, where, self._rank, *args))
         model_hook(*args)
 
     def _run_epoch(self) -> Outcome:
@@ -187,14 +189,14 @@ class TrainingLoop:
             state.global_epoch += 1
             hooks = self._hooks.bind("on_training_epoch_start")
             self._call("epoch start", hooks, self._model.on_training_epoch_start, state.global_epoch)
-        account, self._account = self._account, None
-        batches = self._feed.open(epoch, state.dataset_iter, account)
-        if self._control.world_size > 1 and self._feed.batches_per_epoch() is None:
-            batches = in_step(batches, self._control)
+        position, self._position = self._position, None
+        batches = self._source.iterate(epoch, state.dataset_iter, position)
+        if self._host_group.world_size > 1 and self._source.batches_per_epoch() is None:
+            batches = in_step(batches, self._host_group)
         outcome = self._run_batches(batches)
-        if outcome is not Outcome.GOING:
+        if outcome is not Outcome.CONTINUE:
             return outcome
-        self._feed.check_end(state.dataset_iter, f"epoch {state.global_epoch}")
+        self._source.check_end(state.dataset_iter, f"epoch {state.global_epoch}")
         if not state.is_epoch_in_progress:
             raise TrainingError(
                 f"epoch {state.global_epoch} has no batch, so training would never end: a data set must yield at "
@@ -204,7 +206,7 @@ class TrainingLoop:
         return self._after_epoch()
 
     def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901, PLR0912, PLR0915 - the hot path: written out, no calls.
-        state, model, key = self._state, self._model, self._key
+        state, model, seed_fn = self._state, self._model, self._seed_fn
         seeds = SeedSequence(self._options.seed, "step", self._rank)
         processes, starts = self._hooks.bind("process_training_batch"), self._hooks.bind("on_training_batch_start")
         model_start = model.on_training_batch_start if overrides(model, "on_training_batch_start", Model) else None
@@ -224,14 +226,14 @@ class TrainingLoop:
                 self._gradients.arm()
             for process, own_seeds in processes:
                 if own_seeds is not None:
-                    key(own_seeds[state.global_iteration])
+                    seed_fn(own_seeds[state.global_iteration])
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
             model._loss_items.clear()  # noqa: SLF001 - API.md names it; a step may well assign another dict to it.
             for hook, own_seeds in starts:
                 if own_seeds is not None:
-                    key(own_seeds[state.global_iteration])
+                    seed_fn(own_seeds[state.global_iteration])
                 hook(state)
-            key(seeds[state.global_iteration])  # After the plug-ins: what they draw never reaches the model.
+            seed_fn(seeds[state.global_iteration])  # After the plug-ins: what they draw never reaches the model.
             if model_start is not None:
                 model_start(state)
             train_step(batch, state)
@@ -258,12 +260,12 @@ class TrainingLoop:
             if has_news or (completes and asks_every_iteration) or interrupted():
                 paused = clock()
                 outcome = self._after_batch(completes, ask=has_news)
-                if outcome is not Outcome.GOING:
+                if outcome is not Outcome.CONTINUE:
                     return outcome
                 began += clock() - paused
                 next_save = self._next_save()
         self._steps, self._seconds = steps, clock() - began
-        return Outcome.GOING
+        return Outcome.CONTINUE
 
     def _should_log(self, completes: bool) -> bool:
         state, every = self._state, self._options.print_frequency
@@ -272,11 +274,11 @@ class TrainingLoop:
         if self._unit is TrainingUnit.ITERATION:
             return completes and is_due(state.current_iteration, every)
         # An epoch is logged at its last batch; one whose length nobody knows has none that can be told.
-        return is_due(state.global_epoch, every) and state.dataset_iter == self._feed.batches_at_end()
+        return is_due(state.global_epoch, every) and state.dataset_iter == self._source.batches_at_end()
 
     def _average_losses(self) -> None:
         """Average the losses over the ranks, before anybody reads them: plug-ins and the model see the same."""
-        average_losses(self._model, self._control)
+        average_losses(self._model, self._host_group)
         self._loss_watch.look(self._state.global_iteration)
 
     def _after_batch(self, completes: bool, *, ask: bool) -> Outcome:
@@ -307,7 +309,7 @@ class TrainingLoop:
         is_save_due = count is not None and is_due(count, self._options.chkpt_frequency)
         # Asked before saving, so that the last checkpoint says whether training was stopped.
         outcome = self._outcome(ask=ask or is_save_due)
-        if self._save is not None and (is_save_due or outcome not in (Outcome.GOING, Outcome.GIVEN_UP)):
+        if self._save is not None and (is_save_due or outcome not in (Outcome.CONTINUE, Outcome.PRUNED)):
             self._loss_watch.look(self._state.global_iteration)
             self._save(is_last=outcome in (Outcome.COMPLETE, Outcome.STOPPED))
         return outcome
@@ -320,7 +322,7 @@ class TrainingLoop:
         if self._unit is TrainingUnit.ITERATION:
             count = options.total_steps if every is None else (state.current_iteration // every + 1) * every
             return min(count, options.total_steps) * options.accumulation_steps
-        length, epoch = self._feed.batches_per_epoch(), state.global_epoch
+        length, epoch = self._source.batches_per_epoch(), state.global_epoch
         is_save_due = is_due(epoch, every) or epoch >= options.total_steps
         if length is None or not (state.is_epoch_in_progress or state.dataset_iter == 0) or not is_save_due:
             return float("inf")
@@ -336,10 +338,10 @@ class TrainingLoop:
         if self.is_stopped:
             return Outcome.STOPPED
         if for_now:
-            return Outcome.GIVEN_UP
+            return Outcome.PRUNED
         if options.early_stop_cycles is not None and state.early_stop_count >= options.early_stop_cycles:
             return Outcome.STOPPED
-        return Outcome.INTERRUPTED if self._interrupted() else Outcome.GOING
+        return Outcome.INTERRUPTED if self._interrupted() else Outcome.CONTINUE
 
     def _validate(self) -> None:
         state, model = self._state, self._model
@@ -352,5 +354,5 @@ class TrainingLoop:
         model._running_losses.clear()  # noqa: SLF001 - API.md names it.
         if self._options.early_stop_cycles is not None:
             # Every rank is asked, because asking may do something; rank 0 is believed.
-            has_improved = self._control.share(bool(model.have_metrics_improved()))
+            has_improved = self._host_group.broadcast_object(bool(model.have_metrics_improved()))
             state.early_stop_count = 0 if has_improved else state.early_stop_count + 1

@@ -25,7 +25,7 @@ def make_passport(session: Session, data: Mapping[str, Any], validation: Evaluat
         data: the description of the training data.
         validation: what validates, if anything does.
     """
-    options, ranks = session.options, session.control.world_size
+    options, ranks = session.options, session.host_group.world_size
     entries = {
         "seed": options.seed,
         "train_unit": options.train_unit.value,
@@ -41,7 +41,7 @@ def make_passport(session: Session, data: Mapping[str, Any], validation: Evaluat
         **options.added_entries,
         **_collect_added(session),
     }
-    return merge_ranks(session.control.gather(entries))
+    return merge_ranks(session.host_group.all_gather_object(entries))
 
 
 def _collect_added(session: Session) -> dict[str, Any]:

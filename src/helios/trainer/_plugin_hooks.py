@@ -28,8 +28,8 @@ class PluginHooks:
         *,
         seed: int,
         rank: int,
-        key: Callable[[int], None],
-        mark: Callable[[], Callable[[], None]],
+        seed_fn: Callable[[int], None],
+        save_rng_state: Callable[[], Callable[[], None]],
     ) -> None:
         """Take what keys are made of.
 
@@ -37,14 +37,14 @@ class PluginHooks:
             plugins: the plug-ins.
             seed: the seed of the run.
             rank: this process's rank.
-            key: sets the generators to the stream of a seed.
-            mark: notes where the generators are, and returns what puts them back there.
+            seed_fn: sets the generators to the stream of a seed.
+            save_rng_state: notes where the generators are, and returns what puts them back there.
         """
         self._plugins = plugins
         self._seed = seed
         self._rank = rank
-        self._key = key
-        self._mark = mark
+        self._seed_fn = seed_fn
+        self._save_rng_state = save_rng_state
 
     def bind(self, method: str) -> list[KeyedHook]:
         """Return the hooks of this name, each with its seeds: one for each epoch or step, whichever the hook is of.
@@ -66,16 +66,16 @@ class PluginHooks:
             is_last: whether nothing of the model comes between them and the next key. Going back to where its step has
                 left the generators costs ten times what keying does.
         """
-        ends, key, mark = self.bind("on_training_batch_end"), self._key, self._mark
+        ends, seed_fn, save_rng_state = self.bind("on_training_batch_end"), self._seed_fn, self._save_rng_state
         is_quiet = is_last or all(seeds is None for _, seeds in ends)
 
         def run(state: TrainingState) -> None:
-            go_back = None if is_quiet else mark()
+            restore = None if is_quiet else save_rng_state()
             for hook, seeds in ends:
                 if seeds is not None:
-                    key(seeds[state.global_iteration])
+                    seed_fn(seeds[state.global_iteration])
                 hook(state)
-            if go_back is not None:
-                go_back()
+            if restore is not None:
+                restore()
 
         return run if ends else None

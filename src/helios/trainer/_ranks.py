@@ -13,27 +13,27 @@ from helios.errors import ConfigurationError, TrainingError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from helios.data.feed import BatchFeed
+    from helios.data.sources import BatchSource
     from helios.model.model import Model
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
 
 
-def check_lengths(feed: BatchFeed, control: Control) -> None:
+def check_lengths(source: BatchSource, host_group: HostGroup) -> None:
     """Check that all ranks train on equally many batches an epoch.
 
     Raises:
         ConfigurationError: if not: the rank with most would wait for the others for ever.
     """
-    lengths = control.gather(feed.batches_per_epoch())
+    lengths = host_group.all_gather_object(source.batches_per_epoch())
     if len(set(lengths)) > 1:
         raise ConfigurationError(
-            f"an epoch has {', '.join(map(str, lengths))} batches on ranks 0 to {control.world_size - 1}: each must "
+            f"an epoch has {', '.join(map(str, lengths))} batches on ranks 0 to {host_group.world_size - 1}: each must "
             "train on equally many; leave the sampler to create_dataloader, or use a ResumableDistributedSampler that "
             "pads or drops the rest"
         )
 
 
-def in_step(batches: Iterator[Any], control: Control) -> Iterator[Any]:
+def in_step(batches: Iterator[Any], host_group: HostGroup) -> Iterator[Any]:
     """Yield batches as long as every rank has one; what single ranks have left then is read, and not trained on.
 
     Without it, a rank with a batch more would wait for ever for the others' gradients. The rest is read so that the
@@ -42,7 +42,7 @@ def in_step(batches: Iterator[Any], control: Control) -> Iterator[Any]:
     nothing = object()
     while True:
         batch = next(batches, nothing)
-        (is_over,) = control.vote(batch is nothing)
+        (is_over,) = host_group.all_reduce_max(batch is nothing)
         if is_over:
             break
         yield batch
@@ -50,7 +50,7 @@ def in_step(batches: Iterator[Any], control: Control) -> Iterator[Any]:
         pass
 
 
-def average_losses(model: Model, control: Control) -> None:
+def average_losses(model: Model, host_group: HostGroup) -> None:
     """Put the mean over all ranks in the place of a model's losses, on the device that they are on.
 
     The running losses go on from their mean: the sum of means is the mean of sums. Losses on a GPU are exchanged there,
@@ -60,7 +60,7 @@ def average_losses(model: Model, control: Control) -> None:
     Raises:
         TrainingError: if the ranks have losses of different names or shapes.
     """
-    if control.world_size == 1:
+    if host_group.world_size == 1:
         return
     tables = [model._loss_items, model._running_losses]  # noqa: SLF001 - API.md names them.
     losses = [(table, name, torch.as_tensor(table[name]).detach()) for table in tables for name in sorted(table)]
@@ -74,34 +74,34 @@ def average_losses(model: Model, control: Control) -> None:
     devices = list(dict.fromkeys(value.device for _, _, value in losses))
     pattern = [(devices.index(value.device), value.device.type) for _, _, value in losses]
     places = zlib.crc32(repr(pattern).encode())
-    last, first, last_places, first_places = control.vote(signature, -signature, places, -places)
+    last, first, last_places, first_places = host_group.all_reduce_max(signature, -signature, places, -places)
     if last != -first:
-        _refuse(described, control)
+        _refuse(described, host_group)
     over_hosts = last_places != -first_places
     groups: dict[torch.device, list[tuple[dict[str, Any], str, torch.Tensor]]] = {}
     for loss in losses:  # In the order of their names, which is that of all ranks.
         groups.setdefault(torch.device("cpu") if over_hosts else loss[2].device, []).append(loss)
     for place, members in groups.items():
-        means = _average_on(place, [value for _, _, value in members], control)
+        means = _average_on(place, [value for _, _, value in members], host_group)
         for (table, name, value), mean in zip(members, means, strict=True):
             dtype = value.dtype if value.is_floating_point() else torch.float32
             table[name] = mean.reshape(value.shape).to(value.device, dtype)
 
 
-def _average_on(place: torch.device, values: list[torch.Tensor], control: Control) -> tuple[torch.Tensor, ...]:
+def _average_on(place: torch.device, values: list[torch.Tensor], host_group: HostGroup) -> tuple[torch.Tensor, ...]:
     """Return the means over the ranks of some tensors, flat and on a device, in one exchange."""
     dtype = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
     flat = torch.cat([value.reshape(-1).to(place, dtype) for value in values])
-    total = control.add_up(flat) if place.type == "cpu" else all_reduce_tensors(flat)
-    return torch.split(total / control.world_size, [value.numel() for value in values])
+    total = host_group.all_reduce_sum(flat) if place.type == "cpu" else all_reduce_tensors(flat)
+    return torch.split(total / host_group.world_size, [value.numel() for value in values])
 
 
-def _refuse(described: list[str], control: Control) -> NoReturn:
+def _refuse(described: list[str], host_group: HostGroup) -> NoReturn:
     """Say how this rank's losses and those of the first rank with others differ."""
-    everybody = control.gather(described)
+    everybody = host_group.all_gather_object(described)
     other, theirs = next((rank, theirs) for rank, theirs in enumerate(everybody) if theirs != described)
     raise TrainingError(
-        f"rank {control.rank} has {_list_without(described, theirs)} among its losses where rank {other} has "
+        f"rank {host_group.rank} has {_list_without(described, theirs)} among its losses where rank {other} has "
         f"{_list_without(theirs, described)}: when losses are logged, all ranks must have put those of the same names "
         "and shapes into _loss_items"
     )

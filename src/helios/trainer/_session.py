@@ -6,12 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from helios.checkpoint.store import CheckpointName, CheckpointStore
-from helios.core.environment import kernel_choice
+from helios.core.environment import deterministic_kernels
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
-from helios.core.rng import derive_seed, make_keyer, make_marker, seed_rngs, training_on
+from helios.core.rng import derive_seed, make_rng_state_saver, make_seed_fn, seed_rngs, training_on
 from helios.core.state import Phase, TrainingUnit
-from helios.data.feed import BatchFeed, StreamFeed, make_feed
+from helios.data.sources import BatchSource, StreamSource, make_source
 from helios.errors import ConfigurationError, RankFailedError
 from helios.ranks.mesh import make_mesh
 from helios.trainer._checks import check_step
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
     from helios.trainer._options import TrainerOptions
     from helios.trainer._task import Task
 
@@ -58,12 +58,12 @@ def report_errors(phase: Phase, control_flow: Sequence[type[BaseException]]) -> 
 class Session(contextlib.ExitStack):
     """The run in this process. Entering it gets everything ready; leaving it undoes that, however the run ended."""
 
-    def __init__(self, task: Task, control: Control) -> None:
+    def __init__(self, task: Task, host_group: HostGroup) -> None:
         """Take the parts.
 
         Args:
             task: what is run, with what.
-            control: what the ranks agree through.
+            host_group: what the ranks agree through.
         """
         super().__init__()
         self._trainer = task.trainer
@@ -72,11 +72,11 @@ class Session(contextlib.ExitStack):
         self.model = task.model
         self.datamodule = task.datamodule
         self.plugins = task.plugins
-        self.control = control
-        self.device = task.options.device_of(control.info)
-        self.rank = control.rank
-        self.key, self.mark = make_keyer(self.device), make_marker(self.device)
-        is_spread = control.world_size > 1 and task.options.strategy == "fsdp"
+        self.host_group = host_group
+        self.device = task.options.device_of(host_group.info)
+        self.rank = host_group.rank
+        self.seed_fn, self.save_rng_state = make_seed_fn(self.device), make_rng_state_saver(self.device)
+        is_spread = host_group.world_size > 1 and task.options.strategy == "fsdp"
         # The ranks over which checkpoints' tensors are spread; None to have them whole.
         self.mesh = make_mesh(self.device.type) if is_spread else None
         self.states = PartStates(self.model, self.plugins, self.datamodule)
@@ -89,7 +89,7 @@ class Session(contextlib.ExitStack):
     ) -> bool | None:
         """Tell the other ranks of an error before anything is undone, which may take long, and undo it."""
         if error is not None:
-            self.control.announce(error)
+            self.host_group.announce(error)
         return super().__exit__(kind, error, traceback)
 
     def own_store(self) -> CheckpointStore | None:
@@ -120,23 +120,23 @@ class Session(contextlib.ExitStack):
             self.display = open_display()
             self.callback(self.display.close)
         self.enter_context(
-            kernel_choice(deterministic=options.enable_deterministic, benchmark=options.enable_cudnn_benchmark)
+            deterministic_kernels(deterministic=options.enable_deterministic, benchmark=options.enable_cudnn_benchmark)
         )
         self.enter_context(training_on(self.device))
         seed_rngs(options.seed)
         self.states.note_before_setup()
         for part in (*self.plugins.values(), self.datamodule, self.model):
-            part._join_run(self._trainer, self.device, is_distributed=self.control.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
+            part._join_run(self._trainer, self.device, is_distributed=self.host_group.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
         # Each part is keyed alike on every rank, and by nothing that came before: a plug-in that draws on a single rank
         # leaves the other plug-ins, how data are split, and the weights as they are.
         for plugin in self.plugins.values():
-            self.key(derive_seed(options.seed, "setup", plugin.plug_id))
+            self.seed_fn(derive_seed(options.seed, "setup", plugin.plug_id))
             plugin.setup()
         self.plugins.ensure_no_conflict()  # Again: a flag may have been set since the plug-in was added.
         self.callback(self.datamodule.teardown)
         seed_rngs(options.seed)
         self.datamodule.setup()
-        self.key(derive_seed(options.seed, "setup"))
+        self.seed_fn(derive_seed(options.seed, "setup"))
         self.model.setup(fast_init=self._phase is Phase.TESTING)
         self.states.mark(self.device)
         self.callback(self.states.leave)
@@ -154,7 +154,7 @@ class Session(contextlib.ExitStack):
         finally:
             bar.close()
 
-    def open_training_feed(self) -> BatchFeed:
+    def open_training_source(self) -> BatchSource:
         """Return the batches to train on.
 
         Raises:
@@ -165,15 +165,15 @@ class Session(contextlib.ExitStack):
             raise ConfigurationError(
                 f"{type(self.datamodule).__name__} has nothing to train on: set _train_dataset in setup"
             )
-        feed = make_feed(*loader, seed=self.options.seed)
-        if isinstance(feed, StreamFeed):
-            feed.announce(self.log)
+        source = make_source(*loader, seed=self.options.seed)
+        if isinstance(source, StreamSource):
+            source.announce(self.log)
             if self.options.train_unit is TrainingUnit.EPOCH and self.options.print_frequency is not None:
                 self.log.warning(
                     "print_frequency has no effect: by epochs, the last batch is logged, and an iterable dataset does "
                     'not tell which one that is; train with train_unit="iteration" to have batches logged'
                 )
-        return feed
+        return source
 
     def open_evaluation(self, phase: Phase) -> EvaluationLoop:
         """Return what validates or tests.
@@ -191,9 +191,9 @@ class Session(contextlib.ExitStack):
             phase,
             model=self.model,
             plugins=self.plugins,
-            feed=make_feed(*loader, phase.value, self.options.seed),
-            key=self.key,
+            source=make_source(*loader, phase.value, self.options.seed),
+            seed_fn=self.seed_fn,
             seed=self.options.seed,
-            control=self.control,
+            host_group=self.host_group,
             display=self.display,
         )

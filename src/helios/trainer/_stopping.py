@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from helios.core.state import TrainingState
     from helios.plugins.table import PluginTable
-    from helios.ranks.host_group import Control
+    from helios.ranks.host_group import HostGroup
 
 
 class StopVote:
@@ -24,10 +24,10 @@ class StopVote:
     their hosts. Where nobody can have changed his mind, and nothing else is due, there is none.
     """
 
-    def __init__(self, model: Model, plugins: PluginTable, control: Control) -> None:
+    def __init__(self, model: Model, plugins: PluginTable, host_group: HostGroup) -> None:
         """Find out who may end training."""
         asked = [plugin for plugin in plugins.values() if overrides(plugin, "should_training_stop", Plugin)]
-        self._control = control
+        self._host_group = host_group
         self._questions = [(plugin.should_training_stop, plugin._stops_for_good) for plugin in asked]  # noqa: SLF001 - the run's side of Plugin.
         self._news: list[Callable[[], bool]] = [plugin._has_stop_news for plugin in asked]  # noqa: SLF001 - as above.
         self.asks_model = overrides(model, "should_training_stop", Model)
@@ -54,7 +54,7 @@ class StopVote:
         answers = [for_good for question, for_good in self._questions if question()]
         # Between two batches there are two boundaries, if an epoch ends there.
         place = 2 * state.global_iteration + (not state.is_epoch_in_progress)
-        for_good, for_now, last, first = self._control.vote(any(answers), not all(answers), place, -place)
+        for_good, for_now, last, first = self._host_group.all_reduce_max(any(answers), not all(answers), place, -place)
         if last != -first:
             raise TrainingError(
                 f"one rank has trained {-first // 2} batches and another {last // 2}: all must be given equally many, "

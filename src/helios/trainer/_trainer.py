@@ -15,7 +15,7 @@ from helios.trainer._options import TrainerOptions
 from helios.trainer._states import PartStates
 from helios.trainer._task import Task
 from helios.trainer.launch.launcher import check_group, select_launcher
-from helios.trainer.launch.rank import AtRank
+from helios.trainer.launch.rank import RankLauncher
 
 if TYPE_CHECKING:
     import contextlib
@@ -108,7 +108,7 @@ class Trainer:
         arguments = dict(locals())
         del arguments["self"]
         self._options = TrainerOptions(**arguments)
-        self._launcher: Launcher | AtRank = select_launcher(read_environment(), self._options)
+        self._launcher: Launcher | RankLauncher = select_launcher(read_environment(), self._options)
         self._plugins = PluginTable()
         self._model: Model | None = None
         self._datamodule: DataModule | None = None
@@ -276,4 +276,4 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a rank's trainer is made of: it launches nothing."""
-        return {**vars(self), "_launcher": AtRank(), "_trained": None}
+        return {**vars(self), "_launcher": RankLauncher(), "_trained": None}

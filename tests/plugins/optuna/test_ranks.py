@@ -23,8 +23,8 @@ from helios.plugins.optuna import _ranks as ranks
 from helios.plugins.optuna._study_view import describe_study, view_study
 from helios.plugins.optuna.trial import TrialStandIn, intermediate_values, share
 from helios.ranks.messages import decode_message, encode_message
-from helios.ranks.object_host import Home, ask_by
-from helios.ranks.stores import host_store, reach_store
+from helios.ranks.object_host import ObjectHost, ask_by
+from helios.ranks.stores import connect_store, host_store
 from tests.distributed import torchrun
 from tests.docs.guide_optuna import run_guide
 from tests.docs.guide_optuna import table as guide_table
@@ -274,9 +274,9 @@ def test_a_view_shows_the_text_of_what_cannot_be_sent(caplog: pytest.LogCaptureF
 def stand_in_for(trial: optuna.Trial) -> Iterator[TrialStandIn]:
     """Return what another rank has of a trial, which is asked over a store."""
     store, port = host_store()
-    home = Home()
+    home = ObjectHost()
     share(trial)
-    with ranks._answering(store.clone(), home), ask_by(ranks._Asker(reach_store(port), 1).ask):
+    with ranks._answering(store.clone(), home), ask_by(ranks._Asker(connect_store(port), 1).ask):
         yield TrialStandIn(home.number_of(trial), trial.number)
 
 

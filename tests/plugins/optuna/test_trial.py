@@ -13,7 +13,7 @@ import pytest
 from helios.errors import ConfigurationError, NotRunningError, UnknownNameError
 from helios.plugins.optuna import SearchSpace
 from helios.plugins.optuna.trial import SharedTrial, TrialStandIn, share
-from helios.ranks.object_host import Home, way_home
+from helios.ranks.object_host import ObjectHost, host_channel
 
 
 class Counting(optuna.samplers.RandomSampler):
@@ -26,9 +26,9 @@ class Counting(optuna.samplers.RandomSampler):
         return super().sample_independent(*arguments)
 
 
-def make_stand_in(trial: optuna.Trial) -> tuple[TrialStandIn, Home]:
+def make_stand_in(trial: optuna.Trial) -> tuple[TrialStandIn, ObjectHost]:
     """Return what another process is sent in the place of a trial, and its home."""
-    home = Home()
+    home = ObjectHost()
     sent = pickle.loads(home.pack({"trial": trial, "again": trial}))
     assert sent["trial"] is sent["again"]
     return sent["trial"], home
@@ -40,7 +40,7 @@ def test_a_stand_in_answers_as_the_trial_does() -> None:
     study = optuna.create_study(sampler=sampler, pruner=optuna.pruners.ThresholdPruner(upper=1.0))
     trial = study.ask()
     stand_in, home = make_stand_in(trial)
-    with way_home(home.answer):
+    with host_channel(home.answer):
         values = [
             stand_in.suggest_float("x", 0.0, 1.0),
             stand_in.suggest_int("n", 1, 100, log=True),
@@ -69,7 +69,7 @@ def test_a_stand_in_answers_as_the_trial_does() -> None:
 def test_a_stand_in_raises_what_the_trial_raises() -> None:
     """SPEC C8: an error of the trial is raised by its stand-in, as itself; unknown questions are named."""
     stand_in, home = make_stand_in(optuna.create_study().ask())
-    with way_home(home.answer):
+    with host_channel(home.answer):
         with pytest.raises(ValueError, match="low"):
             stand_in.suggest_float("x", 2.0, 1.0)
         with pytest.raises(UnknownNameError, match=r"a trial cannot be asked for 'study': there are \["):
@@ -85,7 +85,7 @@ def test_a_space_is_recorded_by_a_stand_in() -> None:
     study = optuna.create_study()
     stand_in, home = make_stand_in(study.ask())
     space = SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 9}})
-    with way_home(home.answer):
+    with host_channel(home.answer):
         values = space.suggest(stand_in)
         assert set(values) == {"n"}
         space.check(study)

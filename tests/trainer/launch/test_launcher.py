@@ -13,7 +13,7 @@ from helios.ranks.results import ResultQueue
 from helios.trainer import _trainer
 from helios.trainer._options import TrainerOptions
 from helios.trainer.launch.launcher import Inline, select_launcher
-from helios.trainer.launch.rank import AtRank
+from helios.trainer.launch.rank import RankLauncher
 from helios.trainer.launch.spawn import Spawn
 from helios.trainer.launch.torchrun import Torchrun
 from tests.ranks.ranks import run_ranks
@@ -125,7 +125,7 @@ def test_a_group_that_nobody_has_told_of_is_refused(tmp_path: Path) -> None:
 def test_a_rank_launches_nothing() -> None:
     """SPEC E3: the trainer that a rank has refuses to start another run, and says who can."""
     trainer = copy.copy(make_trainer(num_processes=2))  # Copied as it is when it is sent to a rank.
-    assert isinstance(trainer._launcher, AtRank)
+    assert isinstance(trainer._launcher, RankLauncher)
     assert trainer.queue is None, "outside of a rank there is no line home"
     for method, phase in (("fit", "training"), ("test", "testing")):
         with pytest.raises(NotRunningError, match=f"a rank cannot start another run .{phase}.: call"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from helios.errors import NotRunningError
-from helios.trainer.launch.rank import AtRank, _Line, _lines
+from helios.trainer.launch.rank import RankLauncher, _channels, _ParentChannel
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def put(results: Connection) -> None:
     """Put something into the queue of a rank, and tell what came of it."""
-    queue = AtRank().queue
+    queue = RankLauncher().queue
     assert queue is not None
     try:
         queue.put("x")
@@ -25,7 +25,7 @@ def put(results: Connection) -> None:
 
 
 def be_rank(line: Connection, results: Connection) -> None:
-    _lines.append(_Line(line, rank=0))
+    _channels.append(_ParentChannel(line, rank=0))
     worker = multiprocessing.get_context("fork").Process(target=put, args=(results,))
     worker.start()
     worker.join()

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from helios.ranks.failures import Failure
-from helios.trainer.launch.spawn import _choose_context, _Crew, _describe_end
+from helios.trainer.launch.spawn import _choose_context, _describe_end, _RankPool
 from tests.processes import survivors
 
 
 def first_of(*failures: Failure) -> Failure:
-    crew = object.__new__(_Crew)
+    crew = object.__new__(_RankPool)
     crew._failures = {failure.rank: failure for failure in failures}
     return crew._first_failure()
 
@@ -71,7 +71,7 @@ def test_who_interrupts_the_farewell_leaves_nobody_behind(monkeypatch: pytest.Mo
         join(timeout)
 
     monkeypatch.setattr(processes[0], "join", wait)
-    crew: Any = object.__new__(_Crew)
+    crew: Any = object.__new__(_RankPool)
     crew._processes, crew._connections, crew._results, crew._world_size = processes, {}, {0: b"", 1: b""}, 2
     with pytest.raises(KeyboardInterrupt):
         crew._end()

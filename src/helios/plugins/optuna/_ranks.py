@@ -18,9 +18,9 @@ from helios.plugins.optuna.plugin import TrialInterrupted
 from helios.plugins.optuna.trial import TrialStandIn, share
 from helios.ranks.failures import Failure, describe_error, make_error
 from helios.ranks.messages import decode_message, encode_message, foreign_content
-from helios.ranks.monitor import Lookout, announce_failure, lost_store
-from helios.ranks.object_host import Home, ask_by
-from helios.ranks.stores import next_meeting
+from helios.ranks.monitor import RankMonitor, announce_failure, lost_store
+from helios.ranks.object_host import ObjectHost, ask_by
+from helios.ranks.stores import next_rendezvous_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,9 +42,9 @@ def lead(run: Callable[[Objective], optuna.Study], objective: Objective) -> optu
         run: runs the study with an objective.
         objective: the objective of all ranks.
     """
-    store, info, home, numbers = next_meeting(), get_dist_info(), Home(), itertools.count()
-    with Lookout(store.clone(), info) as lookout, _answering(store.clone(), home):
-        is_anybody_gone = lookout.attend(lambda: False, lambda: 0)
+    store, info, home, numbers = next_rendezvous_store(), get_dist_info(), ObjectHost(), itertools.count()
+    with RankMonitor(store.clone(), info) as monitor, _answering(store.clone(), home):
+        raise_if_rank_failed = monitor.watch_stop_requests(lambda: False, lambda: 0)
 
         def announced(trial: optuna.Trial) -> Any:
             share(trial)
@@ -53,9 +53,9 @@ def lead(run: Callable[[Objective], optuna.Study], objective: Objective) -> optu
             try:
                 result = objective(trial)
             except (optuna.TrialPruned, TrialInterrupted):
-                _wait_for_all(store, number, info, is_anybody_gone)
+                _wait_for_all(store, number, info, raise_if_rank_failed)
                 raise
-            _wait_for_all(store, number, info, is_anybody_gone)
+            _wait_for_all(store, number, info, raise_if_rank_failed)
             return result
 
         try:
@@ -76,12 +76,12 @@ def follow(objective: Objective) -> optuna.Study:
     Raises:
         RankFailedError: if rank 0 has failed, or another rank's machine is gone, between two trials.
     """
-    store, info = next_meeting(), get_dist_info()
-    with Lookout(store.clone(), info) as lookout, ask_by(_Asker(store, info.rank).ask):
-        is_anybody_gone = lookout.attend(lambda: False, lambda: 0)
+    store, info = next_rendezvous_store(), get_dist_info()
+    with RankMonitor(store.clone(), info) as monitor, ask_by(_Asker(store, info.rank).ask):
+        raise_if_rank_failed = monitor.watch_stop_requests(lambda: False, lambda: 0)
         number = 0
         while True:
-            content = _listen(store, number, is_anybody_gone)
+            content = _listen(store, number, raise_if_rank_failed)
             if isinstance(content, optuna.Study):
                 return content
             try:
@@ -104,12 +104,12 @@ def _announce(store: Store, error: BaseException, rank: int) -> None:
         announce_failure(store, Failure.of(error, rank))
 
 
-def _wait_for_all(store: Store, number: int, info: DistributedInfo, is_anybody_gone: Callable[[], bool]) -> None:
+def _wait_for_all(store: Store, number: int, info: DistributedInfo, raise_if_rank_failed: Callable[[], bool]) -> None:
     """Wait until all ranks are through with a trial: until then it can be asked, and changed."""
     keys = [_done(number, rank) for rank in range(1, info.world_size)]
     with _in_reach():
         while not store.check(keys):
-            is_anybody_gone()
+            raise_if_rank_failed()
             time.sleep(_POLL)
         for key in keys:
             store.delete_key(key)
@@ -127,13 +127,13 @@ def _tell(store: Store, number: int, kind: str, content: Any) -> None:
     store.set(_news(number), encode_message([kind, content]))
 
 
-def _listen(store: Store, number: int, is_anybody_gone: Callable[[], bool]) -> TrialStandIn | optuna.Study:
+def _listen(store: Store, number: int, raise_if_rank_failed: Callable[[], bool]) -> TrialStandIn | optuna.Study:
     """Return what comes next: the stand-in of a trial, or a view of the study that has ended."""
     # Not by waiting in `get`: it may take days, and Ctrl-C shall be heard meanwhile, and the loss of a machine.
     key = _news(number)
     with _in_reach():
         while not store.check([key]):
-            is_anybody_gone()
+            raise_if_rank_failed()
             time.sleep(_PATIENT_POLL)
         news = store.get(key)
         match decode_message(news, key):
@@ -193,7 +193,7 @@ def _answer(rank: int, number: int) -> str:
 
 
 @contextlib.contextmanager
-def _answering(store: Store, home: Home) -> Iterator[None]:
+def _answering(store: Store, home: ObjectHost) -> Iterator[None]:
     """Answer the other ranks' questions in a thread of its own while the context lasts."""
     closed = threading.Event()
 
@@ -211,7 +211,7 @@ def _answering(store: Store, home: Home) -> Iterator[None]:
         thread.join()
 
 
-def _answer_one(store: Store, home: Home, question: bytes) -> None:
+def _answer_one(store: Store, home: ObjectHost, question: bytes) -> None:
     try:
         asked = decode_message(question, _QUESTIONS)
         match asked:

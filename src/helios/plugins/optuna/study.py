@@ -107,7 +107,7 @@ def _take_up(
                     "database, or pass backup_study=False"
                 ) from error
             get_root_logger().info("study %r as it was is kept in %s", study_name, kept)
-        rdb.let_wait(connection, plan.waiting)
+        rdb.requeue(connection, plan.waiting)
         rdb.let_fail(connection, plan.failing)
     plan.report()
 

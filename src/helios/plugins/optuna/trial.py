@@ -10,7 +10,7 @@ import optuna
 
 from helios.errors import UnknownNameError
 from helios.plugins.optuna.storage.questions import ask_pruner
-from helios.ranks.object_host import ask_home, keep_at_home
+from helios.ranks.object_host import call_host, register_proxy
 
 if TYPE_CHECKING:
     import datetime
@@ -35,7 +35,7 @@ class TrialStandIn:
     """
 
     def __init__(self, home: int, number: int) -> None:
-        self._home = home
+        self._object_host = home
         self._number = number
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class TrialStandIn:
 
     def ask(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Ask the trial where it lives."""
-        return ask_home(self._home, name, *arguments, **options)
+        return call_host(self._object_host, name, *arguments, **options)
 
 
 class SharedTrial(optuna.Trial):
@@ -223,4 +223,4 @@ def _answer(trial: optuna.Trial, name: str, arguments: tuple[Any, ...], options:
     raise UnknownNameError(f"a trial cannot be asked for {name!r}: there are {sorted({*_CALLS, *_READS, *_OURS})}")
 
 
-keep_at_home(optuna.Trial, lambda trial, home: (TrialStandIn, (home, trial.number)), _answer)
+register_proxy(optuna.Trial, lambda trial, home: (TrialStandIn, (home, trial.number)), _answer)

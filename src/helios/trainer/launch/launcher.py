@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from helios.core.distributed import find_missing_variables, get_world_size, is_dist_active, is_using_torchrun
 from helios.core.environment import current_device
 from helios.errors import ConfigurationError
-from helios.ranks.host_group import Control
+from helios.ranks.host_group import HostGroup
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log, report_errors
 from helios.trainer.launch.spawn import Spawn
@@ -48,9 +48,9 @@ class Inline:
         """Run the task."""
         with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow):
             task.prepare()
-            control = Control()
-            with current_device(task.options.device_of(control.info)):
-                return run_task(task, control)
+            host_group = HostGroup()
+            with current_device(task.options.device_of(host_group.info)):
+                return run_task(task, host_group)
 
 
 def select_launcher(environment: Mapping[str, str], options: TrainerOptions) -> Launcher:

@@ -19,13 +19,13 @@ from helios.core.environment import current_device, prefer_loopback
 from helios.core.logging import get_root_logger
 from helios.errors import NotRunningError, TrainingError
 from helios.ranks.failures import Failure
-from helios.ranks.host_group import Control
-from helios.ranks.monitor import Lookout
-from helios.ranks.object_host import way_home
-from helios.ranks.process_group import membership
+from helios.ranks.host_group import HostGroup
+from helios.ranks.monitor import RankMonitor
+from helios.ranks.object_host import host_channel
+from helios.ranks.process_group import process_group
 from helios.ranks.processes import follow_parent
 from helios.ranks.results import SendingQueue, pack
-from helios.ranks.stores import SignedStore, reach_store
+from helios.ranks.stores import SignedStore, connect_store
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Orders:
+class RankConfig:
     """What a rank must know before it can be sent its task.
 
     Attributes:
@@ -57,7 +57,7 @@ class Orders:
     level: int
 
 
-class _Line:
+class _ParentChannel:
     """The line to the process that has started this one. Its messages are a kind and bytes."""
 
     def __init__(self, connection: Connection, rank: int) -> None:
@@ -101,10 +101,10 @@ class _Line:
             self.tell("failed", pickle.dumps(Failure.of(error, self._rank, control_flow)))
 
 
-_lines: list[_Line] = []  # Of this process; empty in one that was not started by fit.
+_channels: list[_ParentChannel] = []  # Of this process; empty in one that was not started by fit.
 
 
-class AtRank:
+class RankLauncher:
     """What the trainer of a rank has for a launcher: its results go home, and it launches nothing."""
 
     trains_here = True
@@ -112,7 +112,7 @@ class AtRank:
     @property
     def queue(self) -> SendingQueue | None:
         """The end of the queue at which results are put in."""
-        return SendingQueue(_lines[-1].put) if _lines else None
+        return SendingQueue(_channels[-1].put) if _channels else None
 
     def launch(self, task: Task) -> Result:
         """Refuse: the ranks are at work already.
@@ -123,7 +123,7 @@ class AtRank:
         raise NotRunningError(f"a rank cannot start another run ({task.phase.value}): call fit and test where it began")
 
 
-def run_rank(connection: Connection, orders: Orders) -> None:
+def run_rank(connection: Connection, orders: RankConfig) -> None:
     """Be one rank of a run: the whole life of the process.
 
     Args:
@@ -133,8 +133,8 @@ def run_rank(connection: Connection, orders: Orders) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # So that it can be ended together with what it starts, and Ctrl-C goes to the parent alone.
     follow_parent()  # From its first moment on: who looks for a store that is gone does so for minutes.
-    line = _Line(connection, orders.rank)
-    _lines.append(line)
+    line = _ParentChannel(connection, orders.rank)
+    _channels.append(line)
     try:
         line.tell("begun")
         logging.getLogger(get_root_logger().name).setLevel(orders.level)
@@ -148,21 +148,21 @@ def run_rank(connection: Connection, orders: Orders) -> None:
         _end_failed(line, error)
 
 
-def _take_part(task: Task, orders: Orders, line: _Line) -> Result:
+def _take_part(task: Task, orders: RankConfig, line: _ParentChannel) -> Result:
     info = DistributedInfo(orders.rank, orders.world_size, orders.rank, orders.world_size)
-    store = reach_store(orders.port)
-    lookout, device = (
-        Lookout(SignedStore(store.clone(), orders.secret), info, watches=False),
+    store = connect_store(orders.port)
+    monitor, device = (
+        RankMonitor(SignedStore(store.clone(), orders.secret), info, watches=False),
         task.options.device_of(info),
     )
     with (
         open_log(task.options, orders.rank),
-        way_home(line.ask),
-        lookout,
+        host_channel(line.ask),
+        monitor,
         current_device(device),
-        membership(store, info, device) as group,
+        process_group(store, info, device) as group,
     ):
-        return run_task(task, Control(info, group, lookout, lambda error: line.fail(error, task.control_flow)))
+        return run_task(task, HostGroup(info, group, monitor, lambda error: line.fail(error, task.control_flow)))
 
 
 def _unpack(orders: bytes) -> Task:
@@ -176,7 +176,7 @@ def _unpack(orders: bytes) -> Task:
     return task
 
 
-def _end_failed(line: _Line, error: BaseException) -> Any:
+def _end_failed(line: _ParentChannel, error: BaseException) -> Any:
     """End this process at once: others may hold on to what an orderly end would wait for."""
     with contextlib.suppress(OSError):  # Then the process that called fit is gone, and there is nobody to be told.
         line.fail(error)

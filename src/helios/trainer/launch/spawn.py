@@ -20,13 +20,13 @@ from helios.core.paths import to_path
 from helios.core.state import Phase
 from helios.errors import ConfigurationError, RankFailedError
 from helios.ranks.failures import Failure
-from helios.ranks.monitor import ask_to_leave
-from helios.ranks.object_host import Home
+from helios.ranks.monitor import request_stop
+from helios.ranks.object_host import ObjectHost
 from helios.ranks.results import ResultQueue
 from helios.ranks.stores import SignedStore, host_store
 from helios.trainer._session import open_log, report_errors
 from helios.trainer._signals import SignalWatch
-from helios.trainer.launch.rank import Orders, run_rank
+from helios.trainer.launch.rank import RankConfig, run_rank
 from helios.trainer.launch.stopped import StoppedRanks
 
 if TYPE_CHECKING:
@@ -63,21 +63,21 @@ class Spawn:
         with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow), self.queue.filling():
             to_path(".", "the folder in which ranks are started")  # They cannot start in one that was deleted.
             task.prepare()
-            result = _Crew(task, self.queue, self._world_size).run()
+            result = _RankPool(task, self.queue, self._world_size).run()
             task.model.metrics.clear()
             task.model.metrics.update(result.metrics)
             task.hear(result.words)
             return result
 
 
-class _Crew:
+class _RankPool:
     """The ranks of one run, as seen from the process that has started them."""
 
     def __init__(self, task: Task, queue: ResultQueue, world_size: int) -> None:
         self._task = task
         self._queue = queue
-        self._home = Home()
-        self._orders = _pack(task, self._home)
+        self._object_host = ObjectHost()
+        self._orders = _pack(task, self._object_host)
         self._store, self._port = host_store()
         self._secret = secrets.token_bytes(32)
         self._processes: list[SpawnProcess] = []
@@ -103,7 +103,7 @@ class _Crew:
                     self._look_for_stopped()
                     if signals.was_asked() and not has_passed_on:
                         has_passed_on = True
-                        ask_to_leave(SignedStore(self._store, self._secret))
+                        request_stop(SignedStore(self._store, self._secret))
             finally:
                 self._end()
                 del self._store  # It closes; whoever keeps the error of a run keeps this object.
@@ -135,7 +135,7 @@ class _Crew:
         threads = max(1, torch.get_num_threads() // self._world_size)
         for rank in range(self._world_size):
             here, there = context.Pipe()
-            orders = Orders(rank, self._world_size, self._port, self._secret, threads, get_root_logger().level)
+            orders = RankConfig(rank, self._world_size, self._port, self._secret, threads, get_root_logger().level)
             process = context.Process(target=run_rank, args=(there, orders), name=f"helios-rank-{rank}", daemon=False)
             self._processes.append(process)  # Before it starts: Ctrl-C may come as soon as it has.
             process.start()
@@ -158,7 +158,7 @@ class _Crew:
         elif kind == "ask":
             # A rank that is gone already is found dead later.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.send_bytes(self._home.answer(body))
+                connection.send_bytes(self._object_host.answer(body))
         elif kind == "put":
             self._queue.extend([body])
         elif kind == "done":
@@ -241,7 +241,7 @@ def _describe_end(exit_code: int | None, *, has_begun: bool) -> str:
     )
 
 
-def _pack(task: Task, home: Home) -> bytes:
+def _pack(task: Task, home: ObjectHost) -> bytes:
     """Pickle what the ranks need.
 
     Raises:
@@ -265,7 +265,7 @@ def _pack(task: Task, home: Home) -> bytes:
 
 def _can_pack(part: object) -> bool:
     try:
-        Home().pack(part)
+        ObjectHost().pack(part)
     except Exception:  # noqa: BLE001 - pickling may raise anything; that it did is the answer.
         return False
     return True

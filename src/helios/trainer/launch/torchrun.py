@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from helios.core.distributed import get_dist_info
 from helios.core.environment import current_device
 from helios.ranks.failures import Failure
-from helios.ranks.host_group import Control
-from helios.ranks.monitor import Lookout, announce_failure, find_cause
-from helios.ranks.process_group import membership
+from helios.ranks.host_group import HostGroup
+from helios.ranks.monitor import RankMonitor, announce_failure, find_cause
+from helios.ranks.process_group import process_group
 from helios.ranks.results import ResultQueue, pack
-from helios.ranks.stores import next_meeting
+from helios.ranks.stores import next_rendezvous_store
 from helios.trainer._jobs import run_task
 from helios.trainer._session import open_log, report_errors
 
@@ -37,14 +37,14 @@ class Torchrun:
         """Run the task together with the other ranks; each returns what it returns on rank 0."""
         info = get_dist_info()
         with open_log(task.options, info.rank), report_errors(task.phase, task.control_flow), self.queue.filling():
-            store, device = next_meeting(), task.options.device_of(info)
+            store, device = next_rendezvous_store(), task.options.device_of(info)
             with (
                 current_device(device),
-                membership(store, info, device) as group,
-                Lookout(store.clone(), info) as lookout,
+                process_group(store, info, device) as group,
+                RankMonitor(store.clone(), info) as monitor,
             ):
                 try:
-                    return self._run(task, Control(info, group, lookout, lambda error: _announce(store, error, info)))
+                    return self._run(task, HostGroup(info, group, monitor, lambda error: _announce(store, error, info)))
                 except Exception as error:
                     cause = find_cause(store, error, info)
                     if cause.rank == info.rank:
@@ -55,13 +55,13 @@ class Torchrun:
                     finally:
                         del reported  # It refers to this call, which must not refer to it.
 
-    def _run(self, task: Task, control: Control) -> Result:
+    def _run(self, task: Task, host_group: HostGroup) -> Result:
         # Once on every machine: each has a disk of its own.
-        if control.info.local_rank == 0:
+        if host_group.info.local_rank == 0:
             task.prepare()
-        control.vote(0)  # Nobody begins before all is prepared.
-        result = run_task(task, control)
-        for items in control.gather(self.queue.sent):
+        host_group.all_reduce_max(0)  # Nobody begins before all is prepared.
+        result = run_task(task, host_group)
+        for items in host_group.all_gather_object(self.queue.sent):
             self.queue.extend(items)
         self.queue.sent = []
         return result

@@ -32,16 +32,16 @@ ALL: Final = "".join(HARM) + "\ud800"  # Half of a character, which no file can 
 # Shows two pages in frames, moves a mouse over each element, clicks it, and lists what has come of that.
 VIEWER: Final = """<!DOCTYPE html><meta charset="utf-8"><body>
 <script>
-const result = { harm: { report: 0, control: 0 } };
+const result = { harm: { report: 0, host_group: 0 } };
 addEventListener("message", event => {
-  result.harm[event.source === document.getElementById("report").contentWindow ? "report" : "control"] += 1;
+  result.harm[event.source === document.getElementById("report").contentWindow ? "report" : "host_group"] += 1;
 });
 addEventListener("load", () => setTimeout(() => {
-  for (const name of ["report", "control"]) {
+  for (const name of ["report", "host_group"]) {
     const page = document.getElementById(name).contentDocument;
     for (const kind of ["mouseover", "mousemove", "mouseenter", "click"])
       for (const element of page.querySelectorAll("*"))
-        if (element.tagName !== "A" || name === "control")
+        if (element.tagName !== "A" || name === "host_group")
           element.dispatchEvent(new MouseEvent(kind, { bubbles: true, clientX: 200, clientY: 200 }));
     result[name] = {
       title: page.title,
@@ -60,7 +60,7 @@ addEventListener("load", () => setTimeout(() => {
 }, 2000));
 </script>
 <iframe id="report" src="report.html" width="1000" height="4000"></iframe>
-<iframe id="control" src="control.html" width="1000" height="400"></iframe>
+<iframe id="host_group" src="host_group.html" width="1000" height="400"></iframe>
 """
 
 FLAGS: Final = (
@@ -102,7 +102,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         study = hostile_study()
     write_report(study, folder / "report.html")
-    (folder / "control.html").write_text(
+    (folder / "host_group.html").write_text(
         f"<!DOCTYPE html><meta charset=utf-8><h1>{ALL}</h1>", encoding="utf-8", errors="replace"
     )
     viewer = folder / "viewer.html"
@@ -119,7 +119,7 @@ def test_a_browser_runs_nothing_out_of_a_study(seen: dict[str, Any]) -> None:
     """SPEC D8: in a browser, markup in names, choices and attributes is text: it runs nothing, and shows as it is."""
     report = seen["report"]
     assert seen["harm"]["report"] == 0
-    assert seen["harm"]["control"] >= 3, "the same texts run where they are not escaped"
+    assert seen["harm"]["host_group"] >= 3, "the same texts run where they are not escaped"
     assert report["plots"] >= 10, "the pictures are drawn"
     assert (report["images"], report["handlers"]) == (0, 0)
     assert [link for link in report["links"] if link is not None and "javascript" in link] == []

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from helios.plugins.optuna.space.errors import Mistakes, did_you_mean, quote, type_name
+from helios.plugins.optuna.space.errors import SpaceErrors, did_you_mean, quote, type_name
 
 if TYPE_CHECKING:
     from helios.plugins.optuna.space.domains import Domain, Parameter, Value
 
 
 def read_conditions(
-    name: str, definition: object, domains: Mapping[str, Domain | None], mistakes: Mistakes
+    name: str, definition: object, domains: Mapping[str, Domain | None], mistakes: SpaceErrors
 ) -> dict[str, tuple[Value, ...]]:
     """Return for each parameter that this one depends on the values with which it exists, after noting what is wrong.
 
@@ -50,7 +50,7 @@ def read_conditions(
     return conditions
 
 
-def sort_by_dependence(conditions: Mapping[str, Mapping[str, object]], mistakes: Mistakes) -> list[str]:
+def sort_by_dependence(conditions: Mapping[str, Mapping[str, object]], mistakes: SpaceErrors) -> list[str]:
     """Return the names, each after those it depends on; a circle is noted once."""
     order: list[str] = []
 
@@ -68,7 +68,7 @@ def sort_by_dependence(conditions: Mapping[str, Mapping[str, object]], mistakes:
     return order
 
 
-def check_existence(name: str, parameters: Mapping[str, Parameter], mistakes: Mistakes) -> None:
+def check_existence(name: str, parameters: Mapping[str, Parameter], mistakes: SpaceErrors) -> None:
     """Note it if the conditions of a parameter and of those it depends on can never hold together."""
     allowed: dict[str, set[float]] = {}
     waiting = [name]

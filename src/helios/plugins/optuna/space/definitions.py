@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from helios.plugins.optuna.space.domains import Choices, Domain, FloatRange, IntRange, Value
-from helios.plugins.optuna.space.errors import Mistakes, did_you_mean, quote, type_name
+from helios.plugins.optuna.space.errors import SpaceErrors, did_you_mean, quote, type_name
 
 # Optuna keeps every number as a double: an integer beyond this may come back as another one.
 _LARGEST_INTEGER: Final = 2**53
@@ -22,7 +22,7 @@ _KEYS: Final = {"float": _RANGE_KEYS, "int": _RANGE_KEYS, "categorical": ("choic
 _KINDS: Final = 'kind = "float", kind = "int" or kind = "categorical"'
 
 
-def read_domain(name: object, definition: object, mistakes: Mistakes) -> Domain | None:
+def read_domain(name: object, definition: object, mistakes: SpaceErrors) -> Domain | None:
     """Return the domain that a definition describes, or `None` after noting what is wrong with name and definition.
 
     Args:
@@ -47,7 +47,7 @@ def read_domain(name: object, definition: object, mistakes: Mistakes) -> Domain 
 class _Definition:
     name: str
     table: Mapping[Any, Any]
-    mistakes: Mistakes
+    mistakes: SpaceErrors
 
     def read(self) -> Domain | None:
         kind = self.table.get("kind")

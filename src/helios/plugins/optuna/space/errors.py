@@ -20,7 +20,7 @@ _TYPE_NAMES: Final = {
 }
 
 
-class Mistakes:
+class SpaceErrors:
     """What is wrong with a search space, collected so that it is told at once.
 
     Args:

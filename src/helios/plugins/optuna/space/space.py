@@ -16,7 +16,7 @@ from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna.space.conditions import check_existence, read_conditions, sort_by_dependence
 from helios.plugins.optuna.space.definitions import read_domain
 from helios.plugins.optuna.space.domains import Parameter
-from helios.plugins.optuna.space.errors import Mistakes, quote, type_name
+from helios.plugins.optuna.space.errors import SpaceErrors, quote, type_name
 from helios.plugins.optuna.trial import TrialStandIn
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _read_parameters(definitions: object, source: str) -> dict[str, Parameter]:
             f"{source}: no parameter is defined: define at least one, as in "
             'lr = { kind = "float", low = 1e-4, high = 1e-1, log = true }'
         )
-    mistakes = Mistakes(source)
+    mistakes = SpaceErrors(source)
     domains = {name: read_domain(name, definition, mistakes) for name, definition in definitions.items()}
     conditions = {
         name: read_conditions(name, definition, domains, mistakes) for name, definition in definitions.items()

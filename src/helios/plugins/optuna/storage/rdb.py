@@ -149,7 +149,7 @@ def _read_silences(connection: sql.Connection, ids: sql.Select[Any]) -> dict[int
     return {trial_id: (now - beat).total_seconds() for trial_id, beat in connection.execute(query)}
 
 
-def let_wait(connection: sql.Connection, trial_ids: Sequence[int]) -> None:
+def requeue(connection: sql.Connection, trial_ids: Sequence[int]) -> None:
     """Let trials wait in their own slots, with their parameters, attributes and intermediate values.
 
     What their last run left behind as its result is taken off: values, constraints, dates, owner and heartbeat.

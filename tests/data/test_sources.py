@@ -12,7 +12,6 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 from helios.checkpoint.plain import decode, encode
 from helios.core.rng import key_generators
-from helios.data.feed import BatchFeed, SamplerFeed, SequenceFeed, StreamFeed, make_feed
 from helios.data.loading import create_dataloader
 from helios.data.samplers import (
     ResumableDistributedSampler,
@@ -20,6 +19,7 @@ from helios.data.samplers import (
     ResumableSampler,
     ResumableSequentialSampler,
 )
+from helios.data.sources import BatchSource, SamplerSource, SequenceSource, StreamSource, make_source
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
 from tests.data.drawing import Drawing, Stream, draw
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def make_sampler_feed(size: int, **options: Any) -> BatchFeed:
-    return make_feed(*create_dataloader(TensorDataset(torch.arange(size)), random_seed=2, **options))
+def make_sampler_feed(size: int, **options: Any) -> BatchSource:
+    return make_source(*create_dataloader(TensorDataset(torch.arange(size)), random_seed=2, **options))
 
 
 def numbers(batches: Iterator[Any]) -> list[list[int]]:
     return [batch[0].tolist() for batch in batches]
 
 
-def account_at(feed: BatchFeed, done: int) -> dict[str, Any]:
-    account: dict[str, Any] = decode(encode(feed.account(done)))
-    return account
+def position_at(source: BatchSource, done: int) -> dict[str, Any]:
+    position: dict[str, Any] = decode(encode(source.position_state(done)))
+    return position
 
 
-def take(feed: BatchFeed, epoch: int, count: int, done: int = 0, account: Any = None) -> list[list[int]]:
+def take(source: BatchSource, epoch: int, count: int, done: int = 0, position: Any = None) -> list[list[int]]:
     """Train on so many batches of an epoch."""
-    batches = feed.open(epoch, done, account)
+    batches = source.iterate(epoch, done, position)
     return [next(batches)[0].tolist() for _ in range(count)]
 
 
@@ -63,35 +63,35 @@ def test_opening_gives_exactly_the_rest(size: int, batch_size: int, drop_last: b
     options: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "shuffle": shuffle}
     if drop_last and size < batch_size:
         return
-    feed = make_sampler_feed(size, **options)
-    batches = numbers(feed.open(epoch))
-    assert len(batches) == feed.batches_per_epoch()
+    source = make_sampler_feed(size, **options)
+    batches = numbers(source.iterate(epoch))
+    assert len(batches) == source.batches_per_epoch()
     samples = [index for batch in batches for index in batch]
     assert len(set(samples)) == len(samples) == (size - size % batch_size if drop_last else size)
     for done in range(len(batches) + 1):
-        account = account_at(feed, done)
+        position = position_at(source, done)
         resumed = make_sampler_feed(size, **options)
-        assert numbers(resumed.open(epoch, done, account)) == batches[done:]
-        assert numbers(resumed.open(epoch + 1)) == numbers(feed.open(epoch + 1))
-        assert numbers(make_sampler_feed(size, **options).open(epoch, done)) == batches[done:]
-        feed.open(epoch)
+        assert numbers(resumed.iterate(epoch, done, position)) == batches[done:]
+        assert numbers(resumed.iterate(epoch + 1)) == numbers(source.iterate(epoch + 1))
+        assert numbers(make_sampler_feed(size, **options).iterate(epoch, done)) == batches[done:]
+        source.iterate(epoch)
 
 
 @given(size=st.integers(1, 40), before=st.integers(1, 9), after=st.integers(1, 9), data=st.data())
 @settings(max_examples=40)
 def test_another_batch_size_goes_on_at_the_same_sample(size: int, before: int, after: int, data: st.DataObject) -> None:
     """SPEC F5: resumed with another batch size, even twice, an epoch still sees each sample once, in the same order."""
-    order = [index for batch in numbers(make_sampler_feed(size, shuffle=True).open(1)) for index in batch]
+    order = [index for batch in numbers(make_sampler_feed(size, shuffle=True).iterate(1)) for index in batch]
     seen: list[int] = []
-    done, account = 0, None
+    done, position = 0, None
     for batch_size in (before, after, before):
-        feed = make_sampler_feed(size, shuffle=True, batch_size=batch_size)
+        source = make_sampler_feed(size, shuffle=True, batch_size=batch_size)
         count = data.draw(st.integers(0, -(-(size - len(seen)) // batch_size)))
-        for batch in take(feed, 1, count, done, account):
+        for batch in take(source, 1, count, done, position):
             seen += batch
         done += count
-        account = account_at(feed, done)
-    rest = numbers(make_sampler_feed(size, shuffle=True, batch_size=after).open(1, done, account))
+        position = position_at(source, done)
+    rest = numbers(make_sampler_feed(size, shuffle=True, batch_size=after).iterate(1, done, position))
     assert seen + [index for batch in rest for index in batch] == order
 
 
@@ -100,7 +100,7 @@ def test_another_batch_size_goes_on_at_the_same_sample(size: int, before: int, a
 def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: tuple[int, int]) -> None:
     """SPEC F5: what two ranks have left of an epoch is what one or four share out, in the same global order."""
 
-    def ranks(world: int, batch_size: int) -> list[BatchFeed]:
+    def ranks(world: int, batch_size: int) -> list[BatchSource]:
         samplers = [ResumableDistributedSampler(range(size), world, rank, seed=1, pad=False) for rank in range(world)]
         return [make_sampler_feed(size, sampler=sampler, batch_size=batch_size) for sampler in samplers]
 
@@ -111,11 +111,11 @@ def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: t
         return [[part[j] for j in range(max(map(len, parts))) for part in parts if j < len(part)] for parts in by_rank]
 
     before, after = worlds
-    feeds = ranks(before, 4 // before)
-    whole = interleave([numbers(feed.open(3)) for feed in feeds])
+    source = ranks(before, 4 // before)
+    whole = interleave([numbers(source.iterate(3)) for source in source])
     done = 2
-    account = account_at(feeds[0], done)
-    rest = interleave([numbers(feed.open(3, done, account)) for feed in ranks(after, 4 // after)])
+    position = position_at(source[0], done)
+    rest = interleave([numbers(source.iterate(3, done, position)) for source in ranks(after, 4 // after)])
     assert rest == whole[done:]
 
 
@@ -133,18 +133,18 @@ def test_the_end_of_an_epoch_is_known_on_any_number_of_ranks(
 ) -> None:
     """An epoch resumed on other ranks, in batches of another size, ends after as many batches as was said."""
 
-    def feed_of(world: int, batch_size: int, rank: int) -> BatchFeed:
+    def feed_of(world: int, batch_size: int, rank: int) -> BatchSource:
         sampler = ResumableDistributedSampler(range(size), world, rank, drop_last=drop_last, pad=pad)
         return make_sampler_feed(size, sampler=sampler, batch_size=min(batch_size, len(sampler)), drop_last=drop_last)
 
     before = feed_of(worlds[0], sizes[0], 0)
-    list(before.open(1))
+    list(before.iterate(1))
     done = data.draw(st.integers(0, before.batches_per_epoch() or 0))
     assert before.batches_at_end() == before.batches_per_epoch()
-    account = account_at(before, done)
+    position = position_at(before, done)
     for rank in range(worlds[1]):
         after = feed_of(worlds[1], sizes[1], rank)
-        assert done + len(list(after.open(1, done, account))) == after.batches_at_end()
+        assert done + len(list(after.iterate(1, done, position))) == after.batches_at_end()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -152,26 +152,26 @@ def test_the_end_of_an_epoch_is_known_on_any_number_of_ranks(
 def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool, tmp_path: Path) -> None:
     """SPEC F3: the fetches of a resumed epoch, counted, are those of the samples that are left."""
     options: dict[str, Any] = {"batch_size": 3, "drop_last": drop_last, "shuffle": True, "random_seed": 2}
-    feed = make_feed(*create_dataloader(Drawing(11), **options))
-    batches = [batch[:, 0].int().tolist() for batch in feed.open(1)]
+    source = make_source(*create_dataloader(Drawing(11), **options))
+    batches = [batch[:, 0].int().tolist() for batch in source.iterate(1)]
     for done in (0, 1, 3, len(batches)):
         log = tmp_path / f"{done}"
         log.touch()
-        resumed = make_feed(*create_dataloader(Drawing(11, log), num_workers=workers, **options))
-        assert len(list(resumed.open(1, done, account_at(feed, done)))) == len(batches) - done
+        resumed = make_source(*create_dataloader(Drawing(11, log), num_workers=workers, **options))
+        assert len(list(resumed.iterate(1, done, position_at(source, done)))) == len(batches) - done
         fetched = list(map(int, log.read_text().split()))
         assert sorted(fetched) == sorted(index for batch in batches[done:] for index in batch)
 
 
 def test_data_of_another_size_are_refused() -> None:
     """SPEC F5: a position in the middle of an epoch means nothing in other data; between epochs all is well."""
-    feed = make_sampler_feed(9, batch_size=2)
-    list(feed.open(0))
+    source = make_sampler_feed(9, batch_size=2)
+    list(source.iterate(0))
     other = make_sampler_feed(10, batch_size=2)
     with pytest.raises(CheckpointMismatchError, match="over 9 samples, but the data set has 10 now: resume with"):
-        other.open(0, 2, account_at(feed, 2))
-    assert feed.account(0) == {}
-    assert len(numbers(other.open(1, 0, feed.account(0)))) == 5
+        other.iterate(0, 2, position_at(source, 2))
+    assert source.position_state(0) == {}
+    assert len(numbers(other.iterate(1, 0, source.position_state(0)))) == 5
 
 
 # ------------------------------------------------------------------------------------------------------- ready batches
@@ -181,32 +181,32 @@ def test_data_of_another_size_are_refused() -> None:
 @settings(max_examples=20)
 def test_a_list_goes_on_where_it_was(size: int, epoch: int) -> None:
     """SPEC F2: a list of batches gives its rest after every number of batches."""
-    feed = make_feed(list(range(size)), None)
-    assert isinstance(feed, SequenceFeed)
-    assert feed.batches_per_epoch() == size
+    source = make_source(list(range(size)), None)
+    assert isinstance(source, SequenceSource)
+    assert source.batches_per_epoch() == size
     for done in range(size + 1):
-        assert list(feed.open(epoch, done, account_at(feed, done))) == list(range(done, size))
+        assert list(source.iterate(epoch, done, position_at(source, done))) == list(range(done, size))
 
 
 def test_a_list_of_another_length_is_refused() -> None:
     """A list that has become shorter or longer is not what the epoch began with."""
-    account = make_feed([1, 2, 3], None).account(1)
+    position = make_source([1, 2, 3], None).position_state(1)
     with pytest.raises(CheckpointMismatchError, match="over 3 batches, but the data set has 2 now"):
-        make_feed([1, 2], None).open(0, 1, account)
+        make_source([1, 2], None).iterate(0, 1, position)
 
 
 def test_another_kind_of_data_is_refused() -> None:
     """The middle of an epoch over a list cannot be found in a data set or a stream, nor the other way round."""
-    stream = make_feed(*create_dataloader(Stream([4])))
-    assert isinstance(stream, StreamFeed)
-    next(stream.open(0))
-    feeds = {"a list of": make_feed([1, 2, 3, 4], None), "a map-style": make_sampler_feed(4), "an iterable": stream}
-    for saved, feed in feeds.items():
-        account = account_at(feed, 1)
-        for present, other in feeds.items():
+    stream = make_source(*create_dataloader(Stream([4])))
+    assert isinstance(stream, StreamSource)
+    next(stream.iterate(0))
+    sources = {"a list of": make_source([1, 2, 3, 4], None), "a map-style": make_sampler_feed(4), "an iterable": stream}
+    for saved, source in sources.items():
+        position = position_at(source, 1)
+        for present, other in sources.items():
             if present != saved:
                 with pytest.raises(CheckpointMismatchError, match=f"over {saved} .* but there is {present} "):
-                    other.open(0, 1, account)
+                    other.iterate(0, 1, position)
 
 
 class Drawn(Sequence[torch.Tensor]):
@@ -221,11 +221,11 @@ class Drawn(Sequence[torch.Tensor]):
 
 def test_batches_that_are_made_when_asked_for_are_keyed() -> None:
     """SPEC F2: a draw in the `__getitem__` of a sequence of batches follows from seed, epoch and position."""
-    feed = make_feed(Drawn(), None, seed=3)
-    epochs = [[batch.tolist() for batch in feed.open(epoch)] for epoch in (0, 1)]
+    source = make_source(Drawn(), None, seed=3)
+    epochs = [[batch.tolist() for batch in source.iterate(epoch)] for epoch in (0, 1)]
     draw()
-    assert [batch.tolist() for batch in make_feed(Drawn(), None, seed=3).open(1, 2)] == epochs[1][2:]
-    others = [batch.tolist() for batch in make_feed(Drawn(), None, seed=4).open(1)]
+    assert [batch.tolist() for batch in make_source(Drawn(), None, seed=3).iterate(1, 2)] == epochs[1][2:]
+    others = [batch.tolist() for batch in make_source(Drawn(), None, seed=4).iterate(1)]
     assert len({value for rows in (*epochs, others) for row in rows for value in row[1:]}) == 3 * 4 * 4
 
 
@@ -238,15 +238,15 @@ def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last:
     """SPEC F3: torch's own `DataLoader` resumes, too, when its sampler is resumable."""
     data = TensorDataset(torch.arange(10))
 
-    def make() -> BatchFeed:
+    def make() -> BatchSource:
         sampler = ResumableRandomSampler(data, seed=1) if shuffle else ResumableSequentialSampler(data)
-        return make_feed(DataLoader(data, batch_size=3, sampler=sampler, drop_last=drop_last), sampler)
+        return make_source(DataLoader(data, batch_size=3, sampler=sampler, drop_last=drop_last), sampler)
 
-    feed = make()
-    batches = numbers(feed.open(2))
-    assert feed.batches_per_epoch() == len(batches) == (3 if drop_last else 4)
+    source = make()
+    batches = numbers(source.iterate(2))
+    assert source.batches_per_epoch() == len(batches) == (3 if drop_last else 4)
     for done in range(len(batches) + 1):
-        assert numbers(make().open(2, done, account_at(feed, done))) == batches[done:]
+        assert numbers(make().iterate(2, done, position_at(source, done))) == batches[done:]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -256,18 +256,18 @@ def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
     def collate(samples: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack([*samples, torch.tensor([-1.0, *draw()], dtype=torch.float64)])
 
-    def make(kind: type[DataLoader[Any]] | None) -> BatchFeed:
+    def make(kind: type[DataLoader[Any]] | None) -> BatchSource:
         sampler = ResumableRandomSampler(range(11), seed=1)
         options: dict[str, Any] = {"batch_size": 3, "num_workers": workers, "collate_fn": collate, "drop_last": True}
         data = Drawing(11)
         if kind is None:
-            return make_feed(*create_dataloader(data, random_seed=5, sampler=sampler, **options))
-        return make_feed(kind(data, sampler=sampler, worker_init_fn=seed_all, **options), sampler, seed=5)
+            return make_source(*create_dataloader(data, random_seed=5, sampler=sampler, **options))
+        return make_source(kind(data, sampler=sampler, worker_init_fn=seed_all, **options), sampler, seed=5)
 
-    expected = [batch.tolist() for batch in make(None).open(2)]
-    feed = make(DataLoader)
-    assert [batch.tolist() for batch in feed.open(2)] == expected
-    assert [batch.tolist() for batch in feed.open(2, 2)] == expected[2:]
+    expected = [batch.tolist() for batch in make(None).iterate(2)]
+    source = make(DataLoader)
+    assert [batch.tolist() for batch in source.iterate(2)] == expected
+    assert [batch.tolist() for batch in source.iterate(2, 2)] == expected[2:]
 
 
 def seed_all(worker_id: int) -> None:
@@ -283,8 +283,8 @@ def test_a_loader_that_cannot_be_keyed_is_told(caplog: pytest.LogCaptureFixture)
 
     for data in (Drawing(6), TensorDataset(torch.arange(6))):
         sampler = ResumableRandomSampler(range(6))
-        feed = make_feed(Own(data, batch_size=2, sampler=sampler), sampler)
-        assert len(list(feed.open(0, 1))) == 2
+        source = make_source(Own(data, batch_size=2, sampler=sampler), sampler)
+        assert len(list(source.iterate(0, 1))) == 2
     (record,) = caplog.records
     assert record.getMessage().startswith("random numbers that Drawing draws for a sample are not keyed")
 
@@ -299,9 +299,9 @@ def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
         def indices(self, epoch: int, position: int) -> Iterator[int]:
             return iter(range(position, 2 + 2 * epoch))
 
-    feed = make_sampler_feed(10, sampler=Growing(range(10)), batch_size=2)
+    source = make_sampler_feed(10, sampler=Growing(range(10)), batch_size=2)
     for epoch in (0, 3, 1):
-        assert len(numbers(feed.open(epoch))) == feed.batches_at_end() == 1 + epoch
+        assert len(numbers(source.iterate(epoch))) == source.batches_at_end() == 1 + epoch
 
 
 def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
@@ -310,34 +310,34 @@ def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
     theirs = DataLoader(data, batch_size=2, shuffle=True)
     for sampler in (theirs.sampler, None, RandomSampler(data)):
         with pytest.raises(ArgumentTypeError, match="cannot be resumed: make it with create_dataloader"):
-            make_feed(theirs, sampler)
+            make_source(theirs, sampler)
     with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableRandomSampler"):
-        make_feed(theirs, ResumableRandomSampler(data))
+        make_source(theirs, ResumableRandomSampler(data))
     with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableSequentialSampler"):
-        make_feed(create_dataloader(data)[0], ResumableSequentialSampler(data))
+        make_source(create_dataloader(data)[0], ResumableSequentialSampler(data))
     ours = ResumableRandomSampler(data)
     with pytest.raises(ArgumentTypeError, match="batch sampler BatchSampler cannot be sought"):
-        make_feed(DataLoader(data, batch_sampler=BatchSampler(ours, 2, drop_last=False)), ours)
+        make_source(DataLoader(data, batch_sampler=BatchSampler(ours, 2, drop_last=False)), ours)
     with pytest.raises(ArgumentTypeError, match="is no data loader: return what create_dataloader returns"):
-        make_feed(iter([1, 2]), None)
+        make_source(iter([1, 2]), None)
 
 
 def test_data_without_a_batch_are_refused() -> None:
     """An epoch of 0 batches would never end."""
     with pytest.raises(ConfigurationError, match="has 0 batches"):
-        make_feed([], None)
+        make_source([], None)
     sampler = ResumableSequentialSampler(range(2))
     loader = DataLoader(TensorDataset(torch.arange(2)), batch_size=3, sampler=sampler, drop_last=True)
     with pytest.raises(ConfigurationError, match="has 0 batches"):
-        make_feed(loader, sampler)
+        make_source(loader, sampler)
 
 
 def test_the_kind_of_feed_follows_from_the_data() -> None:
     """A map-style data set is fed by its sampler."""
     loader, sampler = create_dataloader(TensorDataset(torch.arange(2)))
     assert isinstance(sampler, ResumableSampler)
-    assert isinstance(make_feed(loader, sampler), SamplerFeed)
-    assert make_feed(*create_dataloader(Stream([2]))).batches_per_epoch() is None
+    assert isinstance(make_source(loader, sampler), SamplerSource)
+    assert make_source(*create_dataloader(Stream([2]))).batches_per_epoch() is None
 
 
 # ------------------------------------------------------------------------------------------------------ workers' seeds
@@ -358,21 +358,21 @@ class FromWorkers(Dataset[torch.Tensor]):
         return torch.tensor([index, info.seed % 2**32, info.id, own, *draw()], dtype=torch.float64)
 
 
-def samples_of(feed: BatchFeed, epoch: int, done: int = 0) -> list[list[float]]:
-    return [row for batch in feed.open(epoch, done) for row in batch.tolist()]
+def samples_of(source: BatchSource, epoch: int, done: int = 0) -> list[list[float]]:
+    return [row for batch in source.iterate(epoch, done) for row in batch.tolist()]
 
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_seeds_of_workers_are_exact_under_resume(persistent: bool) -> None:
     """SPEC F1, F2: `get_worker_info().seed`, and who fetches what, follow from the seed, the epoch and the position."""
 
-    def make(seed: int = 2, rank: int = 0) -> BatchFeed:
+    def make(seed: int = 2, rank: int = 0) -> BatchSource:
         sampler = ResumableDistributedSampler(range(20), 2, rank, shuffle=False)
         options: dict[str, Any] = {"sampler": sampler, "num_workers": 2, "persistent_workers": persistent}
-        return make_feed(*create_dataloader(FromWorkers(), seed, 2, **options))
+        return make_source(*create_dataloader(FromWorkers(), seed, 2, **options))
 
-    feed = make()
-    epochs = [samples_of(feed, epoch) for epoch in range(2)]
+    source = make()
+    epochs = [samples_of(source, epoch) for epoch in range(2)]
     resumed = make()
     assert [row[:4] for row in samples_of(resumed, 1, 3)] == [row[:4] for row in epochs[1][6:]]
     key_generators(9)  # Forked workers begin with this process's generators.

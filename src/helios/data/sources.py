@@ -1,4 +1,4 @@
-"""Batches for a trainer: from any epoch and position, and back to a plain account of where they are."""
+"""Batches for a trainer, from any epoch and position; the position is returned as plain data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class BatchFeed(abc.ABC):
+class BatchSource(abc.ABC):
     """The batches of one data loader, epoch by epoch.
 
     Attributes:
@@ -64,21 +64,21 @@ class BatchFeed(abc.ABC):
             )
 
     @abc.abstractmethod
-    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    def iterate(self, epoch: int, start_batch: int = 0, position: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Return the batches of an epoch that are still to come.
 
         Args:
             epoch: the epoch, from 0.
-            done: batches of it that are done.
-            account: what `account` returned after them.
+            start_batch: batches of it that are done: the first one to yield, from 0.
+            position: what `position_state` returned after them.
         """
 
     @abc.abstractmethod
-    def account(self, done: int) -> dict[str, Any]:
-        """Return, as plain data, where the feed is when `done` batches of the epoch are done; 0 between epochs."""
+    def position_state(self, done: int) -> dict[str, Any]:
+        """Return, as plain data, where the source is when `done` batches of the epoch are done; 0 between epochs."""
 
 
-class SequenceFeed(BatchFeed):
+class SequenceSource(BatchSource):
     """Batches that are ready, in a list, or are made when they are asked for."""
 
     def __init__(self, batches: Sequence[Any], seed: int) -> None:
@@ -94,14 +94,16 @@ class SequenceFeed(BatchFeed):
         """Return the length of the list."""
         return len(self._batches)
 
-    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
-        """Return the batches from the `done`-th on."""
-        if account:
-            _ensure_kind(account, "list")
-            _ensure_size(account["size"], len(self._batches), "batches")
+    def iterate(self, epoch: int, start_batch: int = 0, position: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Return the batches from `start_batch` on."""
+        if position:
+            _ensure_kind(position, "list")
+            _ensure_size(position["size"], len(self._batches), "batches")
         if not isinstance(self._batches, list | tuple):
-            return self._make(epoch, done)
-        return (self._batches[i] for i in range(done, len(self._batches))) if done else iter(self._batches)
+            return self._make(epoch, start_batch)
+        return (
+            (self._batches[i] for i in range(start_batch, len(self._batches))) if start_batch else iter(self._batches)
+        )
 
     def _make(self, epoch: int, done: int) -> Iterator[Any]:
         rank = get_global_rank()
@@ -110,12 +112,12 @@ class SequenceFeed(BatchFeed):
             rng.key_process(seeds[position])
             yield self._batches[position]
 
-    def account(self, done: int) -> dict[str, Any]:
+    def position_state(self, done: int) -> dict[str, Any]:
         """Return the length of the list: the number of batches done says the rest."""
         return {"kind": "list", "size": len(self._batches)} if done else {}
 
 
-class SamplerFeed(BatchFeed):
+class SamplerSource(BatchSource):
     """Batches of a map-style data set, in the order of a resumable sampler."""
 
     def __init__(self, loader: DataLoader[Any], sampler: ResumableSampler, phase: str) -> None:
@@ -150,18 +152,18 @@ class SamplerFeed(BatchFeed):
         """Return the number of batches that were done when the epoch was opened, and of those that remained then."""
         return self._end
 
-    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
-        """Return the batches after those that are done, without fetching a sample of them."""
-        samples = done * self._samples_per_batch
-        if account:
-            _ensure_kind(account, "sampler")
-            _ensure_size(account["size"], self._size, "samples")
-            samples = account["samples"]
-        self._opened_at = (done, samples)
-        position = min(samples, self._size)
-        self._sampler.seek(epoch, position)
-        self._end = self._find_end(done, position)  # After seeking: an epoch may have a length of its own.
-        return self._iterate(epoch, done)
+    def iterate(self, epoch: int, start_batch: int = 0, position: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """Return the batches from `start_batch` on, without fetching a sample of them."""
+        samples = start_batch * self._samples_per_batch
+        if position:
+            _ensure_kind(position, "sampler")
+            _ensure_size(position["size"], self._size, "samples")
+            samples = position["samples"]
+        self._opened_at = (start_batch, samples)
+        first = min(samples, self._size)
+        self._sampler.seek(epoch, first)
+        self._end = self._find_end(start_batch, first)  # After seeking: an epoch may have a length of its own.
+        return self._iterate(epoch, start_batch)
 
     def _iterate(self, epoch: int, done: int) -> Iterator[Any]:
         inner: Any = self._loader.batch_sampler
@@ -183,7 +185,7 @@ class SamplerFeed(BatchFeed):
         whole, rest = divmod(remaining, self._batch_size)
         return done + whole + (rest > 0 and not self._drops_last)
 
-    def account(self, done: int) -> dict[str, Any]:
+    def position_state(self, done: int) -> dict[str, Any]:
         """Return the position in the epoch's order, in samples of all ranks."""
         if done == 0:
             return {}
@@ -192,7 +194,7 @@ class SamplerFeed(BatchFeed):
         return {"kind": "sampler", "samples": min(samples, self._size), "size": self._size}
 
 
-class StreamFeed(BatchFeed):
+class StreamSource(BatchSource):
     """Batches of an iterable data set, with the state of each worker's copy."""
 
     def __init__(self, loader: DataLoader[Any], stream: StreamedBatches, phase: str) -> None:
@@ -234,19 +236,19 @@ class StreamFeed(BatchFeed):
         """Return `None`: a stream has no length."""
         return
 
-    def open(self, epoch: int, done: int = 0, account: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    def iterate(self, epoch: int, start_batch: int = 0, position: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Return the batches that are still to come."""
-        del done  # Every worker counts for itself.
-        if account:
-            _ensure_kind(account, "stream")
-            if account["workers"] != self._workers:
+        del start_batch  # Every worker counts for itself.
+        if position:
+            _ensure_kind(position, "stream")
+            if position["workers"] != self._workers:
                 raise CheckpointMismatchError(
-                    f"the checkpoint holds the states of {account['workers']} workers' data sets, but num_workers "
+                    f"the checkpoint holds the states of {position['workers']} workers' data sets, but num_workers "
                     f"asks for "
                     f"{self._workers} now: resume with as many, each has its own part of the stream",
                 )
-            self._progress = {worker: WorkerProgress(*entry) for worker, entry in account["progress"].items()}
-            self._last_worker = account["last_worker"]
+            self._progress = {worker: WorkerProgress(*entry) for worker, entry in position["progress"].items()}
+            self._last_worker = position["last_worker"]
             self._stream.seek(epoch, self._progress, (self._last_worker + 1) % self._workers)
         else:
             # This process's data set, and those of persistent workers, carry on by themselves.
@@ -271,7 +273,7 @@ class StreamFeed(BatchFeed):
                 self._last_worker = stamp.worker
                 yield stamp.batch
 
-    def account(self, done: int) -> dict[str, Any]:
+    def position_state(self, done: int) -> dict[str, Any]:
         """Return each worker's progress as of the last batch that was handed out."""
         progress = self._progress if done else self._next_progress()
         if not progress:
@@ -284,11 +286,11 @@ class StreamFeed(BatchFeed):
         }
 
 
-def _ensure_kind(account: Mapping[str, Any], kind: str) -> None:
+def _ensure_kind(position: Mapping[str, Any], kind: str) -> None:
     names = {"list": "a list of batches", "sampler": "a map-style data set", "stream": "an iterable data set"}
-    if account["kind"] != kind:
+    if position["kind"] != kind:
         raise CheckpointMismatchError(
-            f"the checkpoint is from the middle of an epoch over {names[account['kind']]}, but there is {names[kind]} "
+            f"the checkpoint is from the middle of an epoch over {names[position['kind']]}, but there is {names[kind]} "
             "now: resume with the same data, or from a checkpoint at the end of an epoch",
         )
 
@@ -301,8 +303,8 @@ def _ensure_size(saved: int, size: int, unit: str) -> None:
         )
 
 
-def make_feed(loader: object, sampler: object, phase: str = "training", seed: int | None = None) -> BatchFeed:
-    """Return the feed for what a data module's `*_dataloader` method returned.
+def make_source(loader: object, sampler: object, phase: str = "training", seed: int | None = None) -> BatchSource:
+    """Return the source for what a data module's `*_dataloader` method returned.
 
     Args:
         loader: a data loader, or a list of batches that are ready.
@@ -316,24 +318,24 @@ def make_feed(loader: object, sampler: object, phase: str = "training", seed: in
     """
     seed = rng.get_default_seed() if seed is None else seed
     if isinstance(loader, Sequence):
-        feed: BatchFeed = SequenceFeed(loader, seed)
+        source: BatchSource = SequenceSource(loader, seed)
     elif not isinstance(loader, DataLoader):
         raise ArgumentTypeError(
             f"{loader!r} is no data loader: return what create_dataloader returns, or a list of batches"
         )
     elif isinstance(loader.dataset, StreamedBatches):
-        feed = StreamFeed(loader, loader.dataset, phase)
+        source = StreamSource(loader, loader.dataset, phase)
     elif isinstance(sampler, ResumableSampler):
-        SamplerFeed(loader, sampler, phase)  # Refuses a loader that cannot be sought.
+        SamplerSource(loader, sampler, phase)  # Refuses a loader that cannot be sought.
         loader = adopt_loader(loader, sampler, seed)
-        feed = SamplerFeed(loader, sampler, phase)
+        source = SamplerSource(loader, sampler, phase)
     else:
         raise ArgumentTypeError(
             f"the order of a data loader with the sampler {sampler!r} cannot be resumed: make it with "
             f"create_dataloader, or "
             "give it, and return beside it, a ResumableSampler",
         )
-    if feed.batches_per_epoch() == 0:
+    if source.batches_per_epoch() == 0:
         raise ConfigurationError("the data loader has 0 batches: training needs at least one in every epoch")
-    feed.description = describe_loader(loader, sampler if isinstance(sampler, ResumableSampler) else None)
-    return feed
+    source.description = describe_loader(loader, sampler if isinstance(sampler, ResumableSampler) else None)
+    return source
