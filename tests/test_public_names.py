@@ -192,7 +192,7 @@ FIELDS: dict[Any, dict[str, Any]] = {
 
 @pytest.mark.parametrize("module", NAMES)
 def test_the_names_are_there(module: str) -> None:
-    """API.md: every name can be imported from its module, and a package says so in `__all__`."""
+    """Every name can be imported from its module, and a package says so in `__all__`."""
     imported = importlib.import_module(module)
     assert [name for name in NAMES[module] if not hasattr(imported, name)] == []
     if hasattr(imported, "__all__"):
@@ -200,12 +200,12 @@ def test_the_names_are_there(module: str) -> None:
 
 
 def test_the_package_has_no_other_names() -> None:
-    """API.md: `helios` offers what is listed and nothing else."""
+    """`helios` offers what is listed and nothing else."""
     assert sorted(helios.__all__) == sorted(NAMES["helios"])
 
 
 def test_one_thing_has_one_identity() -> None:
-    """API.md: a name that can be imported from several modules is the same object in all of them."""
+    """A name that can be imported from several modules is the same object in all of them."""
     for name in {name for names in NAMES.values() for name in names}:
         modules = [importlib.import_module(module) for module, names in NAMES.items() if name in names]
         assert len({id(getattr(module, name)) for module in modules}) == 1, name
@@ -215,7 +215,7 @@ def test_one_thing_has_one_identity() -> None:
     ("owner", "method"), [(owner, method) for owner, methods in METHODS.items() for method in methods]
 )
 def test_the_arguments_of_methods(owner: type, method: str) -> None:
-    """API.md: names, order and defaults of the arguments."""
+    """Names, order and defaults of the arguments."""
     parameters = list(inspect.signature(getattr(owner, method)).parameters.values())
     arguments = [p for p in parameters if p.name not in ("self", "cls")]
     found = {p.name: ... if p.default is inspect.Parameter.empty else p.default for p in arguments}
@@ -225,7 +225,7 @@ def test_the_arguments_of_methods(owner: type, method: str) -> None:
 
 @pytest.mark.parametrize("owner", PROPERTIES, ids=lambda owner: owner.__name__)
 def test_the_properties(owner: type) -> None:
-    """API.md: the properties are properties; those that a run gives a plug-in can be set."""
+    """The properties are properties; those that a run gives a plug-in can be set."""
     found = {name: inspect.getattr_static(owner, name) for name in PROPERTIES[owner]}
     assert [name for name, value in found.items() if not isinstance(value, property)] == []
     if owner is Plugin:
@@ -234,13 +234,13 @@ def test_the_properties(owner: type) -> None:
 
 @pytest.mark.parametrize("owner", FIELDS, ids=lambda owner: owner.__name__)
 def test_the_fields_of_dataclasses(owner: Any) -> None:
-    """API.md: the fields and their defaults."""
+    """The fields and their defaults."""
     found = {field.name: field.default for field in dataclasses.fields(owner)}
     assert list(found.items()) == list(FIELDS[owner].items())
 
 
 def test_what_subclasses_rely_on() -> None:
-    """API.md: the protected members that models and data modules use, and what is abstract."""
+    """The protected members that models and data modules use, and what is abstract."""
 
     class Minimal(Model):
         def setup(self, fast_init: bool = False) -> None:
@@ -258,7 +258,7 @@ def test_what_subclasses_rely_on() -> None:
 
 
 def test_names_and_values() -> None:
-    """API.md: units by their names, and the default seed."""
+    """Units by their names, and the default seed."""
     assert [unit.value for unit in TrainingUnit] == ["epoch", "iteration"]
     assert TrainingUnit.from_str("ITERATION") is TrainingUnit.ITERATION
     assert helios.core.rng.get_default_seed() == 6691

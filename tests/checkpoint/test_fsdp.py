@@ -99,7 +99,7 @@ def accumulate(rank: int, options: dict[str, Any], passes: list[tuple[bool, bool
 def test_gradients_kept_back_come_back(
     options: dict[str, Any], passes: list[tuple[bool, bool]], tmp_path: Path
 ) -> None:
-    """SPEC E5, F1: made anew in an accumulation, a network ends it with the same bits, whatever was exchanged."""
+    """Made anew in an accumulation, a network ends it with the same bits, whatever was exchanged."""
     for undisturbed, *others in run_ranks(tmp_path, 2, accumulate, options, passes):
         assert set(undisturbed) == {"net.first.weight", "net.first.bias", "net.second.weight", "net.second.bias"}
         for gradients in others:
@@ -124,7 +124,7 @@ def exchange_halfway(rank: int) -> str:
 
 
 def test_gradients_exchanged_halfway_are_refused(tmp_path: Path) -> None:
-    """SPEC F1: a sum that is in no tensor of this rank alone is not left out unnoticed; the message has the remedy."""
+    """A sum that is in no tensor of this rank alone is not left out unnoticed; the message has the remedy."""
     for message in run_ranks(tmp_path, 2, exchange_halfway):
         assert "the gradient of net.weight has been exchanged within some ranks" in message
         assert "without set_requires_all_reduce(False)" in message

@@ -96,7 +96,7 @@ def test_the_state_of_anything_stateful_comes_back(make: Callable[[], Any]) -> N
 
 
 def test_wrappers_leave_no_trace_in_the_names() -> None:
-    """SPEC E5: a wrapped network is saved under the names of the network itself, and loads the other way round."""
+    """A wrapped network is saved under the names of the network itself, and loads the other way round."""
     plain = nn.Linear(1, 1)
     for wrap in (nn.DataParallel, Wrapped, lambda module: nn.DataParallel(Wrapped(module))):
         wrapped = wrap(nn.Linear(1, 1))
@@ -106,7 +106,7 @@ def test_wrappers_leave_no_trace_in_the_names() -> None:
 
 
 def test_wrappers_within_a_network_leave_no_trace_either() -> None:
-    """SPEC E5: an average of a wrapped network, and one with wrapped parts, have the names that they have without.
+    """An average of a wrapped network, and one with wrapped parts, have the names that they have without.
 
     They load what was saved without wrappers, and with them, and what Helios wrote when it left the names in. The
     versions of the modules, by which torch knows old states, are where they belong.
@@ -132,13 +132,13 @@ def test_wrappers_within_a_network_leave_no_trace_either() -> None:
 
 
 def test_a_wrapped_part_of_another_network_is_refused() -> None:
-    """SPEC E5: names that fit nothing are in the message as the checkpoint has them."""
+    """Names that fit nothing are in the message as the checkpoint has them."""
     with pytest.raises(CheckpointMismatchError, match="bias"):
         set_state(AveragedModel(Wrapped(nn.Linear(1, 1, bias=False))), get_state(AveragedModel(nn.Linear(1, 1))), "x")
 
 
 def test_compiled_networks_are_unwrapped() -> None:
-    """SPEC E5: what torch.compile returns is unwrapped to the network that it was given."""
+    """What torch.compile returns is unwrapped to the network that it was given."""
     network = nn.Linear(1, 1)
     compiled = torch.compile(network, backend="eager")
     assert unwrap_module(compiled) is network  # type: ignore[arg-type]  # a module is compiled to a module
@@ -154,7 +154,7 @@ def test_compiled_networks_are_unwrapped() -> None:
     ],
 )
 def test_a_state_that_does_not_fit_is_a_mismatch(value: Any, state: Any) -> None:
-    """SPEC E5: whatever the object raises about a foreign state becomes a mismatch that names the attribute."""
+    """Whatever the object raises about a foreign state becomes a mismatch that names the attribute."""
     with pytest.raises(CheckpointMismatchError, match="Model.part") as caught:
         set_state(value, state, "Model.part")
     assert isinstance(caught.value, ValueError)

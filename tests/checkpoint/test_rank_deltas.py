@@ -1,4 +1,4 @@
-"""SPEC F1: a checkpoint holds for each rank all that it has apart from rank 0."""
+"""A checkpoint holds for each rank all that it has apart from rank 0."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ STATES = st.tuples(TABLES, TABLES).map(lambda parts: {"model": parts[0], "plugin
 @settings(max_examples=300)
 @given(STATES, STATES)
 def test_a_rank_is_rank_0_with_what_it_has_apart(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """SPEC F1: rank 0's state with another rank's rank_delta is that rank's, to the bit, the order of keys included."""
+    """Rank 0's state with another rank's rank_delta is that rank's, to the bit, the order of keys included."""
     before = copy.deepcopy(first)
     nothing, rank_delta = overlays_of([first, second])
     assert nothing == []
@@ -104,12 +104,12 @@ def test_a_rank_is_rank_0_with_what_it_has_apart(first: dict[str, Any], second: 
 
 @given(STATES)
 def test_what_is_the_same_is_not_kept_twice(state: dict[str, Any]) -> None:
-    """SPEC F1: a rank that has what rank 0 has adds nothing to a checkpoint."""
+    """A rank that has what rank 0 has adds nothing to a checkpoint."""
     assert overlays_of([state, copy.deepcopy(state)]) == [[], []]
 
 
 def test_only_what_differs_is_kept() -> None:
-    """SPEC F1: the rank_delta has the leaves that differ, and weights that all ranks share are not among them."""
+    """The rank_delta has the leaves that differ, and weights that all ranks share are not among them."""
     weights = {"net": {"weight": torch.ones(1000), "bias": torch.ones(10)}}
     first = {"model": weights, "plugins": {"a": {"seen": 3, "limit": 9}}}
     second = {"model": copy.deepcopy(weights), "plugins": {"a": {"limit": 9, "seen": 4, "own": 1}}}
@@ -125,7 +125,7 @@ def test_only_what_differs_is_kept() -> None:
 def test_each_rank_gets_its_own_share_of_a_file(
     tmp_path_factory: pytest.TempPathFactory, states: list[dict[str, Any]]
 ) -> None:
-    """SPEC F1: through a file, every one of two or three ranks gets back what it had."""
+    """Through a file, every one of two or three ranks gets back what it had."""
     path = tmp_path_factory.mktemp("share") / "archive"
     save_archive(path, {**states[0], "ranks": overlays_of(states)})
     shares = [select_rank_state(load_archive(path), host_group) for host_group in ranks(len(states))]
@@ -145,7 +145,7 @@ def test_each_rank_gets_its_own_share_of_a_file(
     ],
 )
 def test_tensors_of_every_kind_are_compared(make: Callable[[int], torch.Tensor]) -> None:
-    """SPEC F1: views, transposed and sparse tensors, as the gradients of an embedding may be, are told from others."""
+    """Views, transposed and sparse tensors, as the gradients of an embedding may be, are told from others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         rank_deltas = overlays_of([{"g": {"a": make(size)}} for size in (2, 2, 3)])
@@ -156,14 +156,14 @@ def test_tensors_of_every_kind_are_compared(make: Callable[[int], torch.Tensor])
 
 
 def test_what_cannot_be_saved_is_refused_by_its_path() -> None:
-    """SPEC A1: what is no plain data is refused on the rank that has it, whichever it is."""
+    """What is no plain data is refused on the rank that has it, whichever it is."""
     with pytest.raises(ArgumentTypeError, match=r"checkpoint\['plugins'\]\['a'\]\[1\] is a builtins.object"):
         overlays_of([{"plugins": {"a": 1}}, {"plugins": {"a": [0, object()]}}])
 
 
 @pytest.mark.timeout(60)  # Seconds; with a copy for each of the samples it takes several minutes.
 def test_a_large_overlay_is_applied_at_once() -> None:
-    """SPEC F3: what one rank has for each of its samples is taken over in a time that grows with their number alone."""
+    """What one rank has for each of its samples is taken over in a time that grows with their number alone."""
     first, second = ({"plugins": {"a": {"losses": dict.fromkeys(range(100_000), loss)}}} for loss in (0.5, 1.5))
     (_, rank_delta) = overlays_of([first, second])
     assert apply_rank_delta(first, rank_delta) == second
@@ -180,7 +180,7 @@ def checkpoint_of(*states: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_with_other_ranks_gradients_in_flight_are_averaged(count: int) -> None:
-    """SPEC E5: with more ranks or fewer all go on from the mean of the gradients; a rank without one counts as zero."""
+    """With more ranks or fewer all go on from the mean of the gradients; a rank without one counts as zero."""
     both, one = torch.tensor([1.0, 2.0]), torch.tensor([4.0])
     data = checkpoint_of(
         {"gradients": {"a": both, "b": one}, "plugins": {"seen": 1}},
@@ -198,14 +198,14 @@ def test_with_other_ranks_gradients_in_flight_are_averaged(count: int) -> None:
 
 
 def test_gradients_that_are_alike_stay_as_they_are() -> None:
-    """SPEC E5: gradients that all ranks have in common are no sum of anything, and are kept to the bit."""
+    """Gradients that all ranks have in common are no sum of anything, and are kept to the bit."""
     gradients = {"a": torch.tensor([0.1, 0.2])}
     share = share_of(0, 1, checkpoint_of({"gradients": gradients}, {"gradients": copy.deepcopy(gradients)}))
     assert are_equal(share["gradients"], gradients)
 
 
 def test_a_stream_is_resumed_by_as_many_ranks() -> None:
-    """SPEC F5: in the middle of a stream each rank had its own part, and another number of ranks is refused."""
+    """In the middle of a stream each rank had its own part, and another number of ranks is refused."""
     states = [{"training": {"feed": {"kind": "stream", "position": 5 + rank}}, "gradients": {}} for rank in range(2)]
     data = checkpoint_of(*states)
     assert [share_of(rank, 2, data) for rank in range(2)] == states
@@ -217,7 +217,7 @@ def test_a_stream_is_resumed_by_as_many_ranks() -> None:
 
 
 def test_a_checkpoint_of_one_process_is_everybody_s() -> None:
-    """SPEC E5: what one process has saved, all ranks begin with; what two have saved, one begins with rank 0's part."""
+    """What one process has saved, all ranks begin with; what two have saved, one begins with rank 0's part."""
     alone = {"model": {"a": 1}, "gradients": {}}
     assert [share_of(rank, 2, alone) for rank in range(2)] == [alone, alone]
     assert share_of(0, 1, checkpoint_of(alone, {**alone, "model": {"a": 2}})) == alone

@@ -77,7 +77,7 @@ def load_training(rank: int, path: Path) -> Any:
 
 
 def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    """SPEC E5: what 2 ranks saved goes on on 2 as if nothing had happened, and 3 ranks or 1 process load the same."""
+    """What 2 ranks saved goes on on 2 as if nothing had happened, and 3 ranks or 1 process load the same."""
     path = tmp_path / "place" / "a.pth"
     (saved, trained), _ = run_ranks(tmp_path, 2, save_training, path)
     assert names_in(path.parent) == ["a.pth"]
@@ -210,7 +210,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
-    """SPEC E5: what is changed, lost or added is found, and the error names the checkpoint."""
+    """What is changed, lost or added is found, and the error names the checkpoint."""
     path = tmp_path / "a.pth"
     save(path, {"a": sharded(torch.ones(3))})
     save_archive(tmp_path / "x", {"other": 1})
@@ -332,7 +332,7 @@ def be_killed(rank: int, path: Path, victim: int, moment: int) -> None:
     [(0, 0, 1), (0, 1, 1), (0, 2, 1), (0, 3, 1), (0, 4, 2), (0, 5, 2), (1, 0, 1)],
 )
 def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, victim: int, moment: int, version: int) -> None:
-    """SPEC E5: whenever a rank is killed, there is one whole checkpoint, and the rest is known as temporary."""
+    """Whenever a rank is killed, there is one whole checkpoint, and the rest is known as temporary."""
     path = tmp_path / "place" / "a.pth"
     assert run_ranks(tmp_path, 2, be_killed, path, victim, moment)[victim] is None
     data = fill_shards(load_sharded_plain(path), path, None)

@@ -31,7 +31,7 @@ METADATA = st.text(string.printable.replace("/", "").replace("\\", "") + "ü").f
 
 @given(st.sampled_from(["m", "epoch", "my_epoch_1_iter_1", "x.pth"]) | SAVE_NAME, COUNT, COUNT, METADATA)
 def test_parsing_a_name_inverts_writing_it(save_name: str, epoch: int, iteration: int, metadata: str) -> None:
-    """SPEC E4: `parse` gives back what `str` wrote, whatever the save name and the metadata hold."""
+    """`parse` gives back what `str` wrote, whatever the save name and the metadata hold."""
     name = CheckpointName(save_name, epoch, iteration, metadata)
     assert CheckpointName.parse(str(name), save_name) == name
     assert CheckpointName(save_name, epoch, iteration).with_stem(name.stem, "M") == name
@@ -42,14 +42,14 @@ def test_parsing_a_name_inverts_writing_it(save_name: str, epoch: int, iteration
     ["", "m", "m.pth", "m_epoch_1_iter_.pth", "m_epoch_1_iter_1.pt", "m_epoch_-1_iter_1.pth", "n_epoch_1_iter_1.pth"],
 )
 def test_other_files_are_no_checkpoints(file_name: str) -> None:
-    """SPEC E4: what does not have the form of a name is not taken for a checkpoint."""
+    """What does not have the form of a name is not taken for a checkpoint."""
     assert CheckpointName.parse(file_name, "m") is None
     assert CheckpointName.parse(".m_epoch_1_iter_1.pth.0123456789abcdef.tmp", "m") is None
 
 
 @pytest.mark.parametrize("stem", ["other", "", None, "m_epoch_1_iter_23", "m_epoch_1_iter_2/x", "x_m_epoch_1_iter_2"])
 def test_metadata_that_hides_the_counts_is_refused(stem: Any) -> None:
-    """SPEC E4: a model may add to a name, and not change it, nor begin with a digit, nor leave the folder."""
+    """A model may add to a name, and not change it, nor begin with a digit, nor leave the folder."""
     with pytest.raises(ConfigurationError, match=r"M.append_metadata_to_chkpt_name made .*; return chkpt_name \+"):
         CheckpointName("m", 1, 2).with_stem(stem, "M")
 
@@ -81,7 +81,7 @@ def damage(path: Path, how: str) -> None:
 
 
 def test_the_newest_goes_by_its_counts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E4: epochs and iterations are compared as numbers; directory order and times of files mean nothing."""
+    """Epochs and iterations are compared as numbers; directory order and times of files mean nothing."""
     names = [CheckpointName("m", 9, 900), CheckpointName("m", 10, 1000), CheckpointName("m", 10, 999)]
     store = fill(tmp_path, *names)
     for age, name in enumerate([names[1], names[2], names[0]]):
@@ -99,7 +99,7 @@ def test_the_newest_goes_by_its_counts_alone(tmp_path: Path, monkeypatch: pytest
 
 
 def test_of_equal_counts_the_one_that_is_further_wins(tmp_path: Path) -> None:
-    """SPEC E4: when only metadata tells two files apart, the batches that were trained decide, not the alphabet."""
+    """When only metadata tells two files apart, the batches that were trained decide, not the alphabet."""
     store = CheckpointStore(tmp_path, "m")
     store.save(CheckpointName("m", 1, 2, "_z"), data_of(1, global_iteration=4, dataset_iter=1))
     store.save(CheckpointName("m", 1, 2, "_b"), data_of(2, global_iteration=5, dataset_iter=2))
@@ -113,7 +113,7 @@ def test_of_equal_counts_the_one_that_is_further_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "empty"])
 def test_a_damaged_newest_is_skipped_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    """SPEC E4: a damaged newest checkpoint is named in the log with the reason, and the next one is used."""
+    """A damaged newest checkpoint is named in the log with the reason, and the next one is used."""
     store = fill(tmp_path, CheckpointName("m", 1, 1), CheckpointName("m", 2, 2))
     damaged = tmp_path / "m" / "m_epoch_2_iter_2.pth"
     damage(damaged, how)
@@ -127,7 +127,7 @@ def test_a_damaged_newest_is_skipped_and_named(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_only_damaged_ones_are_an_error(tmp_path: Path) -> None:
-    """SPEC E4: a run whose checkpoints are all damaged does not begin anew by itself."""
+    """A run whose checkpoints are all damaged does not begin anew by itself."""
     store = fill(tmp_path, CheckpointName("m", 1, 1), CheckpointName("m", 2, 2))
     for path in store.folder.iterdir():
         damage(path, "truncated")
@@ -139,7 +139,7 @@ def test_only_damaged_ones_are_an_error(tmp_path: Path) -> None:
 
 
 def test_where_there_is_nothing_nothing_is_found(tmp_path: Path) -> None:
-    """SPEC E4: a missing folder and one with other files have no newest checkpoint."""
+    """A missing folder and one with other files have no newest checkpoint."""
     assert find_last_checkpoint(tmp_path / "missing") is None
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "notes.txt").touch()

@@ -33,7 +33,7 @@ def no_torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_without_a_group_there_is_one_process() -> None:
-    """SPEC E3: outside of any group every question is answered for rank 0 of 1."""
+    """Outside of any group every question is answered for rank 0 of 1."""
     assert not hd.is_dist_active()
     assert not hd.is_using_torchrun()
     assert hd.get_dist_info() == DistributedInfo(0, 1, 0, 1)
@@ -43,7 +43,7 @@ def test_without_a_group_there_is_one_process() -> None:
 
 
 def test_collectives_work_in_one_process() -> None:
-    """SPEC E3: sums and gathers of one rank are copies, without gradients, of any layout."""
+    """Sums and gathers of one rank are copies, without gradients, of any layout."""
     tensor = torch.arange(6.0).reshape(2, 3).t().requires_grad_()
     total = hd.all_reduce_tensors(tensor)
     assert torch.equal(total, tensor)
@@ -58,7 +58,7 @@ def test_collectives_work_in_one_process() -> None:
 
 
 def test_torchrun_is_seen_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E3: torchrun is detected when all of its variables are there, and ranks are read from them."""
+    """`torchrun` is detected when all of its variables are there, and ranks are read from them."""
     for name, value in TORCHRUN.items():
         assert not hd.is_using_torchrun()
         monkeypatch.setenv(name, value)
@@ -70,7 +70,7 @@ def test_torchrun_is_seen_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_group_needs_to_know_its_place(tmp_path: Path) -> None:
-    """SPEC E3: `init_dist` without torchrun and without `info` says which variables are missing; twice is refused."""
+    """`init_dist` without torchrun and without `info` says which variables are missing; twice is refused."""
     with pytest.raises(ConfigurationError, match="not started by torchrun .RANK, LOCAL_RANK.* pass `info`"):
         init_dist()
     init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
@@ -82,7 +82,7 @@ def test_a_group_needs_to_know_its_place(tmp_path: Path) -> None:
 
 
 def test_printing_is_for_one_rank(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E3: `global_print` speaks on one rank of all, `local_print` on one of each machine."""
+    """`global_print` speaks on one rank of all, `local_print` on one of each machine."""
     hd.global_print("a")
     hd.local_print("b")
     hd.global_print("c", global_rank=1)
@@ -119,7 +119,7 @@ def work(rank: int, meeting: str, results: Any) -> None:
 
 
 def test_two_ranks_agree(tmp_path: Path) -> None:
-    """SPEC E3: two gloo processes see the same sums and gathers, whatever the layout, and keep their own."""
+    """Two gloo processes see the same sums and gathers, whatever the layout, and keep their own."""
     context = multiprocessing.get_context("forkserver")
     results = context.SimpleQueue()
     ranks = [context.Process(target=work, args=(rank, f"file://{tmp_path / 'meet'}", results)) for rank in range(2)]

@@ -19,7 +19,7 @@ def choice() -> tuple[bool, bool, bool]:
 def test_the_choice_of_kernels_lasts_as_long_as_the_context(
     monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool, bool], *, deterministic: bool, benchmark: bool
 ) -> None:
-    """SPEC E1: determinism and the benchmark are as asked for inside, and as they were, warn_only too, outside."""
+    """Determinism and the benchmark are as asked for inside, and as they were, warn_only too, outside."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     torch.backends.cudnn.benchmark = before[2]
@@ -40,7 +40,7 @@ def test_the_choice_of_kernels_lasts_as_long_as_the_context(
 
 
 def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: the variable that cuBLAS needs is set where it is not set yet."""
+    """The variable that cuBLAS needs is set where it is not set yet."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     with deterministic_kernels(deterministic=True, benchmark=False):
@@ -51,7 +51,7 @@ def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.Monk
 
 
 def test_ranks_of_one_machine_talk_over_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E3: gloo and NCCL are given the loopback interface, and keep another one that the user has chosen."""
+    """Gloo and NCCL are given the loopback interface, and keep another one that the user has chosen."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "")  # So that it is put back as it was.
         monkeypatch.delenv(name)

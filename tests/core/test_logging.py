@@ -58,7 +58,7 @@ def test_a_session_logs_to_file_and_console(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_file_is_continued(tmp_path: Path) -> None:
-    """SPEC E4: a resumed run adds to the log of the run before."""
+    """A resumed run adds to the log of the run before."""
     path = tmp_path / "run.log"
     for text in ("first", "second"):
         with logging_session(log_file=path, capture_warnings=False, rank=0) as logger:

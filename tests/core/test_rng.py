@@ -57,7 +57,7 @@ def draw_everything() -> list[Any]:
 
 
 def test_the_default_seed_is_a_fact() -> None:
-    """SPEC E6: the default seed is 6691."""
+    """The default seed is 6691."""
     assert get_default_seed() == 6691
 
 
@@ -72,18 +72,18 @@ def test_the_default_seed_is_a_fact() -> None:
     ],
 )
 def test_derived_seeds_never_change(keys: tuple[Any, ...], seed: int) -> None:
-    """SPEC F2: the values are pinned: another value would change every run that is resumed with a new version."""
+    """The values are pinned: another value would change every run that is resumed with a new version."""
     assert derive_seed(*keys) == seed
 
 
 @given(st.integers(0, 2**63 - 1), KEYS, KEYS)
 def test_different_addresses_have_different_seeds(seed: int, first: list[Any], second: list[Any]) -> None:
-    """SPEC F2: no two lists of keys share a seed, wherever the bounds between the keys lie."""
+    """No two lists of keys share a seed, wherever the bounds between the keys lie."""
     assert (derive_seed(seed, *first) == derive_seed(seed, *second)) == (first == second)
 
 
 def test_tags_and_lengths_separate_keys() -> None:
-    """SPEC F2: ("ab", "c"), ("a", "bc"), (1,), ("1",), () and the bytes of a number as text are all apart."""
+    """("ab", "c"), ("a", "bc"), (1,), ("1",), () and the bytes of a number as text are all apart."""
     as_text = (1).to_bytes(16, "little").decode()
     addresses: list[tuple[Any, ...]] = [("ab", "c"), ("a", "bc"), ("abc",), (1,), ("1",), (), ("",), (as_text,), (0, 1)]
     assert len({derive_seed(0, *keys) for keys in addresses}) == len(addresses)
@@ -91,7 +91,7 @@ def test_tags_and_lengths_separate_keys() -> None:
 
 @given(st.integers(0, 2**63 - 1), KEYS, NUMBERS)
 def test_a_sequence_of_seeds_is_derive_seed(seed: int, keys: list[Any], n: int) -> None:
-    """SPEC F2: `SeedSequence(seed, *keys)[n]` is `derive_seed(seed, *keys, n)`, in any order of asking."""
+    """`SeedSequence(seed, *keys)[n]` is `derive_seed(seed, *keys, n)`, in any order of asking."""
     seeds = SeedSequence(seed, *keys)
     assert seeds[n] == derive_seed(seed, *keys, n)
     assert seeds[0] == derive_seed(seed, *keys, 0)
@@ -101,7 +101,7 @@ def test_a_sequence_of_seeds_is_derive_seed(seed: int, keys: list[Any], n: int) 
 @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1])
 @pytest.mark.parametrize("make", [lambda: key_generators, lambda: make_seed_fn(torch.device("cpu")), make_seed_fn])
 def test_keying_reaches_every_generator(seed: int, make: Callable[[], Callable[[int], None]]) -> None:
-    """SPEC F2: after keying, each generator draws the same, whatever it drew before, cached Gaussians included."""
+    """After keying, each generator draws the same, whatever it drew before, cached Gaussians included."""
     key = make()
     key(seed)
     first = draw_everything()
@@ -127,7 +127,7 @@ def test_keying_python_is_seeding_python() -> None:
 
 
 def test_seeding_is_repeatable_and_can_skip_torch() -> None:
-    """SPEC E6: `seed_rngs` puts every generator to the start of a seed's stream; with `skip_torch` all but torch's."""
+    """`seed_rngs` puts every generator to the start of a seed's stream; with `skip_torch` all but torch's."""
     seed_rngs(5)
     first = draw_everything()
     seed_rngs(5)
@@ -152,7 +152,7 @@ def test_an_impossible_seed_is_refused(seed: Any) -> None:
 
 
 def test_the_state_of_every_generator_comes_back(tmp_path: Path) -> None:
-    """SPEC E6: after a trip through a file, all generators go on where they were, in the middle of cached draws."""
+    """After a trip through a file, all generators go on where they were, in the middle of cached draws."""
     draw_everything()
     path = tmp_path / "rng.pth"
     save_archive(path, get_rng_state_dict())
@@ -172,7 +172,7 @@ def test_a_taken_state_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu"), torch.device("meta")])
 def test_a_mark_is_gone_back_to(device: torch.device | None) -> None:
-    """SPEC F2: after going back, each generator draws what it drew after the mark, cached Gaussians and all."""
+    """After going back, each generator draws what it drew after the mark, cached Gaussians and all."""
     mark = make_rng_state_saver(device)
     draw_everything()
     go_back = mark()
@@ -185,7 +185,7 @@ def test_a_mark_is_gone_back_to(device: torch.device | None) -> None:
 
 
 def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC F2: where an accelerator has no generator object, its module's functions mark, and go back."""
+    """Where an accelerator has no generator object, its module's functions mark, and go back."""
     state = [torch.tensor([1, 2])]
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
     monkeypatch.setattr(torch.mps, "set_rng_state", state.append)
@@ -194,7 +194,7 @@ def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.Monke
 
 
 def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
-    """SPEC F2: the keyer of a CUDA device keys that device, too, and so does the state dictionary.
+    """The keyer of a CUDA device keys that device, too, and so does the state dictionary.
 
     Also before anything has initialised CUDA, when there are no generators yet, and a seed is still to be applied.
     """
@@ -214,7 +214,7 @@ def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
 
 
 def test_a_mark_on_the_gpu_is_gone_back_to(cuda: Driver | None) -> None:
-    """SPEC F2: the marker of a CUDA device goes back on that device, too, also if it is the first to use CUDA."""
+    """The marker of a CUDA device goes back on that device, too, also if it is the first to use CUDA."""
     del cuda
     go_back = make_rng_state_saver(torch.device("cuda", 0))()
     expected = torch.rand(4, device="cuda"), torch.rand(4)
@@ -234,7 +234,7 @@ class Counting(Dataset[int]):
 
 
 def test_a_forked_worker_keys_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC F2: a forked process cannot use the GPU of its parent, whoever has started it: it keys the host alone."""
+    """A forked process cannot use the GPU of its parent, whoever has started it: it keys the host alone."""
     monkeypatch.setattr(rng, "_accelerator_seeds", [lambda _: None])
     loader = DataLoader(Counting(), num_workers=1, multiprocessing_context="fork")
     assert [int(count) for count in loader] == [0]
@@ -242,7 +242,7 @@ def test_a_forked_worker_keys_no_accelerator(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
-    """SPEC F2: while a run on a GPU lasts, data that is read in its process is keyed there, too."""
+    """While a run on a GPU lasts, data that is read in its process is keyed there, too."""
     del cuda
     device = torch.device("cuda", 0)
     with training_on(device):
@@ -258,7 +258,7 @@ def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build has what is stood in for")
 def test_a_forked_process_has_the_generators_of_the_host() -> None:
-    """SPEC E6: the state is that of the generators a process can use: one that was forked leaves GPUs alone."""
+    """The state is that of the generators a process can use: one that was forked leaves GPUs alone."""
     with gpus(1) as driver:
         state = rng.get_rng_state_dict()
         assert "cuda" in state

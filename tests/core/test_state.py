@@ -22,7 +22,7 @@ FIELDS = [
 
 
 def test_the_state_has_the_names_that_users_read() -> None:
-    """SPEC E1: the fields are those of API.md, and all counts start at 0."""
+    """The fields are the documented ones, and all counts start at 0."""
     assert TrainingState().to_dict() == dict.fromkeys(FIELDS, 0)
 
 
@@ -41,7 +41,7 @@ def test_the_state_comes_back_in_place(values: list[int]) -> None:
     ("started", "done_in_it", "completed"), [(0, 0, 0), (1, 1, 0), (1, 0, 1), (5, 2, 4), (5, 0, 5)]
 )
 def test_the_epoch_in_hand_is_derived(started: int, done_in_it: int, completed: int) -> None:
-    """SPEC F2: the index of the epoch follows from the counts: an epoch in progress is not complete."""
+    """The index of the epoch follows from the counts: an epoch in progress is not complete."""
     state = TrainingState(global_epoch=started, dataset_iter=done_in_it)
     assert state.completed_epochs == completed
     assert state.is_epoch_in_progress == (done_in_it > 0)
@@ -49,12 +49,12 @@ def test_the_epoch_in_hand_is_derived(started: int, done_in_it: int, completed: 
 
 @pytest.mark.parametrize("label", ["epoch", "EPOCH", "Iteration"])
 def test_a_unit_is_found_by_its_name(label: str) -> None:
-    """SPEC E1: `from_str` takes upper and lower case."""
+    """`from_str` takes upper and lower case."""
     assert TrainingUnit.from_str(label) is TrainingUnit[label.upper()]
 
 
 @pytest.mark.parametrize("label", ["epochs", "", None, 3])
 def test_an_unknown_unit_is_refused(label: Any) -> None:
-    """SPEC E1: another name is an error that lists the units."""
+    """Another name is an error that lists the units."""
     with pytest.raises(ConfigurationError, match=f"{label!r} is unknown: choose one of 'epoch', 'iteration'"):
         TrainingUnit.from_str(label)

@@ -88,7 +88,7 @@ class Reading(Model):
 
 
 def test_the_seed_is_that_of_the_trainer_unless_given() -> None:
-    """SPEC F2: in a run, data are shuffled by the trainer's seed, or by the seed that they have been given."""
+    """In a run, data are shuffled by the trainer's seed, or by the seed that they have been given."""
     for params, expected in (({"shuffle": True}, 77), ({"shuffle": True, "random_seed": 5}, 5)):
         module = Numbers(params)
         Trainer(total_steps=1, random_seed=77, use_cpu=True, print_banner=False).fit(Reading("reading"), module)
@@ -137,7 +137,7 @@ def test_data_sets_have_a_registry() -> None:
 
 
 def test_evaluation_sees_every_sample_once() -> None:
-    """SPEC F5: side by side, ranks that train repeat samples so that none waits; ranks that evaluate do not."""
+    """Side by side, ranks that train repeat samples so that none waits; ranks that evaluate do not."""
     module = Numbers({"is_distributed": True, "sampler": None})
     module.setup()
     for name, pads in (("train", True), ("valid", False), ("test", False)):

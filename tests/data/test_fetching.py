@@ -40,7 +40,7 @@ def draw_for(epoch: int, index: int) -> list[float]:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_draws_of_a_sample_depend_on_seed_epoch_and_index(workers: int) -> None:
-    """SPEC F2: every generator's draw in `__getitem__` follows from (seed, epoch, index), whoever fetches."""
+    """Every generator's draw in `__getitem__` follows from (seed, epoch, index), whoever fetches."""
     for epoch in (0, 4):
         drawn = fetch(Drawing(SIZE), epoch, num_workers=workers)
         assert drawn == {index: draw_for(epoch, index) for index in range(SIZE)}
@@ -51,7 +51,7 @@ def test_draws_of_a_sample_depend_on_seed_epoch_and_index(workers: int) -> None:
 def test_draws_of_a_sample_do_not_depend_on_what_was_fetched_before(
     data: st.DataObject, batch_size: int, shuffle: bool, epoch: int
 ) -> None:
-    """SPEC F2: neither the order, nor the size of batches, nor where the epoch was entered shifts a draw."""
+    """Neither the order, nor the size of batches, nor where the epoch was entered shifts a draw."""
     position = data.draw(st.integers(0, SIZE - 1))
     drawn = fetch(Drawing(SIZE), epoch, position, batch_size=batch_size, shuffle=shuffle)
     assert len(drawn) == SIZE - position
@@ -59,7 +59,7 @@ def test_draws_of_a_sample_do_not_depend_on_what_was_fetched_before(
 
 
 def test_draws_of_samples_differ() -> None:
-    """SPEC F2: no two samples, epochs or seeds draw alike."""
+    """No two samples, epochs or seeds draw alike."""
     drawn = [tuple(values) for epoch in range(3) for values in fetch(Drawing(SIZE), epoch).values()]
     other, sampler = create_dataloader(Drawing(SIZE), random_seed=4)
     assert sampler is not None
@@ -68,19 +68,19 @@ def test_draws_of_samples_differ() -> None:
 
 
 def test_draws_of_a_sample_are_pinned() -> None:
-    """SPEC F2: these are the draws of sample 2 in epoch 1, in every version."""
+    """These are the draws of sample 2 in epoch 1, in every version."""
     drawn = fetch(Drawing(SIZE), 1)[2]
     assert drawn == [0.7046949268789732, 0.770851898009286, 0.5405826602648764, 0.5060699731100939]
 
 
 def test_a_subset_draws_by_its_own_indices() -> None:
-    """SPEC F2: the draw of a subset's i-th sample follows from i."""
+    """The draw of a subset's i-th sample follows from i."""
     drawn = fetch(Subset(Drawing(SIZE), [7, 5, 2]), 1)
     assert drawn == {7: draw_for(1, 0), 5: draw_for(1, 1), 2: draw_for(1, 2)}
 
 
 def test_a_subset_with_its_own_getitem_draws_by_sample() -> None:
-    """SPEC F2: a subclass of `Subset`, which torch makes define `__getitems__` too, is fetched sample by sample."""
+    """A subclass of `Subset`, which torch makes define `__getitems__` too, is fetched sample by sample."""
 
     class Noisy(Subset[Any]):
         def __getitem__(self, index: Any) -> Any:
@@ -95,7 +95,7 @@ def test_a_subset_with_its_own_getitem_draws_by_sample() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_set_that_fetches_batches_draws_by_position(workers: int) -> None:
-    """SPEC F2: a draw in `__getitems__` follows from (seed, epoch, position), also below a `Subset`."""
+    """A draw in `__getitems__` follows from (seed, epoch, position), also below a `Subset`."""
     whole = Subset(DrawingInBatches(SIZE), range(SIZE))
     for dataset in (DrawingInBatches(SIZE), whole):
         drawn = fetch(dataset, 1, num_workers=workers)
@@ -113,7 +113,7 @@ def draw_and_collate(samples: list[Any]) -> torch.Tensor:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_draws_of_a_collate_function_depend_on_the_position(workers: int) -> None:
-    """SPEC F2: a draw in the collate function follows from (seed, epoch, position), whoever runs it."""
+    """A draw in the collate function follows from (seed, epoch, position), whoever runs it."""
     for dataset in (Drawing(SIZE), TensorDataset(torch.arange(SIZE))):
         drawn = fetch(dataset, 2, collate_fn=draw_and_collate, num_workers=workers)
         for first, values in drawn.items():
@@ -123,7 +123,7 @@ def test_draws_of_a_collate_function_depend_on_the_position(workers: int) -> Non
 
 
 def test_ranks_collate_with_draws_of_their_own() -> None:
-    """SPEC F2: side by side, two ranks do not draw alike in their collate functions."""
+    """Side by side, two ranks do not draw alike in their collate functions."""
     drawn = []
     for rank in range(2):
         sampler = ResumableDistributedSampler(range(SIZE), 2, rank, shuffle=False)
@@ -133,7 +133,7 @@ def test_ranks_collate_with_draws_of_their_own() -> None:
 
 
 def test_iterating_leaves_the_generators_alone() -> None:
-    """SPEC F2: starting an iterator, with or without workers, draws from none of the global generators."""
+    """Starting an iterator, with or without workers, draws from none of the global generators."""
     for workers in (0, 1):
         loader, _ = create_dataloader(TensorDataset(torch.arange(9)), batch_size=2, shuffle=True, num_workers=workers)
         key_generators(1)
@@ -210,7 +210,7 @@ def test_memory_formats_are_those_of_stacking() -> None:
 
 
 def test_a_tensor_data_set_is_fetched_whole_and_not_keyed() -> None:
-    """DESIGN idea 1: tensors are not keyed per sample, nor a subset or a chain of them; all else is."""
+    """Tensors are not keyed per sample, nor a subset or a chain of them; all else is."""
     plain = TensorDataset(torch.arange(4))
 
     class Own(TensorDataset):
@@ -240,7 +240,7 @@ def test_samples_of_a_plain_subset_are_collated() -> None:
 
 
 def test_a_data_set_may_say_that_it_draws_nothing() -> None:
-    """SPEC F2: a data set with `draws_nothing = True` is fetched without keying; the generators are left alone."""
+    """A data set with `draws_nothing = True` is fetched without keying; the generators are left alone."""
 
     class Plain(Dataset[torch.Tensor]):
         draws_nothing = True
@@ -259,7 +259,7 @@ def test_a_data_set_may_say_that_it_draws_nothing() -> None:
 
 
 def test_that_a_dataset_draws_nothing_is_not_inherited() -> None:
-    """SPEC F2: a class derived from one with `draws_nothing` is keyed unless it says so itself, in wrappers too."""
+    """A class derived from one with `draws_nothing` is keyed unless it says so itself, in wrappers too."""
 
     class Plain(Drawing):
         draws_nothing = True

@@ -160,7 +160,7 @@ class Shared(IterableDataset[int]):
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_workers_stand_where_their_rank_does(method: str) -> None:
-    """SPEC E3: a data set that shares itself out does so in a worker as in its rank, however workers are started."""
+    """A data set that shares itself out does so in a worker as in its rank, however workers are started."""
     set_dist_info(DistributedInfo(1, 2, 1, 2))
     try:
         loader, _ = create_dataloader(Shared(), batch_size=4, num_workers=1)

@@ -122,7 +122,7 @@ def test_network_equals_its_definition_in_plain_integers(n: int, seed: int, epoc
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    """SPEC F2: an order is a function of (seed, epoch): equal arguments give it again, others another one."""
+    """An order is a function of (seed, epoch): equal arguments give it again, others another one."""
     for n in (100, 5000):
         orders = [tuple(shuffle(n, seed, epoch)) for seed, epoch in itertools.product(range(20), range(20))]
         assert len(set(orders)) == 400
@@ -135,7 +135,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 @given(n=lengths, seed=seeds, start=st.integers(0, 10_000), step=st.integers(1, 40), length=st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_any_slice_is_that_of_the_whole_order(n: int, seed: int, start: int, step: int, length: int) -> None:
-    """SPEC F3: start, stop and step pick out of the whole order what slicing a list of it would."""
+    """Start, stop and step pick out of the whole order what slicing a list of it would."""
     stop = start + length
     assert list(shuffled_indices(n, seed, 1, start, step, stop)) == shuffle(n, seed, 1)[start:stop:step]
     assert list(sequential_indices(n, start, step, stop)) == list(range(n))[start:stop:step]
@@ -152,7 +152,7 @@ def test_chunks_do_not_change_the_order(n: int, seed: int, chunk: int) -> None:
 @given(n=lengths, seed=seeds, world=st.integers(1, 9))
 @settings(max_examples=30, deadline=None)
 def test_strides_share_out_the_order(n: int, seed: int, world: int) -> None:
-    """SPEC F5: the ranks' strides, put side by side, are the global order."""
+    """The ranks' strides, put side by side, are the global order."""
     shares = [list(shuffled_indices(n, seed, 0, rank, world)) for rank in range(world)]
     together = [index for row in itertools.zip_longest(*shares) for index in row if index is not None]
     assert together == shuffle(n, seed)
@@ -182,7 +182,7 @@ def test_iterators_of_one_order_do_not_disturb_each_other() -> None:
 
 @pytest.mark.parametrize("start", [0, BILLION // 2])
 def test_memory_does_not_grow_with_the_length(start: int) -> None:
-    """SPEC F4: drawing 100,000 of a billion shuffled indices holds less than 2 MB, and no more than of a million."""
+    """Drawing 100,000 of a billion shuffled indices holds less than 2 MB, and no more than of a million."""
 
     def measure_peak(n: int) -> int:
         tracemalloc.start()
@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_length(start: int) -> None:
 
 @pytest.mark.parametrize("n", [10**3, 4096, 10**6, BILLION, 2**48])
 def test_first_index_comes_at_once(n: int) -> None:
-    """SPEC F4: the first index, at the beginning and in the middle, comes within 10 ms (it takes 0.2 to 0.8)."""
+    """The first index, at the beginning and in the middle, comes within 10 ms (it takes 0.2 to 0.8)."""
     for start in (0, n // 2):
         times = []
         for _ in range(7):

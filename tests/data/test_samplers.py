@@ -56,7 +56,7 @@ def sought(samplers: list[ResumableDistributedSampler], epoch: int, position: in
 
 @pytest.mark.parametrize("n", [1, 10, 5000])
 def test_random_sampler_yields_the_keyed_order(n: int) -> None:
-    """SPEC F2: the order is that of (seed, epoch), and the default seed is 6691."""
+    """The order is that of (seed, epoch), and the default seed is 6691."""
     sampler = ResumableRandomSampler(range(n), seed=3)
     sampler.seek(5)
     assert list(sampler) == list(shuffled_indices(n, 3, 5))
@@ -76,7 +76,7 @@ def make_samplers(n: int) -> list[ResumableSampler]:
 @given(n=sizes, epoch=st.integers(0, 1000), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_seeking_gives_the_rest_of_the_epoch(n: int, epoch: int, data: st.DataObject) -> None:
-    """SPEC F3: after seek(epoch, k) come the samples that come after the first k of that epoch, every time."""
+    """After seek(epoch, k) come the samples that come after the first k of that epoch, every time."""
     position = data.draw(st.integers(0, n))
     for sampler in make_samplers(n):
         sampler.seek(epoch)
@@ -119,7 +119,7 @@ def test_torch_loader_takes_every_sampler() -> None:
 
 @pytest.mark.parametrize("distributed", [False, True])
 def test_billion_samples_take_no_memory(distributed: bool) -> None:
-    """SPEC F4: a sampler over a billion samples, sought to the middle, holds less than 2 MB while it yields."""
+    """A sampler over a billion samples, sought to the middle, holds less than 2 MB while it yields."""
     data = range(10**9)
     tracemalloc.start()
     try:
@@ -139,7 +139,7 @@ def test_billion_samples_take_no_memory(distributed: bool) -> None:
 @given(n=sizes, world=worlds, shuffle=st.booleans(), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_ranks_share_out_what_remains(n: int, world: int, shuffle: bool, data: st.DataObject) -> None:
-    """SPEC F5: from any position, the ranks side by side yield the global order, each with its way to end it."""
+    """From any position, the ranks side by side yield the global order, each with its way to end it."""
     position = data.draw(st.integers(0, n))
     order = list(shuffled_indices(n, 6691, 2)) if shuffle else list(range(n))
     rest = order[position:]
@@ -190,7 +190,7 @@ def test_natural_order_is_shared_out_as_torch_does(n: int, world: int, drop_last
 )
 @settings(max_examples=60, deadline=None)
 def test_any_number_of_ranks_takes_over_in_mid_epoch(n: int, epoch: int, stages: list[tuple[int, int]]) -> None:
-    """SPEC F5: however often the number of ranks changes, every sample comes exactly once, in one global order."""
+    """However often the number of ranks changes, every sample comes exactly once, in one global order."""
     seen: list[int] = []
     for world, steps in stages:
         steps_left = min(steps, (n - len(seen)) // world)
@@ -201,7 +201,7 @@ def test_any_number_of_ranks_takes_over_in_mid_epoch(n: int, epoch: int, stages:
 
 
 def test_one_two_four_one_ranks_see_every_sample_once() -> None:
-    """SPEC F5: 1 -> 2 -> 4 -> 1 ranks within one epoch of 1797 samples."""
+    """1 -> 2 -> 4 -> 1 ranks within one epoch of 1797 samples."""
     n, seen = 1797, list[int]()
     for world, until in ((1, 400), (2, 800), (4, 1600), (1, n)):
         shares = sought(make_ranks(n, world), 3, len(seen))
@@ -210,7 +210,7 @@ def test_one_two_four_one_ranks_see_every_sample_once() -> None:
 
 
 def test_global_batches_do_not_depend_on_the_number_of_ranks() -> None:
-    """SPEC F5: with a global batch of 8, one, two, four and eight ranks see the same global batches."""
+    """With a global batch of 8, one, two, four and eight ranks see the same global batches."""
     n = 96
 
     def global_batches(world: int) -> list[list[int]]:

@@ -59,7 +59,7 @@ def take(source: BatchSource, epoch: int, count: int, done: int = 0, position: A
 )
 @settings(max_examples=40)
 def test_opening_gives_exactly_the_rest(size: int, batch_size: int, drop_last: bool, shuffle: bool, epoch: int) -> None:
-    """SPEC F2, F3: after every number of batches, also all of an epoch, the rest is what would have come."""
+    """After every number of batches, also all of an epoch, the rest is what would have come."""
     options: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "shuffle": shuffle}
     if drop_last and size < batch_size:
         return
@@ -80,7 +80,7 @@ def test_opening_gives_exactly_the_rest(size: int, batch_size: int, drop_last: b
 @given(size=st.integers(1, 40), before=st.integers(1, 9), after=st.integers(1, 9), data=st.data())
 @settings(max_examples=40)
 def test_another_batch_size_goes_on_at_the_same_sample(size: int, before: int, after: int, data: st.DataObject) -> None:
-    """SPEC F5: resumed with another batch size, even twice, an epoch still sees each sample once, in the same order."""
+    """Resumed with another batch size, even twice, an epoch still sees each sample once, in the same order."""
     order = [index for batch in numbers(make_sampler_feed(size, shuffle=True).iterate(1)) for index in batch]
     seen: list[int] = []
     done, position = 0, None
@@ -98,7 +98,7 @@ def test_another_batch_size_goes_on_at_the_same_sample(size: int, before: int, a
 @given(size=st.integers(8, 60), worlds=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])))
 @settings(max_examples=30)
 def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: tuple[int, int]) -> None:
-    """SPEC F5: what two ranks have left of an epoch is what one or four share out, in the same global order."""
+    """What two ranks have left of an epoch is what one or four share out, in the same global order."""
 
     def ranks(world: int, batch_size: int) -> list[BatchSource]:
         samplers = [ResumableDistributedSampler(range(size), world, rank, seed=1, pad=False) for rank in range(world)]
@@ -150,7 +150,7 @@ def test_the_end_of_an_epoch_is_known_on_any_number_of_ranks(
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool, tmp_path: Path) -> None:
-    """SPEC F3: the fetches of a resumed epoch, counted, are those of the samples that are left."""
+    """The fetches of a resumed epoch, counted, are those of the samples that are left."""
     options: dict[str, Any] = {"batch_size": 3, "drop_last": drop_last, "shuffle": True, "random_seed": 2}
     source = make_source(*create_dataloader(Drawing(11), **options))
     batches = [batch[:, 0].int().tolist() for batch in source.iterate(1)]
@@ -164,7 +164,7 @@ def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool,
 
 
 def test_data_of_another_size_are_refused() -> None:
-    """SPEC F5: a position in the middle of an epoch means nothing in other data; between epochs all is well."""
+    """A position in the middle of an epoch means nothing in other data; between epochs all is well."""
     source = make_sampler_feed(9, batch_size=2)
     list(source.iterate(0))
     other = make_sampler_feed(10, batch_size=2)
@@ -180,7 +180,7 @@ def test_data_of_another_size_are_refused() -> None:
 @given(size=st.integers(1, 9), epoch=st.integers(0, 3))
 @settings(max_examples=20)
 def test_a_list_goes_on_where_it_was(size: int, epoch: int) -> None:
-    """SPEC F2: a list of batches gives its rest after every number of batches."""
+    """A list of batches gives its rest after every number of batches."""
     source = make_source(list(range(size)), None)
     assert isinstance(source, SequenceSource)
     assert source.batches_per_epoch() == size
@@ -220,7 +220,7 @@ class Drawn(Sequence[torch.Tensor]):
 
 
 def test_batches_that_are_made_when_asked_for_are_keyed() -> None:
-    """SPEC F2: a draw in the `__getitem__` of a sequence of batches follows from seed, epoch and position."""
+    """A draw in the `__getitem__` of a sequence of batches follows from seed, epoch and position."""
     source = make_source(Drawn(), None, seed=3)
     epochs = [[batch.tolist() for batch in source.iterate(epoch)] for epoch in (0, 1)]
     draw()
@@ -235,7 +235,7 @@ def test_batches_that_are_made_when_asked_for_are_keyed() -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last: bool) -> None:
-    """SPEC F3: torch's own `DataLoader` resumes, too, when its sampler is resumable."""
+    """Torch's own `DataLoader` resumes, too, when its sampler is resumable."""
     data = TensorDataset(torch.arange(10))
 
     def make() -> BatchSource:
@@ -251,7 +251,7 @@ def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
-    """SPEC F2: a draw in a sample, or in the collate function, is that of `create_dataloader`'s loader."""
+    """A draw in a sample, or in the collate function, is that of `create_dataloader`'s loader."""
 
     def collate(samples: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack([*samples, torch.tensor([-1.0, *draw()], dtype=torch.float64)])
@@ -276,7 +276,7 @@ def seed_all(worker_id: int) -> None:
 
 
 def test_a_loader_that_cannot_be_keyed_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC F2: where the draws of samples cannot be keyed, a warning names the dataset, unless it draws nothing."""
+    """Where the draws of samples cannot be keyed, a warning names the dataset, unless it draws nothing."""
 
     class Own(DataLoader[Any]):
         pass
@@ -305,7 +305,7 @@ def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
 
 
 def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
-    """SPEC F1: a loader that a resume could not put where it was is refused before training, with the remedy."""
+    """A loader that a resume could not put where it was is refused before training, with the remedy."""
     data = TensorDataset(torch.arange(6))
     theirs = DataLoader(data, batch_size=2, shuffle=True)
     for sampler in (theirs.sampler, None, RandomSampler(data)):
@@ -364,7 +364,7 @@ def samples_of(source: BatchSource, epoch: int, done: int = 0) -> list[list[floa
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_seeds_of_workers_are_exact_under_resume(persistent: bool) -> None:
-    """SPEC F1, F2: `get_worker_info().seed`, and who fetches what, follow from the seed, the epoch and the position."""
+    """`get_worker_info().seed`, and who fetches what, follow from the seed, the epoch and the position."""
 
     def make(seed: int = 2, rank: int = 0) -> BatchSource:
         sampler = ResumableDistributedSampler(range(20), 2, rank, shuffle=False)

@@ -84,7 +84,7 @@ def ensure_every_resume_is_exact(make: Callable[[], Stream], **options: Any) -> 
 @given(size=st.integers(1, 9), batch_size=st.integers(1, 4), drop_last=st.booleans())
 @settings(max_examples=10)
 def test_a_stream_resumes_after_every_batch(kind: type[Stream], size: int, batch_size: int, drop_last: bool) -> None:
-    """SPEC F1: what comes after any batch or epoch is what would have come, whatever the data set does at its end."""
+    """What comes after any batch or epoch is what would have come, whatever the data set does at its end."""
     if drop_last and size < batch_size:
         return
     ensure_every_resume_is_exact(lambda: kind([size]), batch_size=batch_size, drop_last=drop_last)
@@ -100,7 +100,7 @@ def test_a_stream_is_batched_as_it_comes() -> None:
 
 
 def test_resuming_a_resumed_stream() -> None:
-    """SPEC F1: a run that is interrupted after every single batch sees what the uninterrupted one sees."""
+    """A run that is interrupted after every single batch sees what the uninterrupted one sees."""
     for kind in KINDS:
         batches, _ = train(make_stream_source(kind([7]), batch_size=2))
         pieced: list[Any] = []
@@ -118,7 +118,7 @@ def test_resuming_a_resumed_stream() -> None:
 
 
 def test_a_resumed_stream_fetches_less_than_a_batch_again() -> None:
-    """SPEC F3: a stream with state goes on from it; at its end, less than a batch is read again."""
+    """A stream with state goes on from it; at its end, less than a batch is read again."""
 
     class Counting(GoingBack):
         read = 0
@@ -179,7 +179,7 @@ def test_the_state_of_a_checkpoint_does_not_move() -> None:
 def test_a_stream_with_workers_resumes_after_every_batch(
     kind: type[Stream], sizes: tuple[int, ...], persistent: bool
 ) -> None:
-    """SPEC F1: the same with workers whose parts differ in length, in the same order and in all later epochs."""
+    """The same with workers whose parts differ in length, in the same order and in all later epochs."""
     ensure_every_resume_is_exact(
         lambda: kind(sizes), batch_size=2, num_workers=len(sizes), persistent_workers=persistent
     )
@@ -194,7 +194,7 @@ def test_workers_end_where_their_parts_end() -> None:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_an_epoch_that_is_opened_again_is_the_same(persistent: bool) -> None:
-    """SPEC F2: what is drawn follows from the epoch that is opened, as in validation, and not from how often it was."""
+    """What is drawn follows from the epoch that is opened, as in validation, and not from how often it was."""
     source = make_stream_source(Afresh([5]), batch_size=2, num_workers=1, persistent_workers=persistent)
     first = list(source.iterate(0))
     assert list(source.iterate(0)) == first
@@ -202,7 +202,7 @@ def test_an_epoch_that_is_opened_again_is_the_same(persistent: bool) -> None:
 
 
 def test_draws_of_a_stream_do_not_depend_on_workers() -> None:
-    """SPEC F2: one worker draws what the training process draws, in every epoch."""
+    """One worker draws what the training process draws, in every epoch."""
     for kind in (GoingBack, Afresh, Stream):
         in_process, _ = train(make_stream_source(kind([5]), batch_size=2))
         with_worker, _ = train(make_stream_source(kind([5]), batch_size=2, num_workers=1, persistent_workers=True))
@@ -210,7 +210,7 @@ def test_draws_of_a_stream_do_not_depend_on_workers() -> None:
 
 
 def test_draws_of_a_stream_are_pinned() -> None:
-    """SPEC F2: draws in `__iter__` are a function of (seed, epoch, worker, batch): these, in every version."""
+    """Draws in `__iter__` are a function of (seed, epoch, worker, batch): these, in every version."""
     batches, _ = train(make_stream_source(Stream([2]), batch_size=1))
     drawn = [batch[0][2:] for epoch, batch in batches if epoch == 1]
     assert drawn == [

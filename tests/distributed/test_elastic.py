@@ -31,7 +31,7 @@ def assert_close(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_gradients_of_two_ranks_are_those_of_the_joint_batch(strategy: str, tmp_path: Path) -> None:
-    """SPEC E3: two ranks have the gradients, and so the weights, of one process that trains on both their batches."""
+    """Two ranks have the gradients, and so the weights, of one process that trains on both their batches."""
     (alone,) = train(Plan(), tmp_path / "alone")
     together = train(Plan(ranks=2, strategy=strategy), tmp_path / "together")
     for rank in together:
@@ -44,7 +44,7 @@ def test_gradients_of_two_ranks_are_those_of_the_joint_batch(strategy: str, tmp_
 
 @pytest.mark.parametrize(("samples", "epochs"), [(48, 1), (60, 2)])
 def test_the_number_of_ranks_changes_within_an_epoch(samples: int, epochs: int, tmp_path: Path) -> None:
-    """SPEC F5: 1, 2, 4 and 1 ranks in turn see every sample once an epoch, in the global batches of one process."""
+    """1, 2, 4 and 1 ranks in turn see every sample once an epoch, in the global batches of one process."""
     per_epoch = samples // 12
     (alone,) = train(Plan(iterations=epochs * per_epoch, samples=samples), tmp_path / "alone")
     seen: dict[int, list[int]] = {}
@@ -63,14 +63,14 @@ def test_the_number_of_ranks_changes_within_an_epoch(samples: int, epochs: int, 
 
 
 def test_validation_repeats_no_sample(tmp_path: Path) -> None:
-    """SPEC F5: 7 samples in batches of 2 on two ranks: each is validated once, though one rank has a batch more."""
+    """7 samples in batches of 2 on two ranks: each is validated once, though one rank has a batch more."""
     told = train(Plan(ranks=2, iterations=2, options={"valid_frequency": 2}), tmp_path)
     assert sorted(told[0]["validated"] + told[1]["validated"]) == list(range(7))
     assert [len(rank["validated"]) for rank in told] == [4, 3]
 
 
 def test_losses_are_averaged_when_they_are_logged(tmp_path: Path) -> None:
-    """SPEC E3: a logged loss is the mean over the ranks, and so is the running one; ranks log the same numbers."""
+    """A logged loss is the mean over the ranks, and so is the running one; ranks log the same numbers."""
     options = {"print_frequency": 3}
     (alone,) = train(Plan(options=options, iterations=6), tmp_path / "alone")
     first, second = train(Plan(ranks=2, options=options, iterations=6), tmp_path / "together")
@@ -81,7 +81,7 @@ def test_losses_are_averaged_when_they_are_logged(tmp_path: Path) -> None:
 
 
 def test_ranks_with_unequal_streams_end_an_epoch_together(tmp_path: Path) -> None:
-    """SPEC F5: of 27 numbers, rank 0 has 14 and rank 1 has 13; batches of 6: both train on 2 full ones and the rest."""
+    """Of 27 numbers, rank 0 has 14 and rank 1 has 13; batches of 6: both train on 2 full ones and the rest."""
     with pytest.warns(UserWarning, match="no state_dict"):
         (alone,) = train(Plan(stream=True, iterations=3), tmp_path / "alone")
     assert [len(indices) for _, indices in alone["seen"]] == [12, 12, 3]
@@ -91,7 +91,7 @@ def test_ranks_with_unequal_streams_end_an_epoch_together(tmp_path: Path) -> Non
 
 
 def test_a_stream_in_progress_needs_as_many_ranks(tmp_path: Path) -> None:
-    """SPEC F5: each rank has read its own part of a stream; to go on with more or fewer is refused, with the remedy."""
+    """Each rank has read its own part of a stream; to go on with more or fewer is refused, with the remedy."""
     train(Plan(ranks=2, stream=True, iterations=2), tmp_path)
     plan = Plan(stream=True, iterations=4)
     with (
@@ -104,7 +104,7 @@ def test_a_stream_in_progress_needs_as_many_ranks(tmp_path: Path) -> None:
 
 
 def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
-    """SPEC E1: a strategy that there is not is refused when the trainer is made; the message lists those there are."""
+    """A strategy that there is not is refused when the trainer is made; the message lists those there are."""
     with pytest.raises(ConfigurationError, match="strategy is 'pipeline': choose one of 'ddp', 'fsdp'"):
         make_trainer(Plan(strategy="pipeline"), tmp_path)
 
@@ -113,7 +113,7 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_sharded_run_goes_on_anywhere(tmp_path: Path) -> None:
-    """SPEC E5, F1: from a folder that 2 ranks have written, 2 go on to the bit, and so do 1 and 3, and copies (DDP)."""
+    """From a folder that 2 ranks have written, 2 go on to the bit, and so do 1 and 3, and copies (DDP)."""
     plan = Plan(ranks=2, strategy="fsdp", iterations=6, options={"valid_frequency": 2})
     whole = train(plan, tmp_path / "whole")
     for name, change in {
@@ -135,7 +135,7 @@ def test_a_sharded_run_goes_on_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_streams_of_unequal_length_are_validated_on(strategy: str, tmp_path: Path) -> None:
-    """SPEC E5, F5: one rank validates on two batches of its stream, the other on one, and neither waits for the other.
+    """One rank validates on two batches of its stream, the other on one, and neither waits for the other.
 
     Where ranks share a network, a forward pass brings its units together, for which all would have to be there. How
     long a stream is, nobody knows beforehand. What is trained is what is trained without a validation.
@@ -149,7 +149,7 @@ def test_streams_of_unequal_length_are_validated_on(strategy: str, tmp_path: Pat
 
 
 def test_a_file_is_gone_on_from_by_sharded_ranks(tmp_path: Path) -> None:
-    """SPEC E5: the checkpoint of one process is cut by two sharded ranks, and theirs, of the same name, replaces it."""
+    """The checkpoint of one process is cut by two sharded ranks, and theirs, of the same name, replaces it."""
     (alone,) = train(Plan(iterations=6), tmp_path / "alone")
     train(Plan(iterations=3), tmp_path / "changing")
     told = train(Plan(ranks=2, strategy="fsdp", iterations=6), tmp_path / "changing")
@@ -159,7 +159,7 @@ def test_a_file_is_gone_on_from_by_sharded_ranks(tmp_path: Path) -> None:
 
 
 def test_a_sharded_run_that_is_killed(tmp_path: Path) -> None:
-    """SPEC F1: rank 1 of two that share a network is killed in its fourth step; the run ends with the same bits."""
+    """Rank 1 of two that share a network is killed in its fourth step; the run ends with the same bits."""
     plan = Plan(ranks=2, strategy="fsdp", iterations=6)
     whole = train(plan, tmp_path / "whole")
     with pytest.raises(RankFailedError, match="rank 1 .* it was ended by SIGKILL") as caught:
@@ -172,7 +172,7 @@ def test_a_sharded_run_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stop", "unreduced"), [(1, True), (2, True), (2, False)])
 def test_a_sharded_run_goes_on_in_an_accumulation(stop: int, unreduced: bool, tmp_path: Path) -> None:
-    """SPEC E5, F1: of 3 batches that are added up, 1 or 2 are before a checkpoint, and the gradients are in it.
+    """Of 3 batches that are added up, 1 or 2 are before a checkpoint, and the gradients are in it.
 
     Each rank keeps them back, whole and for itself, or has its part of what was exchanged. Two ranks go on to the bit,
     and so do one and three, and copies (DDP), but for rounding; and two go on from what copies have written.
@@ -198,7 +198,7 @@ def test_a_sharded_run_goes_on_in_an_accumulation(stop: int, unreduced: bool, tm
 
 
 def test_what_sharded_ranks_have_trained_can_be_tested(tmp_path: Path) -> None:
-    """SPEC E5: two sharded ranks, and one process, test what was trained, with a checkpoint and without one."""
+    """Two sharded ranks, and one process, test what was trained, with a checkpoint and without one."""
     plan = Plan(ranks=2, strategy="fsdp", iterations=2)
     trainer, model = make_trainer(plan, tmp_path), Elastic(plan)
     assert trainer.fit(model, Numbered(plan))

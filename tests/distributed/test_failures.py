@@ -1,4 +1,4 @@
-"""SPEC E3, A11: whatever happens to one rank, `fit` raises soon, says who was first, and leaves no process behind."""
+"""Whatever happens to one rank, `fit` raises soon, says who was first, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fail(trouble: Trouble, *, workers: int = 1, **options: Any) -> RankFailedErr
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("where", PLACES)
 def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, rank: int) -> None:
-    """SPEC A11, E3: an exception on any rank, anywhere, is that of `fit`; it is logged once, in the file too."""
+    """An exception on any rank, anywhere, is that of `fit`; it is logged once, in the file too."""
     trouble = Trouble(tmp_path, where, rank)
     saving: dict[str, Any] = {"chkpt_root": tmp_path / "checkpoints", "chkpt_frequency": 1} if where == "saving" else {}
     error = fail(trouble, enable_file_logging=True, log_path=tmp_path, **saving)
@@ -69,7 +69,7 @@ def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None:
-    """SPEC A11: of an exception that cannot be pickled, the text and the traceback come home all the same."""
+    """Of an exception that cannot be pickled, the text and the traceback come home all the same."""
     error = fail(Trouble(tmp_path, "hook", 1, "Unportable"))
     assert error.__cause__ is None
     assert f"rank 1 (on {HERE}) failed first: tests.distributed.parts.Unportable: trouble in hook" in str(error)
@@ -81,7 +81,7 @@ def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None
 def test_control_flow_comes_home_as_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, *, late: bool
 ) -> None:
-    """SPEC A11: a type registered early or by the ranks leaves `fit` unchanged and unlogged; its cause says whence."""
+    """A type registered early or by the ranks leaves `fit` unchanged and unlogged; its cause says whence."""
     trouble = Trouble(tmp_path, "hook", rank, "Stop")
     plugin = TroubledPlugin(trouble, Stop, late=late)
     with pytest.raises(Stop, match="^trouble in hook$") as caught:
@@ -98,7 +98,7 @@ def test_control_flow_comes_home_as_it_is(
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, workers: int) -> None:
-    """SPEC E3: a rank that is killed from outside is named by `fit`; its data loader's workers go with it."""
+    """A rank that is killed from outside is named by `fit`; its data loader's workers go with it."""
     trouble = Trouble(tmp_path, "hook", rank, "wait")
 
     def kill() -> None:
@@ -115,12 +115,12 @@ def test_a_killed_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
 )
 @pytest.mark.parametrize("where", ["model setup", "backward"])
 def test_a_rank_that_ends_without_a_word_is_named(tmp_path: Path, where: str, how: str, end: str) -> None:
-    """SPEC E3: a rank that leaves by `os._exit` or a crash is named, with its exit code or signal."""
+    """A rank that leaves by `os._exit` or a crash is named, with its exit code or signal."""
     assert str(fail(Trouble(tmp_path, where, 1, how))) == f"rank 1 (on {HERE}) failed first: {end}"
 
 
 def test_failed_runs_leave_nothing_open(tmp_path: Path) -> None:
-    """SPEC E3: files and threads of a run that failed are closed at once, and if its error is kept, before that, too.
+    """Files and threads of a run that failed are closed at once, and if its error is kept, before that, too.
 
     Many trials of a study may fail, and nothing has Python's collector come by in time.
     """
@@ -147,13 +147,13 @@ def test_failed_runs_leave_nothing_open(tmp_path: Path) -> None:
 
 
 def test_a_signal_at_the_end_is_not_swallowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC E1, E3: when ranks have nothing left to do, the log says that a signal came, as it does with one process."""
+    """When ranks have nothing left to do, the log says that a signal came, as it does with one process."""
     assert make(total_steps=1, chkpt_root=tmp_path).fit(Calling(), ListData())
     assert caplog.messages == ["SIGTERM came when training was at its end; nothing is left to do"]
 
 
 def test_ctrl_c_ends_all_ranks(tmp_path: Path) -> None:
-    """SPEC E1, E3: without checkpoints Ctrl-C in the calling process is a KeyboardInterrupt, and no rank is left."""
+    """Without checkpoints Ctrl-C in the calling process is a KeyboardInterrupt, and no rank is left."""
     trouble = Trouble(tmp_path, "hook", 1, "wait")
     with (
         pytest.raises(KeyboardInterrupt),

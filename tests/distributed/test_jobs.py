@@ -1,4 +1,4 @@
-"""SPEC E2, E3: runs under `torchrun`, where every rank calls `fit` by itself; this module is what the ranks run."""
+"""Runs under `torchrun`, where every rank calls `fit` by itself; this module is what the ranks run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_job(what: str, folder: Path) -> list[list[Any]]:
 
 
 def test_an_error_is_raised_where_it_happens_and_reported_elsewhere(tmp_path: Path) -> None:
-    """SPEC A11, E3: the rank that fails raises its own error, the other one an error that names it; later runs work."""
+    """The rank that fails raises its own error, the other one an error that names it; later runs work."""
     for number in range(len(TROUBLES)):
         (tmp_path / str(number)).mkdir()
     told = run_job("fit_and_fail", tmp_path)
@@ -90,7 +90,7 @@ def test_an_error_is_raised_where_it_happens_and_reported_elsewhere(tmp_path: Pa
 
 
 def test_every_rank_has_the_results_of_all(tmp_path: Path) -> None:
-    """SPEC E2, E3: what any rank puts in, every rank takes out after each of several runs; one that failed has none."""
+    """What any rank puts in, every rank takes out after each of several runs; one that failed has none."""
     (tmp_path / "data").mkdir()
     told = run_job("fit_twice", tmp_path)
     for number in range(3):

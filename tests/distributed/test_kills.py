@@ -80,7 +80,7 @@ def check_shots(spec: RankSpec, folder: Path, whole: dict[str, Any], shots: Iter
 
 
 def test_a_kill_at_many_instants(tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: one killed, or its caller, or all, while they meet, train, validate, save or part: the same."""
+    """Ranks: one killed, or its caller, or all, while they meet, train, validate, save or part: the same."""
     whole = undisturbed(SMALL, tmp_path / "whole")
     assert min(whole["ticks"]) > 40
     check_shots(SMALL, tmp_path, whole, shots_in(whole, 8))
@@ -88,7 +88,7 @@ def test_a_kill_at_many_instants(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", SAMPLE, ids=str)
 def test_a_kill_in_every_kind_of_run(spec: RankSpec, tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: with a kill, and with three in a row, every kind of run ends the same on both ranks."""
+    """Ranks: with a kill, and with three in a row, every kind of run ends the same on both ranks."""
     whole = undisturbed(spec, tmp_path / "whole")
     first, second = whole["ticks"]
     check_shots(spec, tmp_path, whole, [Shot(0, first * 3 // 4)])
@@ -98,7 +98,7 @@ def test_a_kill_in_every_kind_of_run(spec: RankSpec, tmp_path: Path) -> None:
 
 
 def test_ranks_differ(tmp_path: Path) -> None:
-    """SPEC F1: the comparison is worth something: state, trace, losses and plug-in of two ranks are not alike."""
+    """The comparison is worth something: state, trace, losses and plug-in of two ranks are not alike."""
     spec = dataclasses.replace(SMALL, total=5)  # The last validation takes over rank 0's buffers.
     ranks = undisturbed(spec, tmp_path)["ranks"]
     differing = {entry.partition("]")[0] for entry in differences(ranks[0], ranks[1], "")}
@@ -110,7 +110,7 @@ def test_ranks_differ(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_do_not_outlive_their_caller(workers: int, tmp_path: Path) -> None:
-    """SPEC E3: when the process that called `fit` is killed, its ranks and their workers are gone soon."""
+    """When the process that called `fit` is killed, its ranks and their workers are gone soon."""
     spec = dataclasses.replace(SMALL, workers=workers, total=6)
     undisturbed(spec, tmp_path / "whole")
     for count in (1, 2, 3, 4, 15, 30):
@@ -120,7 +120,7 @@ def test_ranks_do_not_outlive_their_caller(workers: int, tmp_path: Path) -> None
 
 
 def test_kills_at_random_instants(tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: anybody is killed from outside, four times, at instants that nobody chose: the same."""
+    """Ranks: anybody is killed from outside, four times, at instants that nobody chose: the same."""
     spec = RankSpec(total=6, workers=2, accumulation=2, valid_every=2, samples=40, sleep=0.01)
     whole = undisturbed(spec, tmp_path / "whole")
     chance = random.Random(str(spec))
@@ -137,7 +137,7 @@ def test_kills_at_random_instants(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> None:
-    """SPEC F1: a SIGTERM to the caller, or to one rank: all leave after the same batch, and `fit` goes on later."""
+    """A SIGTERM to the caller, or to one rank: all leave after the same batch, and `fit` goes on later."""
     whole = undisturbed(spec, tmp_path / "whole")
     shots = [Shot(number % 2, count, whom, signal.SIGTERM) for number, count in enumerate(range(MEETING + 1, 40, 12))]
     leavers = 0
@@ -150,7 +150,7 @@ def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("whom", ["rank", "all"])
 def test_four_ranks(whom: str, tmp_path: Path) -> None:
-    """SPEC F1, 4 ranks: gradients of several megabytes, exchanged in pieces, add up alike in a run that goes on."""
+    """Ranks: gradients of several megabytes, exchanged in pieces, add up alike in a run that goes on."""
     spec = RankSpec(ranks=4, wide=True, unit="iteration", total=4, samples=23)
     whole = undisturbed(spec, tmp_path / "whole")
     third_step = whole["ticks"][3] * 2 // 3
@@ -166,7 +166,7 @@ def start_job(spec: RankSpec, folder: Path, shot: Shot | None = None, restarts: 
 
 
 def test_torchrun_restarts_a_run(tmp_path: Path) -> None:
-    """SPEC F1, E3: a rank that is killed under `torchrun`, which starts all again: it ends as the spawned run does."""
+    """A rank that is killed under `torchrun`, which starts all again: it ends as the spawned run does."""
     whole = undisturbed(SMALL, tmp_path / "whole")
     with start_job(SMALL, tmp_path / "job", Shot(0, 30), restarts=1) as job:
         assert job.wait(60) == 0, job.output()
@@ -176,7 +176,7 @@ def test_torchrun_restarts_a_run(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("whom", ["all", "agent"])
 def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
-    """SPEC F1, E3: `torchrun` is killed, with its ranks or before them, and started again at once: it ends the same."""
+    """`torchrun` is killed, with its ranks or before them, and started again at once: it ends the same."""
     spec = RankSpec(unit="iteration", total=60, valid_every=7, save_every=5, samples=40, sleep=0.02)
     whole = undisturbed(spec, tmp_path / "whole")
     folder = tmp_path / "job"
@@ -196,7 +196,7 @@ def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("whom", WHOM)
 def test_a_kill_at_every_instant(whom: str, tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: as above, each of them killed at each of their counts."""
+    """Ranks: as above, each of them killed at each of their counts."""
     whole = undisturbed(SMALL, tmp_path / "whole")
     check_shots(SMALL, tmp_path, whole, (dataclasses.replace(shot, whom=whom) for shot in shots_in(whole, 1)))
 
@@ -205,7 +205,7 @@ def test_a_kill_at_every_instant(whom: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("spec", [*EVERYTHING, *SAMPLE], ids=str)
 def test_every_third_instant_of_everything(spec: RankSpec, tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: the whole matrix of options, with kills at every third instant."""
+    """Ranks: the whole matrix of options, with kills at every third instant."""
     whole = undisturbed(spec, tmp_path / "whole")
     check_shots(spec, tmp_path, whole, shots_in(whole, 3, offset=len(str(spec))))
 
@@ -215,7 +215,7 @@ def test_every_third_instant_of_everything(spec: RankSpec, tmp_path: Path) -> No
 @pytest.mark.parametrize("whom", ["caller", "rank"])
 @pytest.mark.parametrize("spec", SAMPLE, ids=str)
 def test_a_signal_in_every_kind_of_run(spec: RankSpec, whom: str, tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: as above, a SIGTERM to anybody, at every third instant, in every kind of run."""
+    """Ranks: as above, a SIGTERM to anybody, at every third instant, in every kind of run."""
     spec = dataclasses.replace(spec, sleep=0.01)
     whole = undisturbed(spec, tmp_path / "whole")
     for count in range(MEETING + 1, min(whole["ticks"]) + 1, 3):
@@ -227,7 +227,7 @@ def test_a_signal_in_every_kind_of_run(spec: RankSpec, whom: str, tmp_path: Path
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_kills_at_random(seed: int, tmp_path: Path) -> None:
-    """SPEC F1, 2 ranks: twenty times, anybody is killed at random instants of a run with everything switched on."""
+    """Ranks: twenty times, anybody is killed at random instants of a run with everything switched on."""
     chance = random.Random(seed)
     accumulation = chance.choice([1, 2, 3])
     spec = RankSpec(

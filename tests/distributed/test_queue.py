@@ -1,4 +1,4 @@
-"""SPEC E2: what ranks tell comes home, all of it, and to whom it belongs."""
+"""What ranks tell comes home, all of it, and to whom it belongs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def take_all(trainer: Trainer) -> list[Any]:
 
 
 def test_items_of_any_size_come_home_in_order() -> None:
-    """SPEC E2: 100 MB from one rank arrive while the other sends thousands of items; each rank's are in its order."""
+    """100 MB from one rank arrive while the other sends thousands of items; each rank's are in its order."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_large_and_many), ListData())
     items = take_all(trainer)
@@ -44,7 +44,7 @@ def test_items_of_any_size_come_home_in_order() -> None:
 
 
 def test_tensors_outlive_their_ranks() -> None:
-    """SPEC E2: tensors that a rank has put in can be used when it is gone, and are as they were at that moment."""
+    """Tensors that a rank has put in can be used when it is gone, and are as they were at that moment."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_tensors), ListData())
     items = sorted(take_all(trainer), key=lambda item: item[0])
@@ -56,7 +56,7 @@ def test_tensors_outlive_their_ranks() -> None:
 
 
 def test_an_empty_queue_says_so_at_once() -> None:
-    """SPEC E2: where no rank has put anything in, taking something out is an error, and no wait for ever."""
+    """Where no rank has put anything in, taking something out is an error, and no wait for ever."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_nothing), ListData())
     began = time.monotonic()
@@ -66,7 +66,7 @@ def test_an_empty_queue_says_so_at_once() -> None:
 
 
 def test_what_was_put_in_before_an_error_is_there() -> None:
-    """SPEC E2, A11: a rank that fails takes nothing back; the next run begins without what nobody has taken out."""
+    """A rank that fails takes nothing back; the next run begins without what nobody has taken out."""
     trainer, model = make(), Reporting(reports.put_and_raise)
     with pytest.raises(RankFailedError, match="KeyError: 'after all'"):
         trainer.fit(model, ListData())
@@ -79,7 +79,7 @@ def test_what_was_put_in_before_an_error_is_there() -> None:
 
 
 def test_two_runs_at_once_do_not_meet() -> None:
-    """SPEC E2, E3: two threads train at the same time, and each gets the results of its own ranks, and no error."""
+    """Two threads train at the same time, and each gets the results of its own ranks, and no error."""
     trainers = [make(random_seed=seed) for seed in (1, 2)]
     models = [Reporting(reports.put_metrics, f"model {number}") for number in range(2)]
     outcomes: list[Any] = [None, None]
@@ -101,7 +101,7 @@ def test_two_runs_at_once_do_not_meet() -> None:
 
 
 def test_runs_one_after_the_other_do_not_meet() -> None:
-    """SPEC E2: a trainer can be used again, and gives the same results again; what was taken out does not come back."""
+    """A trainer can be used again, and gives the same results again; what was taken out does not come back."""
     trainer, model = make(), Reporting(reports.put_metrics)
     runs = []
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_runs_one_after_the_other_do_not_meet() -> None:
 
 
 def test_metrics_come_home_from_rank_0() -> None:
-    """SPEC E2: `model.metrics` in the calling process are those of rank 0, in place of what was there."""
+    """`model.metrics` in the calling process are those of rank 0, in place of what was there."""
     model = Reporting(reports.put_metrics)
     metrics = model.metrics
     metrics["stale"] = 1
@@ -122,7 +122,7 @@ def test_metrics_come_home_from_rank_0() -> None:
 
 
 def test_a_model_is_tested_as_it_was_trained() -> None:
-    """SPEC E1: without checkpoints, `test` after `fit` has the weights of rank 0, which has trained elsewhere."""
+    """Without checkpoints, `test` after `fit` has the weights of rank 0, which has trained elsewhere."""
     trainer, model = make(), Reporting(reports.put_metrics)
     assert trainer.fit(model, ListData())
     weights = {rank: weight for _, rank, weight in take_all(trainer)}
@@ -135,7 +135,7 @@ def test_a_model_is_tested_as_it_was_trained() -> None:
 
 
 def test_weights_come_home_as_a_network_gives_them() -> None:
-    """SPEC E1: on their way to the CPU, states keep the versions that their networks have put beside them."""
+    """On their way to the CPU, states keep the versions that their networks have put beside them."""
     state = torch.nn.BatchNorm1d(2).state_dict()
     home = _on_cpu({"net": state})["net"]
     assert list(home) == list(state)
@@ -143,7 +143,7 @@ def test_weights_come_home_as_a_network_gives_them() -> None:
 
 
 def test_a_model_with_a_state_of_its_own_is_tested_from_its_checkpoint(tmp_path: Path) -> None:
-    """SPEC E5: what was trained in other processes is not asked of the model here, which was never set up."""
+    """What was trained in other processes is not asked of the model here, which was never set up."""
     trainer = make(chkpt_root=tmp_path, chkpt_frequency=1)
     model = reports.OwnState()
     assert trainer.fit(model, ListData())
@@ -152,7 +152,7 @@ def test_a_model_with_a_state_of_its_own_is_tested_from_its_checkpoint(tmp_path:
 
 
 def test_data_is_prepared_once(tmp_path: Path) -> None:
-    """SPEC E1, E3: `prepare_data` runs in the calling process, once for each call of `fit`, before any rank sets up."""
+    """`prepare_data` runs in the calling process, once for each call of `fit`, before any rank sets up."""
     trainer = make()
     for count in (1, 2):
         assert trainer.fit(Reporting(reports.put_nothing), PreparedData(tmp_path))
@@ -161,7 +161,7 @@ def test_data_is_prepared_once(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_is_killed_in_the_middle_of_a_message_is_named() -> None:
-    """SPEC E3: nobody waits for the rest of a message, even if a process that the rank has forked lives on."""
+    """Nobody waits for the rest of a message, even if a process that the rank has forked lives on."""
     began = time.monotonic()
     with pytest.raises(RankFailedError, match="rank 1 .*: it was ended by SIGKILL$"):
         make().fit(Reporting(reports.break_off), ListData())
@@ -169,13 +169,13 @@ def test_a_rank_that_is_killed_in_the_middle_of_a_message_is_named() -> None:
 
 
 def test_a_rank_that_is_killed_while_it_asks_is_named() -> None:
-    """SPEC E3, C8: an answer that nobody takes any more is no error but that of the rank that was killed."""
+    """An answer that nobody takes any more is no error but that of the rank that was killed."""
     with pytest.raises(RankFailedError, match="rank 1 .*: it was ended by SIGKILL$"):
         make().fit(Ringing(), ListData())
 
 
 def test_a_rank_that_does_not_come_to_its_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E3: a thread that a rank has left running keeps `fit` from returning for a while, and not for ever."""
+    """A thread that a rank has left running keeps `fit` from returning for a while, and not for ever."""
     monkeypatch.setattr(_spawn, "_FAREWELL", 0.5)
     model, began = Reporting(reports.leave_a_thread), time.monotonic()
     assert make().fit(model, ListData())

@@ -100,7 +100,7 @@ def train(
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("is_kept_back", [True, False], ids=["kept back", "exchanged"])
 def test_what_was_used_before_a_checkpoint_is_exchanged(ranks: int, is_kept_back: bool, tmp_path: Path) -> None:
-    """SPEC F1: a layer is used before a checkpoint, by one rank, and not after it: the run goes on to the same bits.
+    """A layer is used before a checkpoint, by one rank, and not after it: the run goes on to the same bits.
 
     All ranks have the same weights, and those differ from what they would be without that layer's gradient.
     """
@@ -114,7 +114,7 @@ def test_what_was_used_before_a_checkpoint_is_exchanged(ranks: int, is_kept_back
 
 
 def test_what_sharded_ranks_have_used_is_exchanged_by_copies(tmp_path: Path) -> None:
-    """SPEC E5: what sharded ranks have kept back of a layer, copies (DDP) exchange, though they do not use it."""
+    """What sharded ranks have kept back of a layer, copies (DDP) exchange, though they do not use it."""
     whole = train(tmp_path / "whole", 2, 3, is_kept_back=True, is_alike=True)
     train(tmp_path / "changing", 2, 1, strategy="fsdp", is_kept_back=True, is_alike=True)
     resumed = train(tmp_path / "changing", 2, 3, is_kept_back=True, is_alike=True)

@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize("starter", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]])
 def test_the_script_as_printed(starter: list[str], tmp_path: Path) -> None:
-    """SPEC E3: with Python's ordinary spawn, and under torchrun, the script prints what the page says, once."""
+    """With Python's ordinary spawn, and under torchrun, the script prints what the page says, once."""
     script = tmp_path / "points.py"
     script.write_text(blocks(PAGE, "python")[0], encoding="utf-8")
     done = subprocess.run(

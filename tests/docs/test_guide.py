@@ -109,7 +109,7 @@ def make_trainer(*plugins: hlp.Plugin, **options: Any) -> hlt.Trainer:
 
 
 def test_a_plugin_registers_itself() -> None:
-    """SPEC A5: the sample's `configure_trainer` registers the plug-in; doing it once more does no harm."""
+    """The sample's `configure_trainer` registers the plug-in; doing it once more does no harm."""
     plugin = make_plugin(REGISTERING, "MyPlugin")
     trainer = make_trainer(plugin)
     assert trainer.plugins["my_plugin"] is plugin
@@ -119,7 +119,7 @@ def test_a_plugin_registers_itself() -> None:
 
 
 def test_the_model_gets_what_the_plugin_returns() -> None:
-    """SPEC A3: with the sample's `return batch[:2]`, the step receives the first two of three tensors."""
+    """With the sample's `return batch[:2]`, the step receives the first two of three tensors."""
     lengths = []
 
     class Model(TinyModel):
@@ -142,7 +142,7 @@ def test_the_model_gets_what_the_plugin_returns() -> None:
 
 
 def test_unique_overrides_are_unique() -> None:
-    """SPEC A6: two plug-ins that claim as the sample does are refused, whichever claim they share."""
+    """Two plug-ins that claim as the sample does are refused, whichever claim they share."""
     plugin = make_plugin(UNIQUE, "MyPlugin", stops=False)
     assert plugin.unique_overrides == hlp.UniquePluginOverrides(training_batch=True, should_training_stop=True)
     trainer = make_trainer(plugin)
@@ -154,14 +154,14 @@ def test_unique_overrides_are_unique() -> None:
 
 @pytest.mark.parametrize(("stops", "batches"), [(False, 6), (True, 1)])
 def test_a_plugin_stops_training(stops: bool, batches: int) -> None:
-    """SPEC A10: the sample's `should_training_stop` ends training after the batch in hand; `fit` returns normally."""
+    """The sample's `should_training_stop` ends training after the batch in hand; `fit` returns normally."""
     model = TinyModel()
     assert make_trainer(make_plugin(UNIQUE, "MyPlugin", stops=stops)).fit(model, TinyDataModule())
     assert model.batches_seen == batches
 
 
 def test_the_model_reaches_a_plugin_by_its_name() -> None:
-    """SPEC A9: `model.trainer.plugins["foo"]` within the training step is the plug-in; another name is a KeyError."""
+    """`model.trainer.plugins["foo"]` within the training step is the plug-in; another name is a KeyError."""
     found = []
 
     class Model(TinyModel):
@@ -178,7 +178,7 @@ def test_the_model_reaches_a_plugin_by_its_name() -> None:
 
 
 def test_a_dictionary_of_lists_needs_one_method() -> None:
-    """SPEC B4: the sample, derived from DevicePlugin, moves every tensor in each of the three phases."""
+    """The sample, derived from DevicePlugin, moves every tensor in each of the three phases."""
     names = run_sample(DICT_OF_LISTS.replace("hlp.CUDAPlugin", "hlp.DevicePlugin"))
     plugin = names["MyCUDAPlugin"]()
     plugin.device = torch.device("meta")
@@ -188,7 +188,7 @@ def test_a_dictionary_of_lists_needs_one_method() -> None:
 
 
 def test_a_dictionary_of_lists_on_a_gpu(cuda: Driver | None) -> None:
-    """SPEC B4: the sample as printed moves every tensor to the GPU."""
+    """The sample as printed moves every tensor to the GPU."""
     del cuda
     plugin = run_sample(DICT_OF_LISTS)["MyCUDAPlugin"]()
     moved = plugin.process_training_batch({"a": [torch.ones(2)], "b": [torch.ones(1)]}, None)
@@ -196,7 +196,7 @@ def test_a_dictionary_of_lists_on_a_gpu(cuda: Driver | None) -> None:
 
 
 def test_the_cuda_plugin_is_found_by_its_id(cuda: Driver | None) -> None:
-    """SPEC A7: the sample runs, and the id finds the plug-in."""
+    """The sample runs, and the id finds the plug-in."""
     del cuda
     names = run_sample(CUDA_BY_ID)
     assert names["trainer"].plugins["cuda"] is names["plugin"]
@@ -204,6 +204,6 @@ def test_the_cuda_plugin_is_found_by_its_id(cuda: Driver | None) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without a GPU")
 def test_the_cuda_plugin_says_what_to_use_without_a_gpu() -> None:
-    """SPEC B2: without CUDA the sample ends with an error that names DevicePlugin."""
+    """Without CUDA the sample ends with an error that names DevicePlugin."""
     with pytest.raises(RuntimeError, match="use DevicePlugin"):
         run_sample(CUDA_BY_ID)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def test_registration_as_printed() -> None:
-    """SPEC C3, C4: the sample registers the plug-in, found by class and by id, and renames the model by the trial."""
+    """The sample registers the plug-in, found by class and by id, and renames the model by the trial."""
     found: list[Any] = []
     names = run_sample(
         REGISTRATION,
@@ -50,7 +50,7 @@ def test_registration_as_printed() -> None:
 
 
 def test_the_objective_as_printed() -> None:
-    """SPEC C10: the guide's model and objective run a study: suggested in `setup`, reported, pruned, returned."""
+    """The guide's model and objective run a study: suggested in `setup`, reported, pruned, returned."""
     curves = [[0.1, 0.5, 0.9], [0.6, 0.7, 0.8], [0.0, 0.0, 0.0]]
     models = []
 
@@ -79,7 +79,7 @@ def test_the_objective_as_printed() -> None:
 
 
 def test_suggesting_as_printed() -> None:
-    """SPEC C9: the categorical line suggests; the float line is passed on, and Optuna refuses its `low=0, log=True`."""
+    """The categorical line suggests; the float line is passed on, and Optuna refuses its `low=0, log=True`."""
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     names = run_sample(SUGGESTING, plugin=OptunaPlugin(trial, "accuracy"))
     with pytest.raises(ValueError, match="low"):
@@ -91,7 +91,7 @@ def test_suggesting_as_printed() -> None:
 
 
 def test_samplers_as_printed(tmp_path: Path) -> None:
-    """SPEC D1: nothing is restored before a checkpoint; after one, the sampler draws what the saved one would have."""
+    """Nothing is restored before a checkpoint; after one, the sampler draws what the saved one would have."""
     names = {"checkpoint_sampler": checkpoint_sampler, "restore_sampler": restore_sampler, "root": tmp_path / "new"}
     assert run_sample(RESTORING, **names)["sampler"] is None
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -103,7 +103,7 @@ def test_samplers_as_printed(tmp_path: Path) -> None:
 
 
 def test_resuming_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D2: the sample makes the study; run again, it lets the failed trial wait in its slot and keeps a backup."""
+    """The sample makes the study; run again, it lets the failed trial wait in its slot and keeps a backup."""
     monkeypatch.chdir(tmp_path)
     study = run_sample(RESUMING, resume_study=resume_study)["study"]
     study.tell(study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}), 0.5)

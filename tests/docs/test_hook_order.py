@@ -69,7 +69,7 @@ def record(phase: str, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize(("unit", "steps"), [(TrainingUnit.EPOCH, 2), (TrainingUnit.ITERATION, 6)])
 def test_training_calls_hooks_in_the_order_that_the_docs_print(unit: TrainingUnit, steps: int) -> None:
-    """SPEC A2: the trace of a whole run with two plug-ins equals the printed order, for both units."""
+    """The trace of a whole run with two plug-ins equals the printed order, for both units."""
     expected = expand(printed_order(), "training", unit)
     assert record("fit", train_unit=unit, total_steps=steps, valid_frequency=1) == expected
     assert expected.count("model.train_step") == 6
@@ -77,7 +77,7 @@ def test_training_calls_hooks_in_the_order_that_the_docs_print(unit: TrainingUni
 
 
 def test_testing_calls_hooks_in_the_order_that_the_docs_print() -> None:
-    """SPEC A2: testing calls what the docs print for it."""
+    """Testing calls what the docs print for it."""
     expected = expand(printed_order(), "testing")
     assert record("test") == expected
     assert expected.count("b.process_testing_batch") == 2

@@ -50,7 +50,7 @@ def test_the_snippets_of_a_page_run_one_after_the_other(
 def test_the_example_in_the_readme_trains_on_a_gpu(
     cuda: Driver | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SPEC B1: on a machine with a GPU, the script, with less to train, runs as it is, and trains there."""
+    """On a machine with a GPU, the script, with less to train, runs as it is, and trains there."""
     del cuda
     monkeypatch.chdir(tmp_path)
     (example,) = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")

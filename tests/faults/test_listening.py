@@ -44,7 +44,7 @@ def test_what_a_process_listens_on_is_found() -> None:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_a_run_listens_on_the_loopback_alone() -> None:
-    """SPEC E3: while two ranks train, neither they nor the process that called `fit` listen to anything outside."""
+    """While two ranks train, neither they nor the process that called `fit` listen to anything outside."""
     before = listening([os.getpid()])  # Of other tests.
     trainer = Trainer(total_steps=1, num_processes=2, print_banner=False)
     assert trainer.fit(Looking("looking"), ListData())

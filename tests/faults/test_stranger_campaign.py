@@ -78,7 +78,7 @@ def visit(folder: Path, before: set[tuple[str, int]], harm: bytes, seed: int) ->
 @pytest.mark.usefixtures("forked_ranks")
 @pytest.mark.parametrize("seed", range(60))
 def test_strangers_at_random_moments(tmp_path: Path, seed: int) -> None:
-    """SPEC E3: a run whose ports strangers write to ends well or with an error of ours, soon, and runs nothing."""
+    """A run whose ports strangers write to ends well or with an error of ours, soon, and runs nothing."""
     before = listening([os.getpid()])
     harm = tmp_path / "harm"
     stranger = threading.Thread(target=visit, args=(tmp_path, before, craft(harm), seed))

@@ -52,7 +52,7 @@ class Training(CountingModel):
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_a_run_that_fit_has_started(tmp_path: Path, harm: Path) -> None:
-    """SPEC E3: pickles under every key of a run's store are not loaded; the run ends with an error about them."""
+    """Pickles under every key of a run's store are not loaded; the run ends with an error about them."""
     before = listening([os.getpid()])
     seen: set[str] = set()
 
@@ -80,7 +80,7 @@ def port_of(job: torchrun.Job) -> int:
 
 
 def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
-    """SPEC E3: the same under torchrun, whose store the ranks tell each other of failures through."""
+    """The same under torchrun, whose store the ranks tell each other of failures through."""
     arguments = ["train", str(tmp_path), "1", "60"]
     with torchrun.start("trouble_job", arguments, folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")
@@ -97,7 +97,7 @@ def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
 
 @pytest.mark.parametrize("what", ["answer", "news"])
 def test_a_study_under_torchrun(tmp_path: Path, harm: Path, what: str) -> None:
-    """SPEC D7: neither questions about trials, nor the answers, nor the next trial are unpickled by any rank."""
+    """Neither questions about trials, nor the answers, nor the next trial are unpickled by any rank."""
     with torchrun.start("visited_study_job", [str(tmp_path)], folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")
         store, keys = connect(port_of(job)), [key for key in LATER if key.startswith(what)]

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="tests.di
 def test_under_torchrun_each_rank_has_the_gpu_of_its_local_rank(
     named: list[int] | None, expected: list[int], strategy: str, tmp_path: Path
 ) -> None:
-    """SPEC B1, E3, F1: networks, batches, memory and files of a rank touch its own GPU alone, also in a resume."""
+    """Networks, batches, memory and files of a rank touch its own GPU alone, also in a resume."""
     ranks = run_ranks(tmp_path, 2, train_under_torchrun, find_port(), named, tmp_path, strategy)
     for rank, lives in enumerate(ranks):
         own = torch.device("cuda", expected[rank])
@@ -47,7 +47,7 @@ def test_under_torchrun_each_rank_has_the_gpu_of_its_local_rank(
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_ranks_that_fit_starts_have_the_gpus_that_are_named() -> None:
-    """SPEC B1, E2: each rank has its GPU; what comes back is on the CPU, and the caller needs no GPU for it."""
+    """Each rank has its GPU; what comes back is on the CPU, and the caller needs no GPU for it."""
     with gpus(3) as driver:
         trainer = make_trainer(plugin="cuda", total_steps=2, valid_frequency=1, gpus=[2, 0])
         trainer.register_plugin(Placed(3))
@@ -87,7 +87,7 @@ MIXED = {"b": "cuda:{}", "aa": "cpu", "cccc": "cuda:{}", "ddd": "cpu"}
 
 
 def test_losses_on_host_and_gpu_are_averaged_together(tmp_path: Path) -> None:
-    """SPEC E1, E3: each loss gets its own mean, where it is, and the host waits for no GPU."""
+    """Each loss gets its own mean, where it is, and the host waits for no GPU."""
     for rank, told in enumerate(run_ranks(tmp_path, 2, average, [MIXED, MIXED])):
         assert told["values"] == {name: [1.5, float(len(name))] for name in MIXED}
         assert (told["running"], told["used"]) == (2.5, {rank})
@@ -95,13 +95,13 @@ def test_losses_on_host_and_gpu_are_averaged_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["cpu", "cuda:0"])
 def test_losses_that_ranks_have_in_different_places_are_averaged(place: str, tmp_path: Path) -> None:
-    """SPEC E3: a loss that one rank has on its GPU, and another on the host or a second GPU, gets its mean on both."""
+    """A loss that one rank has on its GPU, and another on the host or a second GPU, gets its mean on both."""
     for told in run_ranks(tmp_path, 2, average, [MIXED, {**MIXED, "b": place}]):
         assert told["values"] == {name: [1.5, float(len(name))] for name in MIXED}
 
 
 def test_what_is_packed_has_its_tensors_on_the_cpu() -> None:
-    """SPEC E2: a result holds no memory of the GPU that it was made on; all else of its tensors is as it was."""
+    """A result holds no memory of the GPU that it was made on; all else of its tensors is as it was."""
     with gpus(2):
         weight = torch.nn.Parameter(torch.ones(2, device="cuda:1"))
         item = {"weight": weight, "again": weight, "list": [torch.arange(3, device="cuda:0")], "host": torch.ones(1)}

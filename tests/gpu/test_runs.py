@@ -30,7 +30,7 @@ ON_ITERATIONS: dict[str, Any] = {"train_unit": "iteration", "total_steps": 7}
 @pytest.mark.parametrize("plugin", ["device", "cuda"])
 @pytest.mark.parametrize("is_initialized", [False, True])
 def test_a_run_starts_whether_cuda_was_used_before_or_not(plugin: str, *, is_initialized: bool, cuda: Driver) -> None:
-    """SPEC B1, E1: torch has no generators of GPUs before CUDA is initialised; a run on one starts all the same."""
+    """Torch has no generators of GPUs before CUDA is initialised; a run on one starts all the same."""
     if is_initialized:
         torch.zeros(1, device="cuda")
     elif cuda is not None:
@@ -54,7 +54,7 @@ def _start_untouched(plugin: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("plugin", ["device", "cuda"])
 def test_a_run_starts_in_a_process_that_has_not_used_the_gpu(plugin: str) -> None:
-    """SPEC B1, E1: the same in a new process, with a real GPU."""
+    """The same in a new process, with a real GPU."""
     process = multiprocessing.get_context("spawn").Process(target=_start_untouched, args=(plugin,))
     process.start()
     process.join(120)
@@ -63,7 +63,7 @@ def test_a_run_starts_in_a_process_that_has_not_used_the_gpu(plugin: str) -> Non
 
 
 def test_a_run_has_its_gpu_for_the_current_one(cuda: Driver | None) -> None:
-    """SPEC E1: in `setup`, steps and tests the GPU of the run is the current one; afterwards that from before is."""
+    """In `setup`, steps and tests the GPU of the run is the current one; afterwards that from before is."""
     last = torch.cuda.device_count() - 1
     device = torch.device("cuda", last)
     trainer, model = make_trainer(total_steps=1, valid_frequency=1, gpus=[last]), OnDevice()
@@ -89,7 +89,7 @@ def test_a_run_has_its_gpu_for_the_current_one(cuda: Driver | None) -> None:
 def test_a_run_on_a_gpu_is_resumed_to_the_bit(
     options: dict[str, Any], kind: str, cuda: Driver | None, tmp_path: Path
 ) -> None:
-    """SPEC F1: killed after any batch and resumed, a run on a GPU ends with the bits, and the draws, of a whole one."""
+    """Killed after any batch and resumed, a run on a GPU ends with the bits, and the draws, of a whole one."""
     gpus = [torch.cuda.device_count() - 1]
     options = {"enable_deterministic": cuda is None, "valid_frequency": 1, "gpus": gpus, **options}
     whole = OnDevice()
@@ -113,7 +113,7 @@ def test_a_run_on_a_gpu_is_resumed_to_the_bit(
 
 
 def test_a_run_in_mixed_precision_is_resumed_to_the_bit(cuda: Driver | None, tmp_path: Path) -> None:
-    """SPEC E5, F1: the scale of the loss, and when it grows next, are those of a run that was not killed."""
+    """The scale of the loss, and when it grows next, are those of a run that was not killed."""
     del cuda
     whole = OnDevice(scales=True)
     assert make_trainer(**ON_EPOCHS).fit(whole, Samples())
@@ -135,7 +135,7 @@ def _be_killed(root: Path, *, on_stand_in: bool) -> None:
 
 
 def test_a_run_that_was_killed_is_resumed_in_another_process(cuda: Driver | None, tmp_path: Path) -> None:
-    """SPEC F1: after SIGKILL, a process that has never used the GPU before ends with the bits of a whole run."""
+    """After SIGKILL, a process that has never used the GPU before ends with the bits of a whole run."""
     context: Any = multiprocessing.get_context("spawn" if cuda is None else "forkserver")
     process = context.Process(target=_be_killed, args=(tmp_path,), kwargs={"on_stand_in": cuda is not None})
     process.start()
@@ -149,7 +149,7 @@ def test_a_run_that_was_killed_is_resumed_in_another_process(cuda: Driver | None
 
 
 def test_a_run_may_go_on_on_another_gpu(cuda: Driver | None, tmp_path: Path) -> None:
-    """SPEC E4, F1: which of a machine's GPUs a run is on is no part of it: begun on one, it is resumed on another."""
+    """Which of a machine's GPUs a run is on is no part of it: begun on one, it is resumed on another."""
     del cuda
     last = torch.cuda.device_count() - 1
     whole, killed, resumed = OnDevice(), OnDevice(kill_at=5), OnDevice()
@@ -162,7 +162,7 @@ def test_a_run_may_go_on_on_another_gpu(cuda: Driver | None, tmp_path: Path) -> 
 
 
 def test_what_a_gpu_draws_is_a_function_of_the_step(cuda: Driver | None) -> None:
-    """SPEC F2: a step's numbers from the GPU are those of its key, whatever else draws there; no two are alike."""
+    """A step's numbers from the GPU are those of its key, whatever else draws there; no two are alike."""
     del cuda
     alone, beside = OnDevice(), OnDevice()
     make_trainer().fit(alone, Samples())
@@ -177,7 +177,7 @@ def test_what_a_gpu_draws_is_a_function_of_the_step(cuda: Driver | None) -> None
 
 @pytest.mark.parametrize("kind", ["host", "device"])
 def test_nothing_in_a_run_waits_for_the_gpu(kind: str, cuda: Driver | None) -> None:
-    """SPEC B5: from step to step, fetching and losses included, and in validations the host waits for no GPU."""
+    """From step to step, fetching and losses included, and in validations the host waits for no GPU."""
     trainer, model = make_trainer(valid_frequency=1, print_frequency=None), OnDevice(is_strict=True)
     assert trainer.fit(model, Samples(kind))
     assert {name: loss.device.type for name, loss in model._val_scores.items()} == dict.fromkeys("012", "cuda")
@@ -189,7 +189,7 @@ def test_nothing_in_a_run_waits_for_the_gpu(kind: str, cuda: Driver | None) -> N
 
 @pytest.mark.parametrize("plugin", [DevicePlugin, CUDAPlugin])
 def test_a_step_that_waits_is_noticed(plugin: type[DevicePlugin], cuda: Driver | None) -> None:
-    """SPEC B5: the test above can fail: reading a loss, and copying out of memory that is not pinned, raise there."""
+    """The test above can fail: reading a loss, and copying out of memory that is not pinned, raise there."""
     del cuda
     mover = plugin()
     mover.device = torch.device("cuda", 0)
@@ -206,7 +206,7 @@ def test_a_step_that_waits_is_noticed(plugin: type[DevicePlugin], cuda: Driver |
 
 
 def test_a_run_on_the_cpu_leaves_gpus_alone(cuda: Driver | None) -> None:
-    """SPEC E1: with `use_cpu=True`, where there is CUDA, nothing initialises it, and no memory is pinned."""
+    """With `use_cpu=True`, where there is CUDA, nothing initialises it, and no memory is pinned."""
     trainer, model, data = make_trainer(total_steps=1, valid_frequency=1, use_cpu=True), OnDevice(), Samples()
     assert trainer.fit(model, data)
     assert trainer.test(model, data)
@@ -221,7 +221,7 @@ def test_a_run_on_the_cpu_leaves_gpus_alone(cuda: Driver | None) -> None:
 
 
 def test_workers_fetch_for_a_run_on_a_gpu(cuda: Driver | None) -> None:
-    """SPEC F2: with workers, which cannot use the GPU, a run on one sees the same batches and draws the same."""
+    """With workers, which cannot use the GPU, a run on one sees the same batches and draws the same."""
     if cuda is not None:
         pytest.skip("the stand-in's pinned memory does not come through torch's own thread")
     alone, fetched = OnDevice(), OnDevice()
@@ -248,7 +248,7 @@ class Averaging(OnDevice):
 
 
 def test_a_changed_tensor_comes_back_on_its_device(cuda: Driver | None, tmp_path: Path) -> None:
-    """SPEC G3, G5: tensors that a model keeps besides its networks, and losses, are where they were after a resume."""
+    """Tensors that a model keeps besides its networks, and losses, are where they were after a resume."""
     del cuda
     lives = [Averaging(), Averaging(kill_at=5), Averaging()]
     assert make_trainer(**ON_EPOCHS).fit(lives[0], Samples())
@@ -266,7 +266,7 @@ def test_a_changed_tensor_comes_back_on_its_device(cuda: Driver | None, tmp_path
 
 @pytest.mark.gpu
 def test_copies_go_on_while_the_host_does(measured: Callable[[str], None]) -> None:
-    """SPEC B5: when `process_training_batch` returns, a batch in pinned memory is on its way, and nobody has waited."""
+    """When `process_training_batch` returns, a batch in pinned memory is on its way, and nobody has waited."""
     mover = CUDAPlugin()
     mover.device = torch.device("cuda", 0)
     batch, state = torch.ones(64, 1024, 1024).pin_memory(), None  # 256 MB
@@ -289,7 +289,7 @@ def test_copies_go_on_while_the_host_does(measured: Callable[[str], None]) -> No
 
 @pytest.mark.gpu
 def test_what_a_step_costs_on_the_gpu(measured: Callable[[str], None]) -> None:
-    """SPEC B5: the time of a step is printed, so that whoever changes something there sees it; nothing is demanded."""
+    """The time of a step is printed, so that whoever changes something there sees it; nothing is demanded."""
     times = []
     for _ in range(3):
         trainer = make_trainer(train_unit="iteration", total_steps=300)

@@ -98,7 +98,7 @@ def saved_state(root: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("wrap", [False, True])
 def test_every_stateful_attribute_rides_in_the_checkpoint(tmp_path: Path, *, wrap: bool) -> None:
-    """SPEC E5: network, optimizer, scheduler, scaler, average, generators and changed attributes resume exactly."""
+    """Network, optimizer, scheduler, scaler, average, generators and changed attributes resume exactly."""
     whole = train(tmp_path / "whole", 4, wrap=wrap)
     train(tmp_path / "parts", 1, wrap=wrap)
     train(tmp_path / "parts", 2, wrap=wrap)
@@ -109,7 +109,7 @@ def test_every_stateful_attribute_rides_in_the_checkpoint(tmp_path: Path, *, wra
 
 
 def test_what_is_saved_is_what_changed(tmp_path: Path) -> None:
-    """SPEC E5: attributes that nobody changed since `setup` are not in the checkpoint, large arrays neither."""
+    """Attributes that nobody changed since `setup` are not in the checkpoint, large arrays neither."""
     train(tmp_path, 1)
     state = saved_state(tmp_path)
     assert set(state["plain attributes"]) == {"counter", "best", "history", "late", "generators"}
@@ -118,7 +118,7 @@ def test_what_is_saved_is_what_changed(tmp_path: Path) -> None:
 
 
 def test_a_wrapped_network_is_saved_unwrapped(tmp_path: Path) -> None:
-    """SPEC E5: the checkpoint of a wrapped network loads into a bare one, and the other way round."""
+    """The checkpoint of a wrapped network loads into a bare one, and the other way round."""
     wrapped = train(tmp_path, 1, wrap=True)
     assert list(saved_state(tmp_path)["net"]) == ["weight", "bias"]
     assert list(wrapped.trained_state_dict()) == ["net", "average", "heads[0]", "heads[1]"]
@@ -149,7 +149,7 @@ class Custom(CountingModel):
 
 
 def test_a_model_can_look_after_its_state_itself(tmp_path: Path) -> None:
-    """SPEC E5: a model that overrides `state_dict` and `load_state_dict` has that saved, and nothing else."""
+    """A model that overrides `state_dict` and `load_state_dict` has that saved, and nothing else."""
     whole = Custom("whole")
     make_trainer(tmp_path, total_steps=2).fit(whole, ListData())
     make_trainer(tmp_path, total_steps=1).fit(Custom(), ListData())
@@ -163,7 +163,7 @@ def test_a_model_can_look_after_its_state_itself(tmp_path: Path) -> None:
 
 
 def test_metrics_come_back(tmp_path: Path) -> None:
-    """SPEC E4: the metrics of the last validation are there after a resume, numbers by NumPy too."""
+    """The metrics of the last validation are there after a resume, numbers by NumPy too."""
 
     class Scoring(CountingModel):
         def on_validation_end(self, validation_cycle: int) -> None:
@@ -177,7 +177,7 @@ def test_metrics_come_back(tmp_path: Path) -> None:
 
 
 def test_modes_switch_every_network() -> None:
-    """SPEC E1: `train` and `eval` switch every network among the attributes, in collections too."""
+    """`train` and `eval` switch every network among the attributes, in collections too."""
     model = Everything()
     model.setup()
     networks = [model.net, *model.heads, model.average]
@@ -188,7 +188,7 @@ def test_modes_switch_every_network() -> None:
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
-    """SPEC F2: `setup` draws the same whatever was drawn before, and differently for another seed."""
+    """`setup` draws the same whatever was drawn before, and differently for another seed."""
 
     def weight(seed: int, *, disturb: bool) -> float:
         class Noisy(ListData):
@@ -208,7 +208,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_models_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: `MODEL_REGISTRY.register` decorates, `create_model` passes arguments on; bad names are told."""
+    """`MODEL_REGISTRY.register` decorates, `create_model` passes arguments on; bad names are told."""
     monkeypatch.setattr(MODEL_REGISTRY, "_entries", {})
 
     @MODEL_REGISTRY.register
@@ -225,7 +225,7 @@ def test_models_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_save_name_can_be_changed() -> None:
-    """SPEC E1: `save_name` reads back, and a plug-in may append to it."""
+    """`save_name` reads back, and a plug-in may append to it."""
     model = TinyModel("a")
     model.save_name += "_trial-3"
     assert model.save_name == "a_trial-3"
@@ -234,7 +234,7 @@ def test_a_save_name_can_be_changed() -> None:
 
 
 def test_gradients_in_flight_come_back() -> None:
-    """SPEC F1: gradients are collected by name, without those that are `None`, and given back as they were."""
+    """Gradients are collected by name, without those that are `None`, and given back as they were."""
     first, second = Everything(), Everything(wrap=True)
     for model in (first, second):
         model.setup()

@@ -230,7 +230,7 @@ def moments(optimizer: torch.optim.Optimizer) -> list[Any]:
 
 
 def test_states_fit_whatever_was_sharded(tmp_path: Path) -> None:
-    """SPEC E5: what one process saved goes into sharded networks and optimizers, and back, to the bit."""
+    """What one process saved goes into sharded networks and optimizers, and back, to the bit."""
     network = make_network()
     optimizer = make_optimizer(network)
     train(network, optimizer, 0, range(3))
@@ -267,7 +267,7 @@ def test_a_state_keeps_its_version_and_its_other_tensors() -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_a_state_of_another_network_is_refused() -> None:
-    """SPEC E5: a whole state of other shapes or parameters does not fit a sharded network or optimizer."""
+    """A whole state of other shapes or parameters does not fit a sharded network or optimizer."""
     network = make_sharded()
     with pytest.raises(CheckpointMismatchError, match="size mismatch"):
         set_state(network, nn.Sequential(nn.Linear(1, 1)).state_dict(), "network")

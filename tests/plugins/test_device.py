@@ -49,7 +49,7 @@ class Watching(Model):
 
 @pytest.mark.parametrize(("device", "place"), [("meta", "meta"), ("cpu", "cpu"), (None, "cpu")])
 def test_every_phase_gets_its_batches_on_the_device(device: str | None, place: str) -> None:
-    """SPEC B1: training, validation and testing batches arrive on the device; without one, on the trainer's."""
+    """Training, validation and testing batches arrive on the device; without one, on the trainer's."""
     trainer, model = make_trainer(total_steps=1, valid_frequency=1), Watching()
     DevicePlugin(device).configure_trainer(trainer)
     data = ListData(1, 1, 1)
@@ -59,7 +59,7 @@ def test_every_phase_gets_its_batches_on_the_device(device: str | None, place: s
 
 
 def test_the_batches_are_claimed() -> None:
-    """SPEC B1: the three batch overrides are held, and `should_training_stop` is left to others."""
+    """The three batch overrides are held, and `should_training_stop` is left to others."""
     claims = vars(DevicePlugin("cpu").unique_overrides)
     assert claims == {
         "training_batch": True,
@@ -70,7 +70,7 @@ def test_the_batches_are_claimed() -> None:
 
 
 def test_the_device_is_the_one_that_the_run_assigns() -> None:
-    """SPEC B1: without a device of its own, the plug-in follows `plugin.device`, which the trainer sets."""
+    """Without a device of its own, the plug-in follows `plugin.device`, which the trainer sets."""
     plugin = DevicePlugin()
     assert plugin.target == torch.device("cpu")
     plugin.device = META
@@ -80,7 +80,7 @@ def test_the_device_is_the_one_that_the_run_assigns() -> None:
 
 
 def test_without_cuda_there_is_no_cuda_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC B2: where there is no CUDA, the constructor raises and names DevicePlugin."""
+    """Where there is no CUDA, the constructor raises and names DevicePlugin."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceUnavailableError, match=r"needs CUDA, which is not available here: use DevicePlugin\(\)"):
         CUDAPlugin()
@@ -88,7 +88,7 @@ def test_without_cuda_there_is_no_cuda_plugin(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_one_method_moves_a_batch_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC B4: the guide's CUDA sample for dictionaries of lists of tensors runs as printed, in all three phases."""
+    """The guide's CUDA sample for dictionaries of lists of tensors runs as printed, in all three phases."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
@@ -136,7 +136,7 @@ class Spy(torch.Tensor):
     [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False), (True, "xpu", True)],
 )
 def test_only_pinned_copies_do_not_block(device: str, *, pinned: bool, non_blocking: bool) -> None:
-    """SPEC B5: a copy out of pinned memory to a device is `non_blocking`; no other is: it could read stale memory."""
+    """A copy out of pinned memory to a device is `non_blocking`; no other is: it could read stale memory."""
     spy = tensor().as_subclass(Spy)
     spy.copies, spy.pinned = [], pinned
     move_to_device({"a": [spy]}, torch.device(device))
@@ -152,7 +152,7 @@ class Encoding(collections.UserDict[str, Any]):
 
 @pytest.mark.parametrize("pinned", [[True, True], [True, False]])
 def test_a_mapping_that_moves_itself_does_not_block(pinned: list[bool]) -> None:
-    """SPEC B5: a mapping of pinned tensors that has a `to` of its own is asked to be moved without blocking."""
+    """A mapping of pinned tensors that has a `to` of its own is asked to be moved without blocking."""
     spies = {name: tensor().as_subclass(Spy) for name in "ab"}
     for spy, is_pinned in zip(spies.values(), pinned, strict=True):
         spy.copies, spy.pinned = [], is_pinned
@@ -176,7 +176,7 @@ class Samples(DataModule):
 
 @pytest.mark.parametrize("index", [0, -1])
 def test_batches_are_on_the_gpu_of_the_run(index: int, cuda: Driver | None) -> None:
-    """SPEC B1: with a GPU, all three phases get their batches on the one that the trainer was given."""
+    """With a GPU, all three phases get their batches on the one that the trainer was given."""
     del cuda
     gpu = index % torch.cuda.device_count()
     trainer, model = make_trainer(total_steps=1, valid_frequency=1, use_cpu=None, gpus=[gpu]), Watching()
@@ -188,7 +188,7 @@ def test_batches_are_on_the_gpu_of_the_run(index: int, cuda: Driver | None) -> N
 
 
 def test_every_kind_of_batch_is_moved_to_the_gpu(cuda: Driver | None) -> None:
-    """SPEC B3: on a GPU all containers arrive with the same content."""
+    """On a GPU all containers arrive with the same content."""
     del cuda
     device = torch.device("cuda", 0)
     for make in CONTAINERS.values():

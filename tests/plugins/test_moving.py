@@ -1,4 +1,4 @@
-"""SPEC B3: what is moved, and how."""
+"""What is moved, and how."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.plugins.batches import CONTAINERS, META, Frozen, Pair, Sample, Tagged
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_every_kind_of_batch_is_moved(name: str) -> None:
-    """SPEC B3: all tensors are on the device, the container has its type, and the batch that came in is untouched."""
+    """All tensors are on the device, the container has its type, and the batch that came in is untouched."""
     batch = CONTAINERS[name]()
     before = tensors_in(batch)
     shallow = copy.copy(batch)
@@ -35,7 +35,7 @@ def test_every_kind_of_batch_is_moved(name: str) -> None:
 
 
 def test_what_containers_hold_besides_is_kept() -> None:
-    """SPEC B3: factories, attributes, orders of keys and fields that no constructor takes survive the move."""
+    """Factories, attributes, orders of keys and fields that no constructor takes survive the move."""
     moved = move_to_device(CONTAINERS["default dict"](), META)
     assert moved.default_factory is list
     assert move_to_device(CONTAINERS["list of its own"](), META).tag == "kept"
@@ -54,7 +54,7 @@ STRANGERS = [None, 3, "text", b"x", 1.5, object(), {1, 2}, torch.float32, torch.
 
 @pytest.mark.parametrize("thing", STRANGERS)
 def test_everything_else_is_left_as_it_is(thing: Any) -> None:
-    """SPEC B3: what is no tensor and holds none is passed on as the very same object, also from inside a container."""
+    """What is no tensor and holds none is passed on as the very same object, also from inside a container."""
     assert move_to_device(thing, META) is thing
     assert move_to_device([thing], META)[0] is thing
 
@@ -92,7 +92,7 @@ def shape_of(batch: Any) -> Any:
 @settings(max_examples=80)
 @given(BATCHES)
 def test_any_nesting_is_moved_and_never_changed(batch: Any) -> None:
-    """SPEC B3: to any depth, everything moves, nothing else changes, and the input keeps its tensors and its shape."""
+    """To any depth, everything moves, nothing else changes, and the input keeps its tensors and its shape."""
     identities, shape = [id(part) for part in tensors_in(batch)], shape_of(batch)
     moved = move_to_device(batch, META)
     assert shape_of(moved) == shape

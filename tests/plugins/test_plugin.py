@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def test_only_setup_must_be_written() -> None:
-    """SPEC A1: a plug-in without `setup` cannot be made; with it alone, every hook is there and does nothing."""
+    """A plug-in without `setup` cannot be made; with it alone, every hook is there and does nothing."""
 
     class Incomplete(Plugin):
         pass
@@ -43,7 +43,7 @@ def test_only_setup_must_be_written() -> None:
 
 @pytest.mark.parametrize("plug_id", ["", None, 3])
 def test_an_id_is_a_string(plug_id: Any) -> None:
-    """SPEC A1: an id that is no string, or empty, is no key."""
+    """An id that is no string, or empty, is no key."""
     with pytest.raises(ConfigurationError, match="is no key: pass a string that is not empty"):
         SimplePlugin(plug_id)
 
@@ -84,7 +84,7 @@ HOSTILE = [
 
 
 def test_state_rides_under_any_id(tmp_path: Path) -> None:
-    """SPEC A1: plug-ins with ids like the checkpoint's own keys, or like paths, get their own states back."""
+    """Plug-ins with ids like the checkpoint's own keys, or like paths, get their own states back."""
 
     def run(epochs: int) -> tuple[list[Remembering], CountingModel]:
         trainer, model = make_trainer(tmp_path, total_steps=epochs), CountingModel()
@@ -107,7 +107,7 @@ def test_state_rides_under_any_id(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_left_or_came_is_no_obstacle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC A1: a resume without a plug-in says that its state is dropped; one with a new plug-in starts it afresh."""
+    """A resume without a plug-in says that its state is dropped; one with a new plug-in starts it afresh."""
     trainer = make_trainer(tmp_path, total_steps=1)
     trainer.register_plugin(Remembering("old"))
     trainer.register_plugin(SimplePlugin("stateless"))
@@ -165,7 +165,7 @@ class FirstHalf(SimplePlugin):
 
 
 def test_the_model_gets_what_the_plugin_returns() -> None:
-    """SPEC A3: `train_step`, `valid_step` and `test_step` receive what `process_*_batch` returned."""
+    """`train_step`, `valid_step` and `test_step` receive what `process_*_batch` returned."""
 
     class Keeping(CountingModel):
         def __init__(self) -> None:
@@ -200,7 +200,7 @@ def test_the_model_gets_what_the_plugin_returns() -> None:
 
 
 def test_shipped_plugins_know_their_id() -> None:
-    """SPEC A7: the class attribute `plugin_id` is the id under which a shipped plug-in is registered."""
+    """The class attribute `plugin_id` is the id under which a shipped plug-in is registered."""
     assert CUDAPlugin.plugin_id == "cuda"
     assert DevicePlugin.plugin_id == "device"
     trainer = Trainer()
@@ -210,7 +210,7 @@ def test_shipped_plugins_know_their_id() -> None:
 
 
 def test_plugins_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC A8: `PLUGIN_REGISTRY.register` decorates; `create_plugin` passes arguments on; both know bad names."""
+    """`PLUGIN_REGISTRY.register` decorates; `create_plugin` passes arguments on; both know bad names."""
     assert {"CUDAPlugin", "DevicePlugin"} <= set(PLUGIN_REGISTRY)
     plugin = create_plugin("DevicePlugin", "meta", plug_id="x")
     assert isinstance(plugin, DevicePlugin)
@@ -229,7 +229,7 @@ def test_plugins_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_guides_registration_sample_runs() -> None:
-    """SPEC A5: a plug-in that registers itself in `configure_trainer`, as the guide prints it, is in the table."""
+    """A plug-in that registers itself in `configure_trainer`, as the guide prints it, is in the table."""
 
     class MyPlugin(hlp.Plugin):
         def __init__(self) -> None:
@@ -246,7 +246,7 @@ def test_the_guides_registration_sample_runs() -> None:
 
 
 def test_exceptions_are_appended_once() -> None:
-    """SPEC A11: types are appended one by one or as a list, each once; what is no exception type is refused."""
+    """Types are appended one by one or as a list, each once; what is no exception type is refused."""
     trainer, plugin = Trainer(), SimplePlugin("x")
     plugin._append_train_exceptions(KeyError, trainer)
     plugin._append_train_exceptions([KeyError, ValueError], trainer)
@@ -260,7 +260,7 @@ def test_exceptions_are_appended_once() -> None:
 
 
 def test_the_run_is_within_reach_of_all_its_parts() -> None:
-    """SPEC A9: plug-in, model and data module see the trainer and through it each other, during a run."""
+    """Plug-in, model and data module see the trainer and through it each other, during a run."""
     seen: dict[str, Any] = {}
 
     class Looking(SimplePlugin):

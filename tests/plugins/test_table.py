@@ -36,7 +36,7 @@ def make_table(*ids: str) -> PluginTable:
 
 
 def test_the_table_reads_by_id_class_and_position() -> None:
-    """SPEC A4: `plugins["id"]`, `plugins[Class]` and `plugins[0]` are the plug-in; negative positions count back."""
+    """`plugins["id"]`, `plugins[Class]` and `plugins[0]` are the plug-in; negative positions count back."""
     table, device = make_table("b", "a"), DevicePlugin("cpu")
     table["device"] = device
     assert table["device"] is table[DevicePlugin] is table[2] is table[-1] is device
@@ -46,7 +46,7 @@ def test_the_table_reads_by_id_class_and_position() -> None:
 
 
 def test_the_table_is_a_mapping_of_ids() -> None:
-    """SPEC A4: it iterates and counts like a mapping of ids, in the order of registration."""
+    """It iterates and counts like a mapping of ids, in the order of registration."""
     table = make_table("b", "a")
     assert list(table) == list(table.keys()) == ["b", "a"]
     assert len(table) == 2
@@ -61,7 +61,7 @@ def test_the_table_is_a_mapping_of_ids() -> None:
 
 
 def test_the_table_knows_what_it_holds() -> None:
-    """SPEC A4: ids, classes and plug-ins can be asked for with `in`, and anything else is just not there."""
+    """Ids, classes and plug-ins can be asked for with `in`, and anything else is just not there."""
     table = make_table("a")
     known: list[Any] = ["a", SimplePlugin, Plugin, table["a"]]
     strangers: list[Any] = ["b", Other, SimplePlugin("a"), 0, None, []]
@@ -71,7 +71,7 @@ def test_the_table_knows_what_it_holds() -> None:
 
 @pytest.mark.parametrize("key", ["missing", Other, 2, -3])
 def test_a_missing_key_says_what_there_is(key: Any) -> None:
-    """SPEC A4: a missing key is a `KeyError` that lists the ids; an empty table says that it is empty."""
+    """A missing key is a `KeyError` that lists the ids; an empty table says that it is empty."""
     with pytest.raises(UnknownNameError, match=r"no plug-in .*: there are \['b', 'a'\]") as caught:
         make_table("b", "a")[key]
     assert isinstance(caught.value, KeyError)
@@ -82,7 +82,7 @@ def test_a_missing_key_says_what_there_is(key: Any) -> None:
 
 
 def test_a_class_of_several_is_ambiguous() -> None:
-    """SPEC A4: a class that two plug-ins have asks for one of their ids, in place of picking one."""
+    """A class that two plug-ins have asks for one of their ids, in place of picking one."""
     with pytest.raises(UnknownNameError, match=r"2 plug-ins are a SimplePlugin: use one of the ids \['b', 'a'\]"):
         make_table("b", "a")[SimplePlugin]
 
@@ -100,7 +100,7 @@ REGISTER: list[Callable[[Trainer, Plugin], object]] = [
 def test_all_ways_to_register_are_one(
     register: Callable[[Trainer, Plugin], object], again: Callable[[Trainer, Plugin], object]
 ) -> None:
-    """SPEC A5: whichever way, the plug-in is in the table; another way again is no error and no second entry."""
+    """Whichever way, the plug-in is in the table; another way again is no error and no second entry."""
     trainer, plugin = Trainer(), SimplePlugin("x")
     register(trainer, plugin)
     again(trainer, plugin)
@@ -116,7 +116,7 @@ def test_all_ways_to_register_are_one(
 
 @pytest.mark.parametrize("thing", [None, "x", SimplePlugin, torch.nn.Identity()])
 def test_only_plugins_are_registered(thing: Any) -> None:
-    """SPEC A5: anything that is no plug-in object is refused by its type."""
+    """Anything that is no plug-in object is refused by its type."""
     trainer = Trainer()
     with pytest.raises(ArgumentTypeError, match="is no Plugin; derive from it"):
         trainer.register_plugin(thing)
@@ -124,7 +124,7 @@ def test_only_plugins_are_registered(thing: Any) -> None:
 
 
 def test_the_key_is_the_id() -> None:
-    """SPEC A5: a plug-in under a key that is not its id is refused: its state would be looked for elsewhere."""
+    """A plug-in under a key that is not its id is refused: its state would be looked for elsewhere."""
     table = PluginTable()
     with pytest.raises(ConfigurationError, match=r"plugins\['y'\] = plug-in 'x': use the plug-in's id as the key"):
         table["y"] = SimplePlugin("x")
@@ -178,7 +178,7 @@ WAYS = [by_flag, by_override, by_assigning]
 
 
 def test_the_claims_are_four() -> None:
-    """SPEC A6: the unique overrides are these four, and a plug-in claims none of them unless it says so."""
+    """The unique overrides are these four, and a plug-in claims none of them unless it says so."""
     assert vars(UniquePluginOverrides()) == dict.fromkeys(CLAIMS, False)
     assert SimplePlugin("x").unique_overrides == UniquePluginOverrides()
 
@@ -189,7 +189,7 @@ def test_the_claims_are_four() -> None:
 def test_two_plugins_with_one_claim_are_refused(
     claim: str, first: Callable[[str, str], Plugin], second: Callable[[str, str], Plugin]
 ) -> None:
-    """SPEC A6: the second claim is refused on adding, by flag or override; both are named; the table is as before."""
+    """The second claim is refused on adding, by flag or override; both are named; the table is as before."""
     trainer, holder = Trainer(), first(claim, "holder")
     trainer.register_plugin(holder)
     others = [by_override(other, other) for other in CLAIMS if other != claim]
@@ -212,7 +212,7 @@ class Preparing(ListData):
 @pytest.mark.parametrize("claim", CLAIMS)
 @pytest.mark.parametrize("when", ["before fit", "in setup", "before test"])
 def test_a_late_flag_is_caught_before_training(claim: str, when: str) -> None:
-    """SPEC A6: a flag set after the plug-in was added is a conflict before the first batch, also if set in `setup`."""
+    """A flag set after the plug-in was added is a conflict before the first batch, also if set in `setup`."""
 
     class Late(SimplePlugin):
         def setup(self) -> None:

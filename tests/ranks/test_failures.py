@@ -65,7 +65,7 @@ def travel(failure: Failure) -> Failure:
 
 
 def test_an_error_arrives_with_all_that_is_known_of_it() -> None:
-    """SPEC A11: rank, machine, time, text and traceback of an exception travel; it is the cause of what is raised."""
+    """Rank, machine, time, text and traceback of an exception travel; it is the cause of what is raised."""
     before = time.monotonic()
     failure = travel(Failure.of(raised(ConfigurationError("steps is -1")), 3))
     assert (failure.rank, failure.host, failure.is_echo) == (3, socket.gethostname(), False)
@@ -85,7 +85,7 @@ def test_an_error_arrives_with_all_that_is_known_of_it() -> None:
 
 @pytest.mark.parametrize("error", [TwoArguments("a", 1), Holding("a 1"), Changing("a 1")])
 def test_an_error_that_cannot_travel_arrives_as_text(error: Exception) -> None:
-    """SPEC A11: of an exception that cannot be pickled, or not be made again, everything but itself arrives."""
+    """Of an exception that cannot be pickled, or not be made again, everything but itself arrives."""
     arrived = travel(Failure.of(raised(error), 1)).to_error()
     assert isinstance(arrived, RankFailedError)
     assert arrived.__cause__ is None
@@ -93,7 +93,7 @@ def test_an_error_that_cannot_travel_arrives_as_text(error: Exception) -> None:
 
 
 def test_control_flow_arrives_as_it_is() -> None:
-    """SPEC A11: a type that is control flow, or derived from it, is raised itself; what it came from is its cause."""
+    """A type that is control flow, or derived from it, is raised itself; what it came from is its cause."""
     for kind in (Stop, StopAtOnce):
         arrived = travel(Failure.of(raised(kind("enough")), 1)).to_error([Stop])
         assert type(arrived) is kind
@@ -104,7 +104,7 @@ def test_control_flow_arrives_as_it_is() -> None:
 
 
 def test_control_flow_may_be_known_to_its_rank_alone() -> None:
-    """SPEC A11: a type that only the rank that raised it has registered is raised itself, too; other errors are not."""
+    """A type that only the rank that raised it has registered is raised itself, too; other errors are not."""
     assert type(travel(Failure.of(raised(StopAtOnce()), 1, [Stop])).to_error()) is StopAtOnce
     assert isinstance(travel(Failure.of(raised(KeyError()), 1, [Stop])).to_error(), RankFailedError)
     assert isinstance(travel(Failure.of(raised(Holding("a")), 1, [Holding])).to_error(), RankFailedError)
@@ -120,7 +120,7 @@ def through_store(failure: Failure) -> Failure:
     [ConfigurationError("steps is -1"), KeyError(("a", 1)), FileNotFoundError(2, "gone", "x"), StopAtOnce("a", 1)],
 )
 def test_an_error_is_made_again_from_plain_data(error: Exception) -> None:
-    """SPEC A11: over a store, errors of Python's, Helios' and registered types arrive with type and arguments."""
+    """Over a store, errors of Python's, Helios' and registered types arrive with type and arguments."""
     failure = through_store(Failure.of(raised(error), 3, [Stop]))
     arrived = failure.to_error([Stop])
     cause = arrived if isinstance(error, Stop) else arrived.__cause__
@@ -134,7 +134,7 @@ def test_an_error_is_made_again_from_plain_data(error: Exception) -> None:
 
 
 def test_an_error_of_another_type_arrives_as_text_over_a_store() -> None:
-    """SPEC A11: over a store, no class is looked up but by the names that are known; text and traceback arrive."""
+    """Over a store, no class is looked up but by the names that are known; text and traceback arrive."""
     for error in (Stop("a 1"), subprocess.CalledProcessError(1, "x"), TwoArguments("a", 1)):
         failure = through_store(Failure.of(raised(error), 1, [type(error)]))
         arrived = failure.to_error([TwoArguments])
@@ -144,14 +144,14 @@ def test_an_error_of_another_type_arrives_as_text_over_a_store() -> None:
 
 
 def test_arguments_that_are_no_plain_data_are_left_out() -> None:
-    """SPEC A11: over a store, an argument that could only be pickled is replaced by the text of the error."""
+    """Over a store, an argument that could only be pickled is replaced by the text of the error."""
     arrived = through_store(Failure.of(raised(ValueError(object(), 1)), 1)).to_error()
     assert type(arrived.__cause__) is ValueError
     assert str(arrived.__cause__).startswith("(<object object at")
 
 
 def test_a_lost_rank_is_lost_over_a_store_too() -> None:
-    """SPEC A11, F6: an error about another rank keeps, over a store, its text, its rank and whether that is lost."""
+    """An error about another rank keeps, over a store, its text, its rank and whether that is lost."""
     for failure in (Failure.lost(1, "there", "gone"), Failure.of(raised(RankFailedError("gone", 1, is_lost=True)), 0)):
         error = through_store(failure).to_error()
         assert isinstance(error, RankFailedError)
@@ -191,7 +191,7 @@ def test_a_stranger_cannot_end_a_rank_in_silence() -> None:
 
 
 def test_a_killed_rank_has_no_traceback() -> None:
-    """SPEC E3: of a rank that could say nothing, one line is told."""
+    """Of a rank that could say nothing, one line is told."""
     error = Failure(2, "there", 0.0, "it was ended by SIGKILL").to_error()
     assert str(error) == "rank 2 (on there) failed first: it was ended by SIGKILL"
     assert error.__cause__ is None
@@ -205,7 +205,7 @@ def chained(cause: BaseException, *, explicit: bool) -> BaseException:
 
 
 def test_an_echo_is_told_from_news() -> None:
-    """SPEC E3: an error that goes back to a lost connection between ranks is an echo; a user's own error is not."""
+    """An error that goes back to a lost connection between ranks is an echo; a user's own error is not."""
     echo = RuntimeError(GONE)
     for error in (echo, chained(echo, explicit=True), chained(chained(echo, explicit=False), explicit=True)):
         assert Failure.of(error, 0).is_echo, error
@@ -226,7 +226,7 @@ def lose_the_other(rank: int) -> bool:
 
 
 def test_what_gloo_raises_is_an_echo(tmp_path: Path) -> None:
-    """SPEC E3: the error of a collective whose other side is gone is recognized in the words of the torch of today."""
+    """The error of a collective whose other side is gone is recognized in the words of the torch of today."""
     assert run_ranks(tmp_path, 2, lose_the_other) == [True, None]
 
 
@@ -242,7 +242,7 @@ def test_a_portable_error_says_the_same() -> None:
 
 
 def test_what_goes_back_to_another_rank_is_an_echo() -> None:
-    """SPEC A11: whoever was told of another rank's failure was not the first to fail, and does not hide who was."""
+    """Whoever was told of another rank's failure was not the first to fail, and does not hide who was."""
     told = RankFailedError("rank 1 failed first: no room", 1, is_lost=True)
     failure = travel(Failure.of(raised(told), 0))
     assert failure.is_echo
@@ -255,7 +255,7 @@ def test_what_goes_back_to_another_rank_is_an_echo() -> None:
 
 
 def test_a_rank_that_is_gone_is_told_from_one_that_has_raised() -> None:
-    """SPEC A11, F6: who runs a trial can tell whether a rank has failed in it, or was killed and may do better."""
+    """Who runs a trial can tell whether a rank has failed in it, or was killed and may do better."""
     gone, failed = Failure.lost(1, "there", "it was ended by SIGKILL"), Failure.of(raised(ValueError("x")), 1)
     for failure, is_lost in ((gone, True), (failed, False)):
         error = travel(failure).to_error()

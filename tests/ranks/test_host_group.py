@@ -19,7 +19,7 @@ LARGE = 2**62
 
 
 def test_a_process_alone_agrees_with_itself() -> None:
-    """SPEC E3: alone, every answer is the question's own value, the same object, and nothing is announced."""
+    """Alone, every answer is the question's own value, the same object, and nothing is announced."""
     host_group, value = HostGroup(), [object()]
     assert (host_group.rank, host_group.world_size, host_group.info) == (0, 1, DistributedInfo())
     assert host_group.all_reduce_max(3, -1) == (3, -1)
@@ -30,7 +30,7 @@ def test_a_process_alone_agrees_with_itself() -> None:
 
 
 def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
-    """SPEC E1: alone there is nothing to agree on: the question costs what it costs the watch of signals."""
+    """Alone there is nothing to agree on: the question costs what it costs the watch of signals."""
 
     def was_asked() -> bool:
         return True
@@ -39,7 +39,7 @@ def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
 
 
 def test_an_error_is_announced_to_whom_the_run_says() -> None:
-    """SPEC A11: a failure goes where the run has told, as it is."""
+    """A failure goes where the run has told, as it is."""
     heard: list[BaseException] = []
     error = ValueError("loud")
     HostGroup(announce=heard.append).announce(error)
@@ -68,7 +68,7 @@ def agree(rank: int) -> dict[str, Any]:
 
 
 def test_two_ranks_agree(tmp_path: Path) -> None:
-    """SPEC E3: both ranks get the largest votes, to the last bit, rank 0's value and all values in order."""
+    """Both ranks get the largest votes, to the last bit, rank 0's value and all values in order."""
     told = run_ranks(tmp_path, 2, agree)
     assert [entry.pop("place") for entry in told] == [(0, 2), (1, 2)]
     assert told[0] == told[1]
@@ -83,7 +83,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
 
 
 def test_where_to_leave_is_the_lookout_s_to_say() -> None:
-    """SPEC E1: of several ranks, one that is asked does not leave before it is agreed where."""
+    """Of several ranks, one that is asked does not leave before it is agreed where."""
     store, _ = host_store()
     info = DistributedInfo(0, 2, 0, 2)
     host_group = HostGroup(info, monitor=RankMonitor(store, info))

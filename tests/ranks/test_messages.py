@@ -48,7 +48,7 @@ def describe(value: Any) -> Any:
 
 @given(VALUES)
 def test_plain_data_arrives_as_it_is(value: Any) -> None:
-    """SPEC C8: whatever a message can hold is read back equal, of the same types, in the same order."""
+    """Whatever a message can hold is read back equal, of the same types, in the same order."""
     assert describe(decode_message(encode_message(value), "key")) == describe(value)
 
 

@@ -74,7 +74,7 @@ MOVES = st.tuples(st.sampled_from(["look", "look", "train", "train", "train", "a
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(moves=st.lists(MOVES, max_size=80), hastes=st.lists(st.integers(0, 4), min_size=3, max_size=3))
 def test_all_leave_at_one_position(hosted: Hosted, moves: list[tuple[str, int]], hastes: list[int]) -> None:
-    """SPEC E1: whoever is asked when, and however the ranks' threads take turns: all leave after the same batch."""
+    """Whoever is asked when, and however the ranks' threads take turns: all leave after the same batch."""
     run = enumerate(zip(hosted.new_run(), hastes, strict=True))
     actors = [Actor(store, rank, 3, LIMIT, haste) for rank, (store, haste) in run]
     ends = perform(actors, moves)
@@ -87,7 +87,7 @@ def test_all_leave_at_one_position(hosted: Hosted, moves: list[tuple[str, int]],
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("seed", range(6))
 def test_threads_leave_at_one_position(hosted: Hosted, seed: int) -> None:
-    """SPEC E1: the same with real threads of different speeds, one of which is asked at a random time."""
+    """The same with real threads of different speeds, one of which is asked at a random time."""
     walkers = [
         Walker(RankMonitor(store, info_of(rank, 3)), 400, seed + rank, pause=0.002 * (rank + 1))
         for rank, store in enumerate(hosted.new_run())
@@ -106,7 +106,7 @@ def test_threads_leave_at_one_position(hosted: Hosted, seed: int) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_all_can_be_asked_from_outside(hosted: Hosted) -> None:
-    """SPEC E1: the process that has started the ranks asks all of them at once."""
+    """The process that has started the ranks asks all of them at once."""
     stores = hosted.new_run()
     walkers = [Walker(RankMonitor(stores[rank], info_of(rank, 2)), 400, rank, pause=0.005) for rank in range(2)]
     for walker in walkers:
@@ -122,7 +122,7 @@ def test_all_can_be_asked_from_outside(hosted: Hosted) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_who_is_done_keeps_nobody_waiting(hosted: Hosted) -> None:
-    """SPEC E1: a rank that has closed has said all that the others wait for, and is not missed."""
+    """A rank that has closed has said all that the others wait for, and is not missed."""
     stores = hosted.new_run()
     with RankMonitor(stores[1], info_of(1, 2)) as done:
         done.watch_stop_requests(lambda: False, lambda: 7)
@@ -148,7 +148,7 @@ class Place:
 
 @pytest.mark.usefixtures("fast")
 def test_what_was_attended_is_let_go_of(hosted: Hosted) -> None:
-    """SPEC E3: what trains is gone with its last user, not when a collector comes by; where it has left is known."""
+    """What trains is gone with its last user, not when a collector comes by; where it has left is known."""
     stores = hosted.new_run()
     place = Place()
     watched = weakref.ref(place)
@@ -161,7 +161,7 @@ def test_what_was_attended_is_let_go_of(hosted: Hosted) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_an_announced_failure_is_raised_by_the_others(hosted: Hosted) -> None:
-    """SPEC A11: the question of every other rank raises what was announced first; that of the rank itself does not."""
+    """The question of every other rank raises what was announced first; that of the rank itself does not."""
     stores = hosted.new_run()
     with RankMonitor(stores[0], info_of(0, 2)) as mine, RankMonitor(stores[1], info_of(1, 2)) as others:
         questions = [monitor.watch_stop_requests(lambda: False, lambda: 0) for monitor in (mine, others)]
@@ -178,7 +178,7 @@ def test_an_announced_failure_is_raised_by_the_others(hosted: Hosted) -> None:
 @pytest.mark.parametrize("key", ["failed", "leave", "place/0"])
 @pytest.mark.parametrize("content", [pickle.dumps(Failure.lost(0, "a", "b")), b"-1", b"\x80", "\u0663", b"9" * 5000])
 def test_what_no_rank_writes_ends_the_run(hosted: Hosted, key: str, content: bytes | str) -> None:
-    """SPEC E3: what a stranger writes where ranks look is named, with its key; no main thread waits for ever for it."""
+    """What a stranger writes where ranks look is named, with its key; no main thread waits for ever for it."""
     stores = hosted.new_run()
     stores[2].set(key, content)
     with RankMonitor(stores[1], info_of(1, 2)) as monitor:
@@ -189,7 +189,7 @@ def test_what_no_rank_writes_ends_the_run(hosted: Hosted, key: str, content: byt
 
 @pytest.mark.usefixtures("impatient")
 def test_silence_is_noticed(hosted: Hosted) -> None:
-    """SPEC E3: a rank of which nothing is heard, or nothing more, is given up by the rank before it, and is named."""
+    """A rank of which nothing is heard, or nothing more, is given up by the rank before it, and is named."""
     stores = hosted.new_run()
     silence = "failed first: nothing has been heard of it for 1 s"
     with RankMonitor(stores[0], info_of(0, 2)) as monitor:
@@ -222,7 +222,7 @@ def test_a_silent_rank_that_is_stopped_is_said_to_be(hosted: Hosted) -> None:
 
 
 def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E3: when all processes are stopped for hours, and woken one after the other, nobody is given up for that."""
+    """When all processes are stopped for hours, and woken one after the other, nobody is given up for that."""
     stores, now = hosted.new_run(), 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monitor = RankMonitor(stores[0], info_of(0, 2))
@@ -245,7 +245,7 @@ def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("impatient")
 def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
-    """SPEC E3: a rank that is asked to leave and says nothing does not keep the others for ever."""
+    """A rank that is asked to leave and says nothing does not keep the others for ever."""
     store = hosted.new_run()[0]
     with RankMonitor(store, info_of(0, 2), watches=False) as monitor:
         error = error_of(monitor.watch_stop_requests(lambda: True, lambda: 0))
@@ -255,7 +255,7 @@ def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_where_somebody_else_watches_a_lookout_does_not(hosted: Hosted) -> None:
-    """SPEC E3: ranks that `fit` has started are watched by it: neither silence nor a failure is for their monitors."""
+    """Ranks that `fit` has started are watched by it: neither silence nor a failure is for their monitors."""
     stores = hosted.new_run()
     announce_failure(stores[2], Failure.of(ConfigurationError("a"), 1))
     with RankMonitor(stores[0], info_of(0, 2), watches=False) as monitor:
@@ -267,7 +267,7 @@ def test_where_somebody_else_watches_a_lookout_does_not(hosted: Hosted) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_the_cause_of_an_echo_is_found(hosted: Hosted) -> None:
-    """SPEC A11: behind an echo is what another rank says, before or soon after; an own error is its own cause."""
+    """Behind an echo is what another rank says, before or soon after; an own error is its own cause."""
     stores = hosted.new_run()
     own = find_cause(stores[0], ConfigurationError("mine"), info_of(0, 2))
     assert (own.rank, own.is_echo) == (0, False)
@@ -281,7 +281,7 @@ def test_the_cause_of_an_echo_is_found(hosted: Hosted) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_behind_an_echo_may_be_a_rank_that_was_killed(hosted: Hosted) -> None:
-    """SPEC E3: who gives no sign of life any more ended without a word; who has come to its end is not blamed."""
+    """Who gives no sign of life any more ended without a word; who has come to its end is not blamed."""
     stores = hosted.new_run()
     stores[2].set("beat/1", "17 there")
     with RankMonitor(stores[1], info_of(2, 3)):
@@ -305,7 +305,7 @@ class OutOfReach:
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_store_out_of_reach_is_the_failure_of_its_machine(rank: int) -> None:
-    """SPEC E3: when the store of the run is gone, the machine of rank 0 is, to each rank's question and behind an echo.
+    """When the store of the run is gone, the machine of rank 0 is, to each rank's question and behind an echo.
 
     Rank 0 may be told so as well, and must not wait for ever for where it can leave.
     """
@@ -332,7 +332,7 @@ class Silent:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_store_that_does_not_answer_is_given_up() -> None:
-    """SPEC E3: a machine of rank 0 that is silent, and refuses nothing, is noticed as well."""
+    """A machine of rank 0 that is silent, and refuses nothing, is noticed as well."""
     store: Any = Silent()
     with RankMonitor(store, info_of(1, 2)) as monitor:
         error = error_of(monitor.watch_stop_requests(lambda: False, lambda: 0))
@@ -342,7 +342,7 @@ def test_a_store_that_does_not_answer_is_given_up() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_caller_that_is_stopped_is_waited_for() -> None:
-    """SPEC E3: ranks that `fit` has started bear the silence of its store: Ctrl-Z stops it, and it may be woken."""
+    """Ranks that `fit` has started bear the silence of its store: Ctrl-Z stops it, and it may be woken."""
     store: Any = Silent()
     with RankMonitor(store, info_of(1, 2), watches=False) as monitor:
         question = monitor.watch_stop_requests(lambda: False, lambda: 0)
@@ -381,7 +381,7 @@ def be_stuck(port: int, folder: Path) -> None:
 
 
 def test_a_main_thread_that_is_stuck_ends_with_its_process(tmp_path: Path, hosted: Hosted) -> None:
-    """SPEC E3: a rank that cannot be woken is ended, and all that it has started; the log says why, and what to do."""
+    """A rank that cannot be woken is ended, and all that it has started; the log says why, and what to do."""
     process = multiprocessing.get_context("forkserver").Process(target=be_stuck, args=(hosted.port, tmp_path))
     process.start()
     process.join(PATIENCE)

@@ -79,7 +79,7 @@ def sent_out(value: Any) -> Iterator[Any]:
 
 
 def test_questions_to_a_stand_in_are_answered_at_home() -> None:
-    """SPEC C8: what is asked of a stand-in happens to the object at home, arguments and answer included."""
+    """What is asked of a stand-in happens to the object at home, arguments and answer included."""
     account = Account(5)
     with sent_out({"held": [account]}) as arrived:
         (counter,) = arrived["held"]
@@ -92,7 +92,7 @@ def test_questions_to_a_stand_in_are_answered_at_home() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 3)))
 def test_each_object_has_a_stand_in_of_its_own(order: list[int]) -> None:
-    """SPEC C8: the same object has one stand-in wherever it occurs, others have others, even if they are equal."""
+    """The same object has one stand-in wherever it occurs, others have others, even if they are equal."""
     accounts = [Account() if number % 2 else SavingsAccount() for number in range(4)]
     with sent_out([accounts[which] for which in order]) as counters:
         for counter in counters:
@@ -103,7 +103,7 @@ def test_each_object_has_a_stand_in_of_its_own(order: list[int]) -> None:
 
 
 def test_a_home_goes_on_counting() -> None:
-    """SPEC C8: what is packed later by the same home can be asked beside what was packed before."""
+    """What is packed later by the same home can be asked beside what was packed before."""
     here, first, second = ObjectHost(), Account(1), Account(2)
     packed = [here.pack(first), here.pack([second, first])]
     with host_channel(here.answer):
@@ -113,7 +113,7 @@ def test_a_home_goes_on_counting() -> None:
 
 
 def test_everything_else_travels_as_it_is() -> None:
-    """SPEC C8: a class of which objects stay at home is no such object, and neither is anything else."""
+    """A class of which objects stay at home is no such object, and neither is anything else."""
     value = [Account, functools.partial(int, "12"), {"a": (1, 2.5)}]
     with sent_out(value) as arrived:
         assert arrived[0] is Account
@@ -122,7 +122,7 @@ def test_everything_else_travels_as_it_is() -> None:
 
 
 def test_what_is_raised_at_home_is_raised_by_the_question() -> None:
-    """SPEC C8: an error of the answer is the asker's, in its own type where that can travel."""
+    """An error of the answer is the asker's, in its own type where that can travel."""
     with sent_out(Account()) as counter:
         with pytest.raises(KeyError, match="no such account"):
             call_host(counter.number, "raise", KeyError, "no such account")
@@ -134,7 +134,7 @@ def test_what_is_raised_at_home_is_raised_by_the_question() -> None:
 
 
 def test_without_a_way_home_nothing_can_be_asked() -> None:
-    """SPEC C8: a stand-in outside of a run says that it can be used in one only; a way leads home while it lasts."""
+    """A stand-in outside of a run says that it can be used in one only; a way leads home while it lasts."""
     account = Account()
     with sent_out(account) as counter:
         with sent_out(Account(100)):
@@ -145,7 +145,7 @@ def test_without_a_way_home_nothing_can_be_asked() -> None:
 
 
 def test_a_way_home_is_closed_by_an_error() -> None:
-    """SPEC C8: however a run ends, nothing leads home after it."""
+    """However a run ends, nothing leads home after it."""
     with pytest.raises(KeyError), sent_out(Account()):
         raise KeyError
     assert home._ways == []

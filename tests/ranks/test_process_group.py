@@ -46,7 +46,7 @@ def look_around(rank: int, meeting: Path, environment: dict[str, str]) -> Distri
 
 
 def test_whoever_made_the_group_torchrun_knows_the_machines(tmp_path: Path) -> None:
-    """SPEC E3: in somebody else's group, local ranks are torchrun's, if it speaks of that group."""
+    """In somebody else's group, local ranks are torchrun's, if it speaks of that group."""
     torchrun = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
     known = run_ranks(tmp_path, 2, look_around, tmp_path / "known", torchrun)
     assert known == [DistributedInfo(0, 1, rank, 2) for rank in range(2)]
@@ -55,7 +55,7 @@ def test_whoever_made_the_group_torchrun_knows_the_machines(tmp_path: Path) -> N
 
 
 def test_a_group_that_is_there_is_used_and_left_alone(tmp_path: Path) -> None:
-    """SPEC E3: a run in somebody else's process group takes part in it; it ends no more than what it has made."""
+    """A run in somebody else's process group takes part in it; it ends no more than what it has made."""
     assert run_ranks(tmp_path, 2, visit, tmp_path / "store") == [(True, False)] * 2
 
 
@@ -79,7 +79,7 @@ def let_down(rank: int, meeting: Path) -> float:
 
 
 def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
-    """SPEC A11, E3: whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
+    """Whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
     assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3
 
 
@@ -109,5 +109,5 @@ def begin_twice(rank: int, meeting: Path) -> tuple[str, bool, bool]:
 
 
 def test_a_run_that_cannot_begin_leaves_no_group(tmp_path: Path) -> None:
-    """SPEC E3: when the groups of a run cannot be made, the next run does not find half of them, and makes its own."""
+    """When the groups of a run cannot be made, the next run does not find half of them, and makes its own."""
     assert run_ranks(tmp_path, 2, begin_twice, tmp_path / "store") == [("no group today", False, False)] * 2

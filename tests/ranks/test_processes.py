@@ -1,4 +1,4 @@
-"""SPEC E3: who has started a process, and is gone, is missed: by which way it went makes no difference."""
+"""Who has started a process, and is gone, is missed: by which way it went makes no difference."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def be_parent(told: Connection, method: str, work: Any) -> None:
     ("method", "work"), [("fork", follow), ("fork", follow_late), ("spawn", follow), ("forkserver", follow)]
 )
 def test_a_process_follows_its_parent(method: str, work: Any) -> None:
-    """SPEC E3: started in whichever way, early or late, while others hold what the parent has held: it ends soon."""
+    """Started in whichever way, early or late, while others hold what the parent has held: it ends soon."""
     told, there = FORKSERVER.Pipe()
     parent = FORKSERVER.Process(target=be_parent, args=(there, method, work))
     parent.start()
@@ -104,7 +104,7 @@ def train(told: Connection) -> None:
 
 
 def test_workers_follow_who_is_killed_with_their_lock_in_its_hands() -> None:
-    """SPEC E3: a data loader's workers end with the process that is killed, also where torch has them wait for it."""
+    """A data loader's workers end with the process that is killed, also where torch has them wait for it."""
     told, there = FORKSERVER.Pipe()
     parent = FORKSERVER.Process(target=train, args=(there,), daemon=False)
     parent.start()
@@ -125,7 +125,7 @@ def lead() -> None:
 
 
 def test_a_process_that_leads_a_group_ends_with_it() -> None:
-    """SPEC E3: what a rank has started ends with it; a process that leads no group ends alone."""
+    """What a rank has started ends with it; a process that leads no group ends alone."""
     leader = FORKSERVER.Process(target=lead, daemon=False)
     leader.start()
     leader.join()
@@ -158,7 +158,7 @@ class Stirrer:
 
 
 def test_settling_waits_for_threads_that_are_not_python_s() -> None:
-    """SPEC E3: whatever a thread of torch is at, it is through with it when all are idle."""
+    """Whatever a thread of torch is at, it is through with it when all are idle."""
     stirrer = Stirrer(BRIEF)
     settle()
     assert not stirrer.is_busy()
@@ -191,7 +191,7 @@ def fork_beside_a_thread() -> None:
     ],
 )
 def test_settling_has_its_time(work: Any) -> None:
-    """SPEC E3: a child is forked when other threads hold no lock it would wait for, and beside one that never rests."""
+    """A child is forked when other threads hold no lock it would wait for, and beside one that never rests."""
     process = FORKSERVER.Process(target=work)
     process.start()
     process.join()

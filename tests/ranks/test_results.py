@@ -19,7 +19,7 @@ def make_line() -> tuple[SendingQueue, ResultQueue]:
 
 @given(st.lists(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.floats(allow_nan=False)))))
 def test_items_come_out_in_the_order_in_which_they_came(items: list[object]) -> None:
-    """SPEC E2: everything comes out once, first in first out, and the queue says how much there is."""
+    """Everything comes out once, first in first out, and the queue says how much there is."""
     rank, home = make_line()
     for number, item in enumerate(items):
         (rank.put if number % 2 else home.put)(item)
@@ -30,7 +30,7 @@ def test_items_come_out_in_the_order_in_which_they_came(items: list[object]) -> 
 
 
 def test_an_empty_queue_says_so_at_once() -> None:
-    """SPEC E2: `get` never waits, as nothing can come any more; its error is the standard one and says what to do."""
+    """`get` never waits, as nothing can come any more; its error is the standard one and says what to do."""
     began = time.monotonic()
     for take in (ResultQueue().get, ResultQueue().get_nowait, lambda: ResultQueue().get(True, 60)):
         with pytest.raises(queue.Empty, match="what a rank puts in, in on_training_end say, can be taken out once"):
@@ -39,7 +39,7 @@ def test_an_empty_queue_says_so_at_once() -> None:
 
 
 def test_the_arguments_of_the_standard_queue_are_taken() -> None:
-    """SPEC E2: code that passes `block` and `timeout`, as to a queue of the standard library, works as it is."""
+    """Code that passes `block` and `timeout`, as to a queue of the standard library, works as it is."""
     rank, home = make_line()
     rank.put(1, True, 5)  # noqa: FBT003 - as such code does.
     rank.put(2, block=False)
@@ -48,7 +48,7 @@ def test_the_arguments_of_the_standard_queue_are_taken() -> None:
 
 
 def test_tensors_are_put_in_by_value() -> None:
-    """SPEC E2: what happens to a tensor after it was put in changes nothing, and no memory is shared with anybody."""
+    """What happens to a tensor after it was put in changes nothing, and no memory is shared with anybody."""
     rank, home = make_line()
     tensor = torch.arange(1000.0)
     rank.put({"weights": tensor})
@@ -58,7 +58,7 @@ def test_tensors_are_put_in_by_value() -> None:
 
 
 def test_what_cannot_be_pickled_is_refused_where_it_is_put_in() -> None:
-    """SPEC E2: the error comes where the item is put in, and nothing of it arrives."""
+    """The error comes where the item is put in, and nothing of it arrives."""
     rank, home = make_line()
     for put in (rank.put, home.put):
         with pytest.raises(AttributeError, match="lambda"):
@@ -67,7 +67,7 @@ def test_what_cannot_be_pickled_is_refused_where_it_is_put_in() -> None:
 
 
 def test_what_a_failed_run_has_put_in_is_not_taken_for_the_next_ones() -> None:
-    """SPEC E2: it can be taken out until the next run begins, which drops that alone, however equal the rest is."""
+    """It can be taken out until the next run begins, which drops that alone, however equal the rest is."""
     home = ResultQueue()
     with home.filling():
         home.put("same")

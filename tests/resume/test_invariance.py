@@ -23,7 +23,7 @@ def trained(spec: RunSpec, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_nothing_that_is_not_training_changes_the_weights(unit: str, tmp_path: Path) -> None:
-    """SPEC F2: 0, 1 or 4 workers, validation never, often or always, another plug-in: the weights are the same."""
+    """0, 1 or 4 workers, validation never, often or always, another plug-in: the weights are the same."""
     base = RunSpec(unit=unit, total=3 if unit == "epoch" else 10)
     variants = [
         {},
@@ -44,21 +44,21 @@ def test_nothing_that_is_not_training_changes_the_weights(unit: str, tmp_path: P
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_a_plugin_that_draws_in_every_hook_changes_nothing(unit: str, tmp_path: Path) -> None:
-    """SPEC F2: neither the model nor another plug-in draws otherwise, in any of their hooks."""
+    """Neither the model nor another plug-in draws otherwise, in any of their hooks."""
     spec = RunSpec(unit=unit, total=3 if unit == "epoch" else 10, valid_every=1, accumulation=2)
     alone = undisturbed(spec, tmp_path / "alone")
     assert_same(undisturbed(dataclasses.replace(spec, extra_plugin=True), tmp_path / "beside"), alone)
 
 
 def test_the_seed_and_the_order_do_change_them(tmp_path: Path) -> None:
-    """SPEC F2: the comparison above can fail: another order of samples gives other weights."""
+    """The comparison above can fail: another order of samples gives other weights."""
     shuffled, straight = (trained(RunSpec(shuffle=shuffle), tmp_path / str(shuffle)) for shuffle in (True, False))
     assert differences(shuffled, straight)
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_more_steps_continue_a_complete_run(unit: str, tmp_path: Path) -> None:
-    """SPEC F1: a run that was complete, given more steps, ends as the one that had them from the start."""
+    """A run that was complete, given more steps, ends as the one that had them from the start."""
     short, long = (2, 4) if unit == "epoch" else (5, 11)
     spec = RunSpec(unit=unit, total=long, valid_every=2)
     whole = undisturbed(spec, tmp_path / "whole")
@@ -70,7 +70,7 @@ def test_more_steps_continue_a_complete_run(unit: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_a_complete_run_trains_no_further(unit: str, tmp_path: Path) -> None:
-    """SPEC F1: a complete run that is started again trains nothing, and ends as it did the first time."""
+    """A complete run that is started again trains nothing, and ends as it did the first time."""
     spec = RunSpec(unit=unit, total=2 if unit == "epoch" else 5, valid_every=1)
     whole = undisturbed(spec, tmp_path)
     assert not life(spec, tmp_path)

@@ -51,7 +51,7 @@ EVERYTHING = [
 
 
 def test_a_kill_at_every_instant(tmp_path: Path) -> None:
-    """SPEC F1: killed at each of its steps, hooks, validations and pieces of a checkpoint, a run ends the same."""
+    """Killed at each of its steps, hooks, validations and pieces of a checkpoint, a run ends the same."""
     spec = RunSpec(unit="iteration", total=4, valid_every=2, accumulation=2, samples=7, save_every=2)
     whole = undisturbed(spec, tmp_path / "whole")
     assert whole["ticks"] > 50
@@ -61,7 +61,7 @@ def test_a_kill_at_every_instant(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", SAMPLE, ids=str)
 def test_a_kill_in_every_kind_of_run(spec: RunSpec, tmp_path: Path) -> None:
-    """SPEC F1: killed once, and three times in a row, every kind of run ends the same."""
+    """Killed once, and three times in a row, every kind of run ends the same."""
     whole = undisturbed(spec, tmp_path / "whole")
     ticks = whole["ticks"]
     for count in range(1 + len(str(spec)) % 5, ticks, max(1, ticks // 5)):
@@ -92,7 +92,7 @@ def test_gradients_that_were_used_are_nobody_s(spec: RunSpec, tmp_path: Path) ->
     ids=str,
 )
 def test_kills_at_random_instants(spec: RunSpec, tmp_path: Path) -> None:
-    """SPEC F1: killed from outside, six times, at instants that nobody chose, a longer run ends the same."""
+    """Killed from outside, six times, at instants that nobody chose, a longer run ends the same."""
     whole = undisturbed(spec, tmp_path / "whole")
     chance = random.Random(str(spec))
     assert_same(killed_at_random(spec, tmp_path / "killed", kills=6, longest=1.0, chance=chance), whole)
@@ -107,7 +107,7 @@ def test_kills_at_random_instants(spec: RunSpec, tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_signal_at_any_instant(spec: RunSpec, tmp_path: Path) -> None:
-    """SPEC F1: asked to leave, also in the middle of an accumulation, `fit` returns false, and goes on later."""
+    """Asked to leave, also in the middle of an accumulation, `fit` returns false, and goes on later."""
     whole = undisturbed(spec, tmp_path / "whole")
     leavers = 0
     for count in range(1, whole["ticks"] + 1, 5):
@@ -120,7 +120,7 @@ def test_a_signal_at_any_instant(spec: RunSpec, tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("spec", [*EVERYTHING, *SAMPLE], ids=str)
 def test_every_third_instant_of_everything(spec: RunSpec, tmp_path: Path) -> None:
-    """SPEC F1: the whole matrix of options, killed at every third instant."""
+    """The whole matrix of options, killed at every third instant."""
     whole = undisturbed(spec, tmp_path / "whole")
     for count in range(1 + len(str(spec)) % 3, whole["ticks"] + 1, 3):
         assert_same(killed_at(spec, tmp_path / str(count), [count]), whole)
@@ -129,7 +129,7 @@ def test_every_third_instant_of_everything(spec: RunSpec, tmp_path: Path) -> Non
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_kills_at_random(seed: int, tmp_path: Path) -> None:
-    """SPEC F1: killed twenty times at random instants, a longer run with everything switched on ends the same."""
+    """Killed twenty times at random instants, a longer run with everything switched on ends the same."""
     chance = random.Random(seed)
     spec = RunSpec(
         unit=chance.choice(["epoch", "iteration"]),

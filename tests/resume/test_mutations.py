@@ -32,7 +32,7 @@ SHOWN_BY = {
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_campaign_notices(mutation: str, tmp_path: Path) -> None:
-    """SPEC F1: with this mutation, a run that is killed and resumed no longer ends the same."""
+    """With this mutation, a run that is killed and resumed no longer ends the same."""
     spec, count = SHOWN_BY[mutation]
     whole = undisturbed(spec, tmp_path / "whole")
     count = count % (whole["ticks"] + 1)

@@ -32,7 +32,7 @@ def without(method: str) -> CountingModel:
     [("train_step", {}, "training"), ("valid_step", {"valid_frequency": 1}, "validation")],
 )
 def test_a_missing_step_is_known_before_training(method: str, options: dict[str, Any], phase: str) -> None:
-    """SPEC E1: a model without the step that the trainer will call is refused before anything is set up."""
+    """A model without the step that the trainer will call is refused before anything is set up."""
     model = without(method)
     with pytest.raises(ConfigurationError, match=f"Lacking has no {method}: override it, {phase} calls it"):
         make_trainer(**options).fit(model, ListData())
@@ -40,7 +40,7 @@ def test_a_missing_step_is_known_before_training(method: str, options: dict[str,
 
 
 def test_steps_that_are_not_asked_for_may_be_missing() -> None:
-    """SPEC E1: without validation no `valid_step` is needed; testing needs `test_step` and says so."""
+    """Without validation no `valid_step` is needed; testing needs `test_step` and says so."""
     assert make_trainer().fit(without("valid_step"), ListData())
     with pytest.raises(ConfigurationError, match="Lacking has no test_step: override it, testing calls it"):
         make_trainer().test(without("test_step"), ListData())
@@ -57,7 +57,7 @@ class Idle(TinyModel):
 
 
 def test_a_model_that_never_steps_is_told_so() -> None:
-    """SPEC E1: a model whose optimizer never steps is stopped at the end of the first epoch, not of the last."""
+    """A model whose optimizer never steps is stopped at the end of the first epoch, not of the last."""
     model = Idle()
     with pytest.raises(TrainingError, match=r"Idle has trained 3 iterations without a step .* call optimizer.step\(\)"):
         make_trainer(total_steps=100).fit(model, TinyDataModule())
@@ -79,7 +79,7 @@ class SteppingAt(Idle):
 
 
 def test_a_model_that_has_not_stepped_yet_is_told_after_the_first_batches(caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC E1: a warning comes after the first batches, long before the end of an epoch; steps by hand are seen."""
+    """A warning comes after the first batches, long before the end of an epoch; steps by hand are seen."""
 
     def warnings_of(model: TinyModel) -> list[str]:
         caplog.clear()
@@ -118,7 +118,7 @@ def test_a_model_that_has_not_stepped_yet_is_told_after_the_first_batches(caplog
 def test_a_resumed_model_that_has_stepped_before_is_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SPEC E1: an epoch that is resumed shortly before its end raises no alarm when its steps came before."""
+    """An epoch that is resumed shortly before its end raises no alarm when its steps came before."""
     options: dict[str, Any] = {"train_unit": "iteration", "chkpt_frequency": 1}
     data = TinyDataModule(samples=20)
     make_trainer(tmp_path, total_steps=4, **options).fit(SteppingAt(3), data)
@@ -160,7 +160,7 @@ def test_hooks_on_the_optimizer_are_left_alone() -> None:
 
 @pytest.mark.parametrize("metrics", [None, [1], 0.5])
 def test_metrics_must_be_a_dict(tmp_path: Path, metrics: Any) -> None:
-    """SPEC E1: `metrics` that is no dictionary is refused when assigned, or before training if overridden."""
+    """`metrics` that is no dictionary is refused when assigned, or before training if overridden."""
 
     class Assigning(CountingModel):
         def on_training_start(self) -> None:
@@ -205,7 +205,7 @@ class Missing(ListData):
     ],
 )
 def test_missing_data_is_known_before_training(what: str, data: Callable[[str], ListData], message: str) -> None:
-    """SPEC E1: without training data, or validation data that is going to be needed, nothing is trained."""
+    """Without training data, or validation data that is going to be needed, nothing is trained."""
     model = CountingModel()
     with pytest.raises(ConfigurationError, match=message):
         make_trainer(valid_frequency=1).fit(model, data(what))
@@ -213,7 +213,7 @@ def test_missing_data_is_known_before_training(what: str, data: Callable[[str], 
 
 
 def test_an_empty_data_set_is_refused() -> None:
-    """SPEC E1: a data set of length 0 is an error that names it, before training."""
+    """A data set of length 0 is an error that names it, before training."""
     model = TinyModel()
     with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a data set must have at least one"):
         make_trainer().fit(model, TinyDataModule(samples=0))
@@ -222,7 +222,7 @@ def test_an_empty_data_set_is_refused() -> None:
 
 @pytest.mark.parametrize("save_name", ["", " ", ".", "..", "a/b", "a\\b", "a\0b", None, 3])
 def test_a_save_name_is_a_folder_name(save_name: Any) -> None:
-    """SPEC E1: a save name that cannot name a folder is refused, also when it is assigned."""
+    """A save name that cannot name a folder is refused, also when it is assigned."""
     with pytest.raises(ConfigurationError, match="cannot be a folder's name: use letters, digits"):
         CountingModel(save_name)
     with pytest.raises(ConfigurationError, match="cannot be a folder's name"):

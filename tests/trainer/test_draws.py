@@ -50,7 +50,7 @@ def set_up(*plugins: Plugin) -> tuple[Splitting, CountingModel]:
 
 
 def test_what_a_plugin_draws_in_setup_splits_no_data() -> None:
-    """SPEC F2: plug-ins that draw in `setup`, on one rank perhaps, change no split, weight or plug-in."""
+    """Plug-ins that draw in `setup`, on one rank perhaps, change no split, weight or plug-in."""
     data, model = set_up()
     found: list[Any] = []
     for draws in (0, 1, 3):
@@ -62,14 +62,14 @@ def test_what_a_plugin_draws_in_setup_splits_no_data() -> None:
 
 
 def test_each_plugin_draws_numbers_of_its_own_in_setup() -> None:
-    """SPEC F2: two plug-ins do not draw alike, and neither draws what the data module does."""
+    """Two plug-ins do not draw alike, and neither draws what the data module does."""
     one, other = Starting("one", 1), Starting("other", 1)
     data, _ = set_up(one, other)
     assert len({tuple(drawn) for drawn in (*one.drawn, *other.drawn, data.drawn)}) == 3
 
 
 def test_a_split_is_that_of_the_seed() -> None:
-    """SPEC F2: what the data module draws is the seed's own stream: a split never changes from version to version."""
+    """What the data module draws is the seed's own stream: a split never changes from version to version."""
     data, _ = set_up(Starting("one", 1))
     seed_rngs()
     expected = random_split(TensorDataset(torch.arange(100.0)), [60, 40])
@@ -174,7 +174,7 @@ def drawn_by(model: DrawingModel, *plugins: Plugin, **options: Any) -> list[tupl
 @pytest.mark.parametrize("kind", [DrawingModel, AskedModel, QuietlyAskedModel])
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_what_plugins_draw_never_reaches_the_model(kind: type[DrawingModel], unit: str) -> None:
-    """SPEC F2: wherever a model draws, in training, validation and testing, it draws the same beside any plug-in."""
+    """Wherever a model draws, in training, validation and testing, it draws the same beside any plug-in."""
     options = {"train_unit": unit, "total_steps": 2 if unit == "epoch" else 4}
     alone = drawn_by(kind(), **options)
     assert len({name for name, _ in alone}) > 20
@@ -184,7 +184,7 @@ def test_what_plugins_draw_never_reaches_the_model(kind: type[DrawingModel], uni
 
 @pytest.mark.parametrize("plugins", [[], [Gambler]])
 def test_a_batch_is_one_stream(plugins: list[type[Gambler]]) -> None:
-    """SPEC F2: the model's hooks of a batch and its step draw on in one stream, whose seed no version changes."""
+    """The model's hooks of a batch and its step draw on in one stream, whose seed no version changes."""
     drawn = dict(drawn_by(DrawingModel(), *(make() for make in plugins)))
     for step in range(6):
         key_generators(derive_seed(get_default_seed(), "step", 0, step))
@@ -221,7 +221,7 @@ class DrawingPlugin(SimplePlugin):
 
 
 def test_each_plugin_draws_numbers_of_its_own() -> None:
-    """SPEC F2: what a plug-in draws depends on no other, and no two draws are alike, of plug-ins or the model."""
+    """What a plug-in draws depends on no other, and no two draws are alike, of plug-ins or the model."""
     one, other, alone = DrawingPlugin("one"), DrawingPlugin("other"), DrawingPlugin("other")
     by_model = [drawn for _, drawn in drawn_by(DrawingModel(), one, other)]
     drawn_by(DrawingModel(), alone)
@@ -254,7 +254,7 @@ class Wary(Silent):
 
 
 def test_for_whoever_draws_nothing_nothing_is_keyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC F2, H: hooks of a plug-in that says that it draws nothing cost no key; others cost one each."""
+    """Hooks of a plug-in that says that it draws nothing cost no key; others cost one each."""
     keyed: list[int] = []
     monkeypatch.setattr(_session, "make_seed_fn", lambda _: keyed.append)
     counts = []

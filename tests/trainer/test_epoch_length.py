@@ -115,7 +115,7 @@ def test_a_length_that_raises_stop_iteration_is_an_error() -> None:
 
 @pytest.mark.parametrize("where", ["step", "valid", "plugin"])
 def test_stop_iteration_out_of_a_model_or_a_plugin_leaves_fit(where: str) -> None:
-    """SPEC A11: what a model or a plug-in raises in the batch loop leaves `fit`, `StopIteration` too."""
+    """What a model or a plug-in raises in the batch loop leaves `fit`, `StopIteration` too."""
 
     class StoppingPlugin(SimplePlugin):
         def process_training_batch(self, batch: Any, state: TrainingState) -> Any:

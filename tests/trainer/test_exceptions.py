@@ -1,4 +1,4 @@
-"""SPEC A11: what is raised comes out of `fit` and `test`."""
+"""What is raised comes out of `fit` and `test`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def errors_in(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 def test_an_exception_is_logged_and_raised(
     caplog: pytest.LogCaptureFixture, method: str, where: str, kind: type[Exception]
 ) -> None:
-    """SPEC A11: an exception is written to the log with its traceback and raised as it is; nothing is swallowed."""
+    """An exception is written to the log with its traceback and raised as it is; nothing is swallowed."""
     error = kind("boom")
     trainer = make_trainer()
     with pytest.raises(kind) as caught:
@@ -42,7 +42,7 @@ def test_an_exception_is_logged_and_raised(
 def test_a_registered_exception_is_control_flow(
     caplog: pytest.LogCaptureFixture, method: str, where: str, when: str
 ) -> None:
-    """SPEC A11: registered types, and those derived from them, leave unlogged and unchanged, however late."""
+    """Registered types, and those derived from them, leave unlogged and unchanged, however late."""
 
     class Deeper(Pruned):
         pass
@@ -68,7 +68,7 @@ def test_a_registered_exception_is_control_flow(
 
 
 def test_train_and_test_exceptions_are_apart(caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC A11: a type registered for `fit` is logged by `test`, and the other way round."""
+    """A type registered for `fit` is logged by `test`, and the other way round."""
     for register, method in (("train_exceptions", "test"), ("test_exceptions", "fit")):
         trainer = make_trainer()
         getattr(trainer, register).append(Pruned)
@@ -109,7 +109,7 @@ class FailingData(ListData):
 def test_an_exception_in_the_data_module_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, calls: list[str]
 ) -> None:
-    """SPEC A11: what the data module raises is logged, in the file too, and what `setup` took is let go of."""
+    """What the data module raises is logged, in the file too, and what `setup` took is let go of."""
     data = FailingData(where)
     with pytest.raises(ValueError, match=where):
         make_trainer(enable_file_logging=True, log_path=tmp_path).fit(CountingModel(), data)
@@ -119,7 +119,7 @@ def test_an_exception_in_the_data_module_is_logged_once(
 
 
 def test_teardown_runs_however_training_ends() -> None:
-    """SPEC E1: `teardown` of the data module runs after success and after an exception in a step."""
+    """`teardown` of the data module runs after success and after an exception in a step."""
     for model in (CountingModel(), Failing("step", Pruned())):
         data = FailingData("nowhere")
         try:

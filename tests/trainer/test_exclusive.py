@@ -55,7 +55,7 @@ class Nesting(CountingModel):
 
 @pytest.mark.parametrize("phase", ["fit", "test"])
 def test_a_second_run_in_another_thread_is_refused(phase: str) -> None:
-    """SPEC F1: a run that would share the generators with one in another thread is refused, and that one is exact."""
+    """A run that would share the generators with one in another thread is refused, and that one is exact."""
     make_trainer().fit(alone := TinyModel(), TinyDataModule())
     model = Waiting()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="first") as pool:

@@ -1,4 +1,4 @@
-"""SPEC A2: the order of all hooks, written out."""
+"""The order of all hooks, written out."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(**options: Any) -> list[str]:
 
 
 def test_the_tracers_override_every_hook() -> None:
-    """SPEC A2: nothing can be missing from the trace: the two plug-ins and the model override all public hooks."""
+    """Nothing can be missing from the trace: the two plug-ins and the model override all public hooks."""
     for base, tracer in ((Plugin, ProcessingPlugin), (Model, TracingModel)):
         hooks = [
             name for name, _ in inspect.getmembers(base, inspect.isfunction) if name.startswith(("on_", "process_"))
@@ -71,7 +71,7 @@ def test_the_tracers_override_every_hook() -> None:
 
 
 def test_the_order_in_epochs() -> None:
-    """SPEC A2: two epochs of three batches with a validation at the end of each, and two batches per optimizer step."""
+    """Two epochs of three batches with a validation at the end of each, and two batches per optimizer step."""
     for accumulation_steps in (1, 2):
         trace = run(total_steps=2, valid_frequency=1, accumulation_steps=accumulation_steps)
         assert trace == [
@@ -91,7 +91,7 @@ def test_the_order_in_epochs() -> None:
 
 
 def test_the_order_in_iterations() -> None:
-    """SPEC A2: five iterations over epochs of three batches, a validation after every second, the last epoch cut."""
+    """Five iterations over epochs of three batches, a validation after every second, the last epoch cut."""
     assert run(train_unit="iteration", total_steps=5, valid_frequency=2) == [
         *SETUP,
         *hook("on_training_start"),
@@ -112,7 +112,7 @@ def test_the_order_in_iterations() -> None:
 
 
 def test_the_order_in_iterations_of_several_batches() -> None:
-    """SPEC A2: with accumulation an iteration is two batches, across the end of an epoch; validations count those."""
+    """With accumulation an iteration is two batches, across the end of an epoch; validations count those."""
     assert run(train_unit="iteration", total_steps=3, valid_frequency=2, accumulation_steps=2) == [
         *SETUP,
         *hook("on_training_start"),
@@ -133,7 +133,7 @@ def test_the_order_in_iterations_of_several_batches() -> None:
 
 
 def test_the_order_of_testing() -> None:
-    """SPEC A2: testing calls its own hooks alike, after a setup of the networks alone."""
+    """Testing calls its own hooks alike, after a setup of the networks alone."""
     trace: list[str] = []
     trainer = make_trainer()
     trainer.register_plugin(TracingPlugin("a", trace))
@@ -163,6 +163,6 @@ def test_the_order_of_testing() -> None:
     ],
 )
 def test_logging_is_asked_for_in_the_unit_of_training(options: dict[str, Any], logged: list[int]) -> None:
-    """SPEC E1: `should_log` is true at every so many epochs, at their last batch, or at every so many iterations."""
+    """`should_log` is true at every so many epochs, at their last batch, or at every so many iterations."""
     lines = [line.split() for line in run(**options) if line.startswith("model.on_training_batch_end")]
     assert [int(words[1]) for words in lines if words[-1] == "log"] == logged

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_running_losses_stay_tensors_and_are_cleared_after_validation() -> None:
-    """SPEC E1: losses add up on the device, without gradients, between validations; items last one batch."""
+    """Losses add up on the device, without gradients, between validations; items last one batch."""
     seen: list[tuple[float, list[str]]] = []
 
     class Losing(CountingModel):
@@ -48,7 +48,7 @@ def test_running_losses_stay_tensors_and_are_cleared_after_validation() -> None:
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2, 3, 4])
 def test_the_model_is_told_when_to_step(accumulation_steps: int) -> None:
-    """SPEC E1: `is_optimizer_step` is true at every so many batches, and iterations count those, across epochs."""
+    """`is_optimizer_step` is true at every so many batches, and iterations count those, across epochs."""
     steps: list[bool] = []
     iterations: list[int] = []
 
@@ -84,7 +84,7 @@ class Reading(SimplePlugin):
 
 
 def test_plugins_read_averaged_losses_whatever_the_model_overrides() -> None:
-    """SPEC E3: when losses are logged, a plug-in reads their means over the ranks, on all ranks alike."""
+    """When losses are logged, a plug-in reads their means over the ranks, on all ranks alike."""
     trainer = make_trainer(train_unit="iteration", total_steps=3, print_frequency=3, num_processes=2)
     trainer.register_plugin(Reading())
     trainer.fit(Ranked(), ListData())

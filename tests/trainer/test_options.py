@@ -43,7 +43,7 @@ def refusal(**arguments: Any) -> HeliosError:
 @pytest.mark.parametrize("name", [*COUNTS, "num_processes"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_counts_start_at_one(name: str, value: int) -> None:
-    """SPEC E1: frequencies and counts below 1 are a ValueError that names argument, value and rule."""
+    """Frequencies and counts below 1 are a ValueError that names argument, value and rule."""
     error = refusal(**{**COMPANY.get(name, {}), name: value})
     assert isinstance(error, ConfigurationError)
     assert str(error) == f"{name} is {value}: pass at least 1"
@@ -52,7 +52,7 @@ def test_counts_start_at_one(name: str, value: int) -> None:
 @pytest.mark.parametrize("name", [*COUNTS, "num_processes"])
 @pytest.mark.parametrize("value", ["1", 1.0, True, [1]])
 def test_counts_are_integers(name: str, value: Any) -> None:
-    """SPEC E1: a count that is no integer is a TypeError that names argument, value and type."""
+    """A count that is no integer is a TypeError that names argument, value and type."""
     error = refusal(**{**COMPANY.get(name, {}), name: value})
     assert isinstance(error, ArgumentTypeError)
     assert str(error) == f"{name} is {value!r}, a {type(value).__name__}: pass an integer of at least 1"
@@ -61,7 +61,7 @@ def test_counts_are_integers(name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("value", [None, 1, "yes"])
 def test_flags_are_booleans(name: str, value: Any) -> None:
-    """SPEC E1: a flag that is neither true nor false is a TypeError."""
+    """A flag that is neither true nor false is a TypeError."""
     error = refusal(**{name: value})
     assert isinstance(error, ArgumentTypeError)
     assert str(error) == f"{name} is {value!r}, a {type(value).__name__}: pass True or False"
@@ -70,7 +70,7 @@ def test_flags_are_booleans(name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("value", [1, b"x", ["x"]])
 def test_places_are_paths(name: str, value: Any) -> None:
-    """SPEC E1: a place that is no path is a TypeError."""
+    """A place that is no path is a TypeError."""
     error = refusal(**{name: value})
     assert isinstance(error, ArgumentTypeError)
     assert str(error) == f"{name} is {value!r}, a {type(value).__name__}: pass a path or None"
@@ -123,7 +123,7 @@ ARGUMENTS: list[tuple[dict[str, Any], type[HeliosError], str]] = [
 
 @pytest.mark.parametrize(("arguments", "kind", "message"), ARGUMENTS, ids=[str(entry[0]) for entry in ARGUMENTS])
 def test_a_wrong_argument_is_refused(arguments: dict[str, Any], kind: type[HeliosError], message: str) -> None:
-    """SPEC E1: each wrong value or combination is refused at construction, naming value, rule and remedy."""
+    """Each wrong value or combination is refused at construction, naming value, rule and remedy."""
     with pytest.raises(kind, match=message.replace("(", r"\(").replace(")", r"\)").replace(r"\\", "\\")) as caught:
         Trainer(**arguments)
     builtin = {ConfigurationError: ValueError, ArgumentTypeError: TypeError, DeviceUnavailableError: RuntimeError}[kind]
@@ -131,7 +131,7 @@ def test_a_wrong_argument_is_refused(arguments: dict[str, Any], kind: type[Helio
 
 
 def test_without_cuda_a_gpu_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: `use_cpu=False` and `gpus` without CUDA are refused; `use_cpu=None` then means the CPU."""
+    """`use_cpu=False` and `gpus` without CUDA are refused; `use_cpu=None` then means the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert "use_cpu=False needs CUDA, which is not available here" in str(refusal(use_cpu=False))
@@ -141,7 +141,7 @@ def test_without_cuda_a_gpu_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: with CUDA the first GPU is the default, `gpus` chooses another, and `use_cpu=True` none."""
+    """With CUDA the first GPU is the default, `gpus` chooses another, and `use_cpu=True` none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     for choice, device in (
@@ -156,7 +156,7 @@ def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_ranks_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC B1, E3: a rank has the GPU of its local rank among those named, or all; one too many is told the remedy."""
+    """A rank has the GPU of its local rank among those named, or all; one too many is told the remedy."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     second = DistributedInfo(local_rank=1, local_world_size=4, rank=5, world_size=8)
@@ -186,7 +186,7 @@ def test_ranks_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_gpus_of_a_trainer_are_those_of_its_ranks(
     local_ranks: int | None, gpus: list[int] | None, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SPEC E1, E3: `gpu_ids` has the GPU of each rank of this machine at its local rank, under torchrun, too."""
+    """`gpu_ids` has the GPU of each rank of this machine at its local rank, under torchrun, too."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -204,7 +204,7 @@ def test_the_gpus_of_a_trainer_are_those_of_its_ranks(
 
 
 def test_everything_has_a_default() -> None:
-    """SPEC E1: a trainer is made without arguments; positions, defaults and the seed are those of API.md."""
+    """A trainer is made without arguments; positions, defaults and the seed are the documented ones."""
     trainer = Trainer("run", TrainingUnit.ITERATION, 7, 1, None, 2, 3)
     options = trainer._options
     assert (options.run_name, options.train_unit, options.total_steps) == ("run", TrainingUnit.ITERATION, 7)
@@ -217,14 +217,14 @@ def test_everything_has_a_default() -> None:
 
 
 def test_places_are_fixed_when_they_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: strings and paths are taken, and a later change of the working folder moves nothing."""
+    """Strings and paths are taken, and a later change of the working folder moves nothing."""
     monkeypatch.chdir(tmp_path)
     options = TrainerOptions(chkpt_root=Path("a"), log_path="b")  # type: ignore[arg-type]  # as the trainer passes it
     assert (options.chkpt_root, options.log_path) == (tmp_path / "a", tmp_path / "b")
 
 
 def test_parts_of_the_wrong_kind_are_refused() -> None:
-    """SPEC E1: a class in place of an object, or something else, is a TypeError that says what to pass."""
+    """A class in place of an object, or something else, is a TypeError that says what to pass."""
     trainer, model, data = Trainer(total_steps=1), CountingModel(), ListData()
     wrong: list[tuple[Any, Any, str]] = [
         (CountingModel, data, r"is no Model: pass an object, CountingModel\(...\)"),
@@ -240,7 +240,7 @@ def test_parts_of_the_wrong_kind_are_refused() -> None:
 
 
 def test_a_trainer_must_know_how_long(tmp_path: Path) -> None:
-    """SPEC E1: `fit` without `total_steps` says so before anything is made."""
+    """`fit` without `total_steps` says so before anything is made."""
     with pytest.raises(ConfigurationError, match="total_steps is 0: tell the trainer how many epochs to train"):
         Trainer(chkpt_root=tmp_path / "x").fit(CountingModel(), ListData())
     assert not (tmp_path / "x").exists()
@@ -266,7 +266,7 @@ PARAMS: list[tuple[dict[str, Any], type[HeliosError], str]] = [
 
 @pytest.mark.parametrize(("params", "kind", "message"), PARAMS, ids=[str(entry[0]) for entry in PARAMS])
 def test_wrong_loader_parameters_are_refused(params: dict[str, Any], kind: type[HeliosError], message: str) -> None:
-    """SPEC E1: each wrong value of `DataLoaderParams` is refused when they are made, directly or from a dictionary."""
+    """Each wrong value of `DataLoaderParams` is refused when they are made, directly or from a dictionary."""
     with pytest.raises(kind, match=message):
         DataLoaderParams(**params)
     with pytest.raises(kind, match=message):
@@ -274,7 +274,7 @@ def test_wrong_loader_parameters_are_refused(params: dict[str, Any], kind: type[
 
 
 def test_unknown_loader_parameters_are_refused() -> None:
-    """SPEC E1: a name that there is not is an error that lists those there are; a dictionary makes the round trip."""
+    """A name that there is not is an error that lists those there are; a dictionary makes the round trip."""
     with pytest.raises(
         ConfigurationError, match=r"parameters \['batchsize'\] are unknown: there are \['random_seed', "
     ):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_the_log_file_tells_the_run(tmp_path: Path) -> None:
-    """SPEC E1: with file logging the run is in `<log_path>/<run_name>.log`, records of the model and both calls too."""
+    """With file logging the run is in `<log_path>/<run_name>.log`, records of the model and both calls too."""
 
     class Talking(CountingModel):
         def on_training_start(self) -> None:
@@ -42,7 +42,7 @@ def test_the_log_file_tells_the_run(tmp_path: Path) -> None:
 
 
 def test_warnings_go_to_the_log_if_asked_for(tmp_path: Path) -> None:
-    """SPEC E1: with `capture_warnings` what the `warnings` module says is in the log."""
+    """With `capture_warnings` what the `warnings` module says is in the log."""
 
     class Worried(CountingModel):
         def on_training_start(self) -> None:
@@ -60,7 +60,7 @@ def test_warnings_go_to_the_log_if_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_tensorboard_writer_is_there_during_fit(tmp_path: Path) -> None:
-    """SPEC E1: the TensorBoard writer writes to `<run_path>/<run_name>` during `fit`, and is a stand-in after."""
+    """The TensorBoard writer writes to `<run_path>/<run_name>` during `fit`, and is a stand-in after."""
     pytest.importorskip("tensorboard")
 
     class Writing(CountingModel):
@@ -74,7 +74,7 @@ def test_a_tensorboard_writer_is_there_during_fit(tmp_path: Path) -> None:
 
 
 def test_the_places_of_logs_must_be_writable(tmp_path: Path) -> None:
-    """SPEC E1: a log or TensorBoard folder that cannot be made is an error before training; it says what to set."""
+    """A log or TensorBoard folder that cannot be made is an error before training; it says what to set."""
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "x"
     places: list[tuple[dict[str, Any], str]] = [
@@ -89,7 +89,7 @@ def test_the_places_of_logs_must_be_writable(tmp_path: Path) -> None:
 
 
 def test_progress_is_shown_in_the_unit_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SPEC E1: bars of tqdm count epochs or iterations, from where the run goes on, and batches of validation."""
+    """Bars of tqdm count epochs or iterations, from where the run goes on, and batches of validation."""
     make_trainer(tmp_path, total_steps=1, enable_progress_bar=True, valid_frequency=1).fit(CountingModel(), ListData())
     shown = capsys.readouterr().err
     assert "Training:   0%|" in shown
@@ -107,7 +107,7 @@ def test_progress_is_shown_in_the_unit_of_training(tmp_path: Path, capsys: pytes
 
 
 def test_a_terminal_gets_the_bars_of_rich(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: where rich is installed and the error stream is a terminal, rich draws all bars, also without an end."""
+    """Where rich is installed and the error stream is a terminal, rich draws all bars, also without an end."""
     pytest.importorskip("rich")
     monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
     monkeypatch.setenv("TERM", "xterm")
@@ -124,7 +124,7 @@ def test_a_terminal_gets_the_bars_of_rich(capsys: pytest.CaptureFixture[str], mo
 
 
 def test_bars_of_validations_do_not_pile_up() -> None:
-    """SPEC E1: of the bars within another one, none is left when it is done; the outermost stays to be seen."""
+    """Of the bars within another one, none is left when it is done; the outermost stays to be seen."""
     pytest.importorskip("rich")
     display = RichDisplay()
     outer = display.open("Training", "epoch", 3, 1)
@@ -140,7 +140,7 @@ def test_bars_of_validations_do_not_pile_up() -> None:
 
 
 def test_no_bar_is_left_open_by_an_exception(capsys: pytest.CaptureFixture[str]) -> None:
-    """SPEC E1: bars are closed when a step of training or of validation raises."""
+    """Bars are closed when a step of training or of validation raises."""
     for where in ("step", "valid"):
         with pytest.raises(Pruned):
             make_trainer(enable_progress_bar=True, valid_frequency=1).fit(Failing(where, Pruned()), ListData())
@@ -149,7 +149,7 @@ def test_no_bar_is_left_open_by_an_exception(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_banner_is_printed_with_what_the_model_adds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SPEC E1: the banner names model, length, seed, plug-ins and where the run goes on; the model may add to it."""
+    """The banner names model, length, seed, plug-ins and where the run goes on; the model may add to it."""
 
     class Proud(CountingModel):
         def append_to_banner(self, banner: str) -> str:

@@ -39,7 +39,7 @@ SINGLE, DOUBLE, BRAIN = torch.float32, torch.float64, torch.bfloat16
 
 @pytest.mark.parametrize(("saved", "present"), [(SINGLE, DOUBLE), (DOUBLE, SINGLE), (SINGLE, BRAIN), (BRAIN, SINGLE)])
 def test_weights_of_another_precision_are_refused(tmp_path: Path, saved: torch.dtype, present: torch.dtype) -> None:
-    """SPEC G1: a run is not resumed, nor its model tested, in another precision: both dtypes are named."""
+    """A run is not resumed, nor its model tested, in another precision: both dtypes are named."""
     trainer, data = make_trainer(tmp_path, total_steps=1), TinyDataModule()
     trainer.fit(Precise(saved), data)
     for run in (make_trainer(tmp_path).fit, make_trainer(tmp_path).test):
@@ -49,14 +49,14 @@ def test_weights_of_another_precision_are_refused(tmp_path: Path, saved: torch.d
 
 
 def test_buffers_of_another_dtype_are_refused(tmp_path: Path) -> None:
-    """SPEC G1: buffers count as weights do, whatever their dtypes are."""
+    """Buffers count as weights do, whatever their dtypes are."""
     make_trainer(tmp_path, total_steps=1).fit(Precise(SINGLE), TinyDataModule())
     with pytest.raises(CheckpointMismatchError, match=r"torch\.int64.*torch\.int32"):
         make_trainer(tmp_path).fit(Precise(SINGLE, torch.int32), TinyDataModule())
 
 
 def test_a_state_of_ones_own_makes_no_difference(tmp_path: Path) -> None:
-    """SPEC G1: a model that loads its weights by itself is not resumed in another precision either."""
+    """A model that loads its weights by itself is not resumed in another precision either."""
 
     class Copying(Precise):
         def state_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_a_state_of_ones_own_makes_no_difference(tmp_path: Path) -> None:
 
 
 def test_precisions_that_are_exchanged_between_weights_are_refused(tmp_path: Path) -> None:
-    """SPEC G1: a parameter is refused by its name where the network as a whole has the dtypes that it had."""
+    """A parameter is refused by its name where the network as a whole has the dtypes that it had."""
 
     class Mixed(Precise):
         def __init__(self, double: str) -> None:

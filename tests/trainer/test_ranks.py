@@ -45,13 +45,13 @@ def walk(rank: int, lengths: list[int]) -> tuple[list[int], int]:
 
 @pytest.mark.parametrize("lengths", [[3, 5], [5, 3], [4, 4], [0, 2], [0, 0]])
 def test_ranks_train_in_step(tmp_path: Path, lengths: list[int]) -> None:
-    """SPEC E3: all ranks train on as many batches as the shortest has; the others read theirs to the end."""
+    """All ranks train on as many batches as the shortest has; the others read theirs to the end."""
     told = run_ranks(tmp_path, 2, walk, lengths)
     assert told == [(list(range(min(lengths))), length) for length in lengths]
 
 
 def test_alone_every_batch_is_trained_on() -> None:
-    """SPEC E3: a process alone is always in step with itself."""
+    """A process alone is always in step with itself."""
     assert list(in_step(iter([1, 2, 3]), HostGroup())) == [1, 2, 3]
 
 
@@ -66,7 +66,7 @@ def compare(rank: int, lengths: list[int | None]) -> str:
 
 
 def test_epochs_of_different_lengths_are_refused_on_all_ranks(tmp_path: Path) -> None:
-    """SPEC E3: a rank that had more batches would wait for ever: all are told how many each has, and what to do."""
+    """A rank that had more batches would wait for ever: all are told how many each has, and what to do."""
     text = "an epoch has 3, 4 batches on ranks 0 to 1: each must train on equally many; leave the sampler to"
     for told in run_ranks(tmp_path, 2, compare, [3, 4]):
         assert told.startswith(text)
@@ -107,7 +107,7 @@ def average(rank: int) -> list[dict[str, tuple[Any, str, bool]]]:
 
 
 def test_losses_are_those_of_all_ranks(tmp_path: Path) -> None:
-    """SPEC E3: what is logged is the mean over the ranks, of each loss by its name, shape and dtype."""
+    """What is logged is the mean over the ranks, of each loss by its name, shape and dtype."""
     told = run_ranks(tmp_path, 2, average)
     assert told[0] == told[1]
     assert told[0] == [
@@ -150,14 +150,14 @@ def average_apart(rank: int, tables: list[tuple[dict[str, Any], dict[str, Any]]]
     ],
 )
 def test_losses_that_differ_are_refused_on_all_ranks(tmp_path: Path, tables: list[Any], described: list[str]) -> None:
-    """SPEC E3: losses that not all ranks have are no hang and no nonsense, but an error that says how they differ."""
+    """Losses that not all ranks have are no hang and no nonsense, but an error that says how they differ."""
     for rank, told in enumerate(run_ranks(tmp_path, 2, average_apart, tables)):
         ours, theirs = described[rank], described[1 - rank]
         assert told.startswith(f"rank {rank} has {ours} among its losses where rank {1 - rank} has {theirs}: when ")
 
 
 def test_alone_losses_stay_as_they_are() -> None:
-    """SPEC E3: in one process nothing is computed: each loss is the object that the model has put there."""
+    """In one process nothing is computed: each loss is the object that the model has put there."""
     model, host_group = CountingModel(), HostGroup(DistributedInfo())
     before: dict[str, Any] = {"a": torch.tensor(1.0, requires_grad=True), "b": 2}
     model._loss_items = dict(before)

@@ -45,7 +45,7 @@ def newest(root: Path, save_name: str = "counting") -> Path:
 
 
 def test_one_checkpoint_is_written_per_save(tmp_path: Path) -> None:
-    """SPEC E1: names count epochs and iterations; without a frequency there is one checkpoint, at the end."""
+    """Names count epochs and iterations; without a frequency there is one checkpoint, at the end."""
     run(tmp_path / "often", 3, chkpt_frequency=1)
     run(tmp_path / "once", 3)
     run(tmp_path / "steps", 7, train_unit="iteration", chkpt_frequency=2)
@@ -62,7 +62,7 @@ def test_one_checkpoint_is_written_per_save(tmp_path: Path) -> None:
 def test_a_truncated_newest_beside_a_good_one_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SPEC E4: `fit` goes on from the last good checkpoint, names the damaged one, and ends as if nothing had been."""
+    """`fit` goes on from the last good checkpoint, names the damaged one, and ends as if nothing had been."""
     expected = run(tmp_path / "whole", 3).weight
     run(tmp_path / "damaged", 2, chkpt_frequency=1)
     damaged = newest(tmp_path / "damaged")
@@ -74,7 +74,7 @@ def test_a_truncated_newest_beside_a_good_one_does_not_end_the_run(
 
 
 def test_a_finished_run_trains_no_further_step(tmp_path: Path) -> None:
-    """SPEC E4: `fit` on a complete run trains nothing and changes no weight; only with more steps it goes on."""
+    """`fit` on a complete run trains nothing and changes no weight; only with more steps it goes on."""
     for unit, steps in (("epoch", 2), ("iteration", 4)):
         root = tmp_path / unit
         first = run(root, steps, train_unit=unit)
@@ -86,7 +86,7 @@ def test_a_finished_run_trains_no_further_step(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_on_the_last_batch_of_an_epoch_resumes(tmp_path: Path) -> None:
-    """SPEC E4: a step checkpoint that falls on an epoch's last batch does not hang, and the next epoch is whole."""
+    """A step checkpoint that falls on an epoch's last batch does not hang, and the next epoch is whole."""
     expected = run(tmp_path / "whole", 7, train_unit="iteration").weight
     run(tmp_path / "parts", 3, train_unit="iteration", chkpt_frequency=3)
     model = run(tmp_path / "parts", 7, train_unit="iteration")
@@ -111,7 +111,7 @@ class Shuffled(TinyModel):
 
 
 def test_a_resume_inside_an_epoch_keeps_its_order_and_the_next_ones_whole(tmp_path: Path) -> None:
-    """SPEC E4: stopped at any batch, the epoch in hand goes on in its own shuffle, and later ones have all samples."""
+    """Stopped at any batch, the epoch in hand goes on in its own shuffle, and later ones have all samples."""
     whole, data = Shuffled(), TinyDataModule()
     make_trainer(tmp_path / "whole", total_steps=8, train_unit="iteration").fit(whole, data)
     assert [len(epoch) for epoch in whole.epochs] == [10, 10, 8]
@@ -128,7 +128,7 @@ def test_a_resume_inside_an_epoch_keeps_its_order_and_the_next_ones_whole(tmp_pa
 
 @pytest.mark.parametrize("save_name", ["epoch", "my_epoch_1_iter_1", "a.pth", "iter_5_epoch", "ü x"])
 def test_any_save_name_is_found_again(tmp_path: Path, save_name: str) -> None:
-    """SPEC E4: a save name that looks like a part of a checkpoint's name does not break the search."""
+    """A save name that looks like a part of a checkpoint's name does not break the search."""
     expected = run(tmp_path / "whole", 12, CountingModel(save_name)).weight
     run(tmp_path / "parts", 11, CountingModel(save_name), chkpt_frequency=1)
     assert newest(tmp_path / "parts", save_name).name == f"{save_name}_epoch_11_iter_33.pth"
@@ -145,7 +145,7 @@ class Named(CountingModel):
 
 
 def test_metadata_is_part_of_the_name(tmp_path: Path) -> None:
-    """SPEC E1: what `append_metadata_to_chkpt_name` adds is in the name, and the checkpoint is found all the same."""
+    """What `append_metadata_to_chkpt_name` adds is in the name, and the checkpoint is found all the same."""
     run(tmp_path, 1, Named())
     assert newest(tmp_path).name == "counting_epoch_1_iter_3_acc_0.5.pth"
     assert len(run(tmp_path, 2, Named()).seen) == 6
@@ -174,7 +174,7 @@ class Deeper(CountingModel):
 
 
 def test_a_checkpoint_of_another_class_is_refused(tmp_path: Path) -> None:
-    """SPEC E4: a checkpoint of another class, or with other networks, is refused by name, in training and testing."""
+    """A checkpoint of another class, or with other networks, is refused by name, in training and testing."""
     run(tmp_path)
     for method in ("fit", "test"):
         with pytest.raises(
@@ -192,7 +192,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize(("written", "remedy"), [(3, "update Helios"), (1, "finish the run with that version")])
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, written: int, remedy: str) -> None:
-    """SPEC E4: what a later or an earlier version wrote, in another format, is not guessed at."""
+    """What a later or an earlier version wrote, in another format, is not guessed at."""
     run(tmp_path)
     rewrite(newest(tmp_path), format=written, helios="99.0")
     model = CountingModel()
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, written: int,
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
-    """SPEC E4: plain data that is no run, under a checkpoint's name, is refused and says so."""
+    """Plain data that is no run, under a checkpoint's name, is refused and says so."""
     path = tmp_path / "counting" / "counting_epoch_1_iter_1.pth"
     save_archive(path, {"weights": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="has no format number: it is no checkpoint of a run.* move them away"):
@@ -225,7 +225,7 @@ class Bomb:
 def test_a_pickle_bomb_is_refused_and_never_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sealed: bool
 ) -> None:
-    """SPEC E4: a bomb as the only checkpoint, even under a valid checksum, ends `fit` with an error; nothing is run."""
+    """A bomb as the only checkpoint, even under a valid checksum, ends `fit` with an error; nothing is run."""
     mark, path = tmp_path / "ran", tmp_path / "counting" / "counting_epoch_1_iter_1.pth"
     path.parent.mkdir()
     if sealed:
@@ -243,7 +243,7 @@ def test_a_pickle_bomb_is_refused_and_never_run(
 
 
 def test_an_unwritable_root_is_known_before_training(tmp_path: Path) -> None:
-    """SPEC E1: where checkpoints cannot be written, `fit` says so before the first batch."""
+    """Where checkpoints cannot be written, `fit` says so before the first batch."""
     root, model = tmp_path / "root", CountingModel()
     root.touch()  # A file in the folder's place: this also stops those who may write anywhere.
     with pytest.raises(CheckpointError, match=r"cannot be written to .*root.* choose another chkpt_root, or make it"):
@@ -252,7 +252,7 @@ def test_an_unwritable_root_is_known_before_training(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_is_a_checkpoint_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E1: a save that fails in the middle of a run is an error that names the file; earlier ones are intact."""
+    """A save that fails in the middle of a run is an error that names the file; earlier ones are intact."""
 
     def refuse(path: Path, write: object, **_: object) -> None:
         del path, write
@@ -283,7 +283,7 @@ class NotADict(CountingModel):
 
 
 def test_state_that_cannot_be_saved_is_known_before_training(tmp_path: Path) -> None:
-    """SPEC E5: a `state_dict` that is not plain, or no dictionary, is refused with its path before the first batch."""
+    """A `state_dict` that is not plain, or no dictionary, is refused with its path before the first batch."""
     for model, message in (
         (Unplain(), r"Unplain.state_dict\(\)\['extra'\]\['object'\] is a builtins.object, which a checkpoint cannot"),
         (NotADict(), r"NotADict.state_dict\(\) returned a list: return a dict of plain data"),
@@ -295,7 +295,7 @@ def test_state_that_cannot_be_saved_is_known_before_training(tmp_path: Path) -> 
 
 
 def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
-    """SPEC F1: what a killed writer left is deleted when the run goes on, and is never taken for a checkpoint."""
+    """What a killed writer left is deleted when the run goes on, and is never taken for a checkpoint."""
     run(tmp_path)
     left = tmp_path / "counting" / ".counting_epoch_9_iter_9.pth.0123456789abcdef.tmp"
     left.write_bytes(b"half a checkpoint")
@@ -304,7 +304,7 @@ def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_read_without_helios(tmp_path: Path) -> None:
-    """SPEC E4: a checkpoint is plain data: `torch.load(weights_only=True)` reads the weights out of it."""
+    """A checkpoint is plain data: `torch.load(weights_only=True)` reads the weights out of it."""
     model = run(tmp_path)
     data = torch.load(newest(tmp_path), weights_only=True)
     assert torch.equal(data["model"]["state"]["net"]["weight"], model.net.weight)

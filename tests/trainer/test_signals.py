@@ -95,7 +95,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_signal_leaves_a_checkpoint_and_the_next_fit_goes_on(
     tmp_path: Path, whole: dict[str, Any], number: int, at: int, where: str
 ) -> None:
-    """SPEC E1, F1: a real signal, also inside an accumulation: `fit` is false, and the next one ends alike."""
+    """A real signal, also inside an accumulation: `fit` is false, and the next one ends alike."""
     assert interrupt(tmp_path, number, at, where) is False
     assert find_last_checkpoint(tmp_path / "slow") is not None
     model = Slow()
@@ -118,7 +118,7 @@ class SignallingItself(CountingModel):
 
 
 def test_the_batch_in_hand_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC E1: after a signal nothing more is trained, the log says what to do, and handlers are given back."""
+    """After a signal nothing more is trained, the log says what to do, and handlers are given back."""
     before = signal.getsignal(signal.SIGTERM)
     model = SignallingItself(1)
     assert not make_trainer(tmp_path).fit(model, ListData())
@@ -128,7 +128,7 @@ def test_the_batch_in_hand_is_finished(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_a_signal_on_the_last_batch_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC E1: a run that is complete when the signal comes is complete: `fit` is true and the log does not mislead."""
+    """A run that is complete when the signal comes is complete: `fit` is true and the log does not mislead."""
     model = SignallingItself(5)
     assert make_trainer(tmp_path, train_unit="iteration", total_steps=6).fit(model, ListData())
     assert len(model.seen) == 6
@@ -137,7 +137,7 @@ def test_a_signal_on_the_last_batch_changes_nothing(tmp_path: Path, caplog: pyte
 
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
-    """SPEC E1: who presses Ctrl-C twice does not want to wait: KeyboardInterrupt is raised where training is."""
+    """Who presses Ctrl-C twice does not want to wait: KeyboardInterrupt is raised where training is."""
     model = SignallingItself(1, signal.SIGINT, 2)
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path).fit(model, ListData())
@@ -155,7 +155,7 @@ def test_nohup_stays_in_force(tmp_path: Path) -> None:
 
 
 def test_without_checkpoints_ctrl_c_is_what_it_always_was() -> None:
-    """SPEC E1: where nothing can be saved, signals are left alone."""
+    """Where nothing can be saved, signals are left alone."""
     with pytest.raises(KeyboardInterrupt):
         make_trainer().fit(SignallingItself(1, signal.SIGINT), ListData())
 

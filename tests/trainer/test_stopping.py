@@ -63,7 +63,7 @@ class StopModel(TracingModel):
 @pytest.mark.parametrize("who", ["plugin", "model"])
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_a_plugin_or_the_model_can_stop_training(tmp_path: Path, unit: str, who: str, at: int) -> None:
-    """SPEC A10: training ends after that batch: end hooks run, a checkpoint is there, `fit` is true, and true again."""
+    """Training ends after that batch: end hooks run, a checkpoint is there, `fit` is true, and true again."""
 
     def run() -> list[str]:
         trace: list[str] = []
@@ -93,7 +93,7 @@ def test_a_plugin_or_the_model_can_stop_training(tmp_path: Path, unit: str, who:
 
 
 def test_the_checkpoint_of_a_stopped_run_is_whole(tmp_path: Path) -> None:
-    """SPEC A10: the final checkpoint holds the weights of exactly the batches that were trained."""
+    """The final checkpoint holds the weights of exactly the batches that were trained."""
 
     class Stopping(CountingModel):
         def should_training_stop(self) -> bool:
@@ -127,7 +127,7 @@ class Scored(CountingModel):
     ("cycles", "improving", "validations"), [(1, 0, 1), (1, 2, 3), (2, 2, 4), (3, 3, 8), (2, 99, 10)]
 )
 def test_early_stopping(tmp_path: Path, cycles: int, improving: int, validations: int) -> None:
-    """SPEC E1: training stops after so many validations in a row without improvement; one in between starts over."""
+    """Training stops after so many validations in a row without improvement; one in between starts over."""
     for unit, batches in (("epoch", 3), ("iteration", 1)):
         model = Scored(improving)
         options = {"total_steps": 10, "valid_frequency": 1, "early_stop_cycles": cycles, "train_unit": unit}
@@ -140,7 +140,7 @@ def test_early_stopping(tmp_path: Path, cycles: int, improving: int, validations
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_an_infinite_run_ends_when_it_is_stopped(unit: str) -> None:
-    """SPEC E1: with `total_steps=inf` training goes on until the model stops it, with a progress bar without an end."""
+    """With `total_steps=inf` training goes on until the model stops it, with a progress bar without an end."""
 
     class Stopping(CountingModel):
         def should_training_stop(self) -> bool:
@@ -211,7 +211,7 @@ NOBODY, MODEL, PLUGIN = (False, False), (True, False), (False, True)
 def test_what_one_rank_wants_all_do(
     tmp_path: Path, wants: list[tuple[bool, bool]], outcome: tuple[bool, bool], *, is_for_good: bool
 ) -> None:
-    """SPEC A10, C7: whoever asks for a stop on any rank, all ranks have the same answer, and how final it is."""
+    """Whoever asks for a stop on any rank, all ranks have the same answer, and how final it is."""
     assert run_ranks(tmp_path, 2, vote, wants, is_for_good) == [outcome, outcome]
 
 
@@ -225,7 +225,7 @@ def meet(rank: int, places: list[dict[str, int]]) -> str:
 
 
 def test_a_vote_at_different_places_is_an_error(tmp_path: Path) -> None:
-    """SPEC E3: ranks that ask after different batches, or one before and one after an epoch's end, are told so."""
+    """Ranks that ask after different batches, or one before and one after an epoch's end, are told so."""
     middle, end = {"global_iteration": 4, "dataset_iter": 4}, {"global_iteration": 4, "dataset_iter": 0}
     later = {"global_iteration": 6, "dataset_iter": 6}
     assert run_ranks(tmp_path, 2, meet, [middle, middle]) == ["", ""]
@@ -235,7 +235,7 @@ def test_a_vote_at_different_places_is_an_error(tmp_path: Path) -> None:
 
 
 def test_only_where_somebody_may_have_changed_his_mind_there_is_a_vote() -> None:
-    """SPEC C6: who cannot stop is not asked; a plug-in that knows when its answer changes is asked only then."""
+    """Who cannot stop is not asked; a plug-in that knows when its answer changes is asked only then."""
     silent = StopVote(CountingModel(), PluginTable(), HostGroup())
     assert not silent.may_stop
     assert not silent.has_news()
@@ -250,7 +250,7 @@ def test_only_where_somebody_may_have_changed_his_mind_there_is_a_vote() -> None
 
 
 def test_what_has_trained_is_let_go_of(tmp_path: Path) -> None:
-    """SPEC E1: when a run has ended, nothing keeps its loop, its source and its groups until a collector comes by."""
+    """When a run has ended, nothing keeps its loop, its source and its groups until a collector comes by."""
 
     def loops() -> int:
         return sum(type(thing) is TrainingLoop for thing in gc.get_objects())

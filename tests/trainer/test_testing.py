@@ -31,7 +31,7 @@ class Weighed(TinyModel):
 
 
 def test_testing_uses_the_newest_checkpoint(tmp_path: Path) -> None:
-    """SPEC E5: `test` of a new model loads the networks of its newest checkpoint, and nothing else is set up."""
+    """`test` of a new model loads the networks of its newest checkpoint, and nothing else is set up."""
     trained, data = Weighed(), TinyDataModule()
     make_trainer(tmp_path).fit(trained, data)
     model = Weighed()
@@ -43,7 +43,7 @@ def test_testing_uses_the_newest_checkpoint(tmp_path: Path) -> None:
 
 
 def test_testing_after_training_uses_what_was_trained() -> None:
-    """SPEC E5: without checkpoints, `test` after `fit` tests the trained weights, and again the second time."""
+    """Without checkpoints, `test` after `fit` tests the trained weights, and again the second time."""
     model, data, trainer = Weighed(), TinyDataModule(), make_trainer()
     trainer.fit(model, data)
     weights = {name: state.clone() for name, state in model.net.state_dict().items()}
@@ -54,7 +54,7 @@ def test_testing_after_training_uses_what_was_trained() -> None:
 
 
 def test_testing_without_a_past_asks_the_model() -> None:
-    """SPEC E5: where there is neither checkpoint nor training, or training failed, `load_for_testing` is called."""
+    """Where there is neither checkpoint nor training, or training failed, `load_for_testing` is called."""
     model, trainer = Weighed(), make_trainer()
     trainer.test(model, TinyDataModule())
     assert model.loads == 1
@@ -77,7 +77,7 @@ def test_testing_without_a_past_asks_the_model() -> None:
 
 
 def test_a_trainer_without_a_run_has_no_model() -> None:
-    """SPEC E1: `model` and `datamodule` before the first call say what to call."""
+    """`model` and `datamodule` before the first call say what to call."""
     trainer = make_trainer()
     for name in ("model", "datamodule"):
         with pytest.raises(NotRunningError, match="call fit or test"):
@@ -85,7 +85,7 @@ def test_a_trainer_without_a_run_has_no_model() -> None:
 
 
 def test_fit_works_outside_of_the_main_thread(tmp_path: Path) -> None:
-    """SPEC E1: training in another thread, where signals cannot be watched, runs all the same."""
+    """Training in another thread, where signals cannot be watched, runs all the same."""
     results: list[bool] = []
     trainer: Trainer = make_trainer(tmp_path)
     thread = threading.Thread(target=lambda: results.append(trainer.fit(CountingModel(), ListData())))

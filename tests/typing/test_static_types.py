@@ -84,13 +84,13 @@ def check(source: str, tmp_path: Path) -> tuple[str, int]:
 
 
 def test_plugins_read_by_class_have_that_class(tmp_path: Path) -> None:
-    """SPEC A4: `plugins[MyPlugin]` is a `MyPlugin` to mypy, in a model too; ids and positions are a `Plugin`."""
+    """`plugins[MyPlugin]` is a `MyPlugin` to mypy, in a model too; ids and positions are a `Plugin`."""
     out, status = check(SNIPPET, tmp_path)
     assert status == 0, out
 
 
 def test_mistakes_are_seen(tmp_path: Path) -> None:
-    """SPEC A4: what is no plug-in, a key of another type, or a foreign attribute, is an error to mypy."""
+    """What is no plug-in, a key of another type, or a foreign attribute, is an error to mypy."""
     out, status = check(WRONG, tmp_path)
     assert status == 1
     errors = [line for line in out.splitlines() if "error:" in line]

@@ -126,7 +126,7 @@ class EvaluationLoop:
         calls = self._calls
         place = self._seed, self._phase.value, self._rank, cycle
         seeds = SeedSequence(*place)
-        scores = self._model._val_scores if is_validation else self._model._test_scores  # noqa: SLF001 - API.md names them.
+        scores = self._model._val_scores if is_validation else self._model._test_scores  # noqa: SLF001 - subclasses use them.
         scores.clear()
         processes = [
             (process, None if plug_id in self._quiet else SeedSequence(*place, plug_id))

@@ -228,7 +228,7 @@ class TrainingLoop:
                 if own_seeds is not None:
                     seed_fn(own_seeds[state.global_iteration])
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
-            model._loss_items.clear()  # noqa: SLF001 - API.md names it; a step may well assign another dict to it.
+            model._loss_items.clear()  # noqa: SLF001 - subclasses use it; a step may well assign another dict to it.
             for hook, own_seeds in starts:
                 if own_seeds is not None:
                     seed_fn(own_seeds[state.global_iteration])
@@ -351,7 +351,7 @@ class TrainingLoop:
         self._validation.run(cycle)
         state.validation_cycles = cycle
         state.running_iter = 0
-        model._running_losses.clear()  # noqa: SLF001 - API.md names it.
+        model._running_losses.clear()  # noqa: SLF001 - subclasses use it.
         if self._options.early_stop_cycles is not None:
             # Every rank is asked, because asking may do something; rank 0 is believed.
             has_improved = self._host_group.broadcast_object(bool(model.have_metrics_improved()))

@@ -62,7 +62,7 @@ def average_losses(model: Model, host_group: HostGroup) -> None:
     """
     if host_group.world_size == 1:
         return
-    tables = [model._loss_items, model._running_losses]  # noqa: SLF001 - API.md names them.
+    tables = [model._loss_items, model._running_losses]  # noqa: SLF001 - subclasses use them.
     losses = [(table, name, torch.as_tensor(table[name]).detach()) for table in tables for name in sorted(table)]
     described = [
         f"{'running ' * (table is tables[1])}{name!r} of shape {tuple(value.shape)}"

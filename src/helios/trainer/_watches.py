@@ -141,7 +141,7 @@ class LossWatch:
         """
         if self._has_warned:
             return
-        found = _find_not_finite(self._model._running_losses)  # noqa: SLF001 - API.md names it.
+        found = _find_not_finite(self._model._running_losses)  # noqa: SLF001 - subclasses use it.
         if found is None:
             self._finite_until = batches
             return

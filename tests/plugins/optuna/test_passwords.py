@@ -118,7 +118,7 @@ def entries(url: str, folder: Path) -> dict[str, Callable[[], Any]]:
 
 @pytest.mark.parametrize("what", NO_URLS)
 def test_what_is_no_url_is_not_repeated(watch: Watch, tmp_path: Path, what: str) -> None:
-    """SPEC D2, D8: a string that is no storage URL is refused by us, with the rule, and nothing of it shows."""
+    """A string that is no storage URL is refused by us, with the rule, and nothing of it shows."""
     for name, entry in entries(NO_URLS[what], tmp_path).items():
         error = watch.call(entry)
         assert isinstance(error, ConfigurationError), name
@@ -127,7 +127,7 @@ def test_what_is_no_url_is_not_repeated(watch: Watch, tmp_path: Path, what: str)
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_database_out_of_reach(watch: Watch, tmp_path: Path, what: str) -> None:
-    """SPEC D2, D8: where a connection is refused, or there is no driver, the error that says so shows no password."""
+    """Where a connection is refused, or there is no driver, the error that says so shows no password."""
     url = REFUSED[what]
     for entry in entries(url, tmp_path).values():
         assert watch.call(entry) is not None
@@ -154,7 +154,7 @@ def lock_out(server: Server) -> str:
 
 
 def test_a_wrong_password(watch: Watch, tmp_path: Path, postgres_server: Server) -> None:
-    """SPEC D3: PostgreSQL's "password authentication failed" is passed on, and the password is not."""
+    """PostgreSQL's "password authentication failed" is passed on, and the password is not."""
     url = lock_out(postgres_server)
     for name, entry in entries(url, tmp_path).items():
         error = watch.call(entry)
@@ -163,7 +163,7 @@ def test_a_wrong_password(watch: Watch, tmp_path: Path, postgres_server: Server)
 
 
 def test_studies_that_are_missing_or_ambiguous(watch: Watch, tmp_path: Path, postgres_url: str) -> None:
-    """SPEC D3, D8: a database that is reached with a password; none of what goes wrong in it, or right, shows that."""
+    """A database that is reached with a password; none of what goes wrong in it, or right, shows that."""
     url = postgres_url.replace("helios@", f"helios:{MARK}@")
     shown = f"'{PSYCOPG}://helios:***@/"
     report = entries(url, tmp_path)["write_report"]
@@ -187,7 +187,7 @@ def test_studies_that_are_missing_or_ambiguous(watch: Watch, tmp_path: Path, pos
 
 
 def test_a_url_is_shown_without_what_may_be_a_password() -> None:
-    """SPEC D8: user, host and database are shown, but neither the password nor what follows the question mark."""
+    """User, host and database are shown, but neither the password nor what follows the question mark."""
     for url, shown in {
         f"{PSYCOPG}://user:{MARK}@host:5432/db?sslmode=x": f"{PSYCOPG}://user:***@host:5432/db",
         f"{PSYCOPG}://user:a%40{MARK}%2F@host/db": f"{PSYCOPG}://user:***@host/db",

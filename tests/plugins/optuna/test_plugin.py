@@ -113,7 +113,7 @@ def reports(trial: optuna.Trial) -> dict[int, float]:
 
 
 def test_import_without_optuna_names_the_extra() -> None:
-    """SPEC C1: without optuna, importing the module says what to install."""
+    """Without optuna, importing the module says what to install."""
     code = "import sys; sys.modules['optuna'] = None\nimport helios.plugins.optuna"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError" in result.stderr
@@ -121,7 +121,7 @@ def test_import_without_optuna_names_the_extra() -> None:
 
 
 def test_the_plugin_holds_the_trial_and_is_registered() -> None:
-    """SPEC C2, A7, A8: `plugin.trial`, the class attribute and the registry."""
+    """`plugin.trial`, the class attribute and the registry."""
     trial = make_trial()
     plugin = hlp.create_plugin("OptunaPlugin", trial, "score")
     assert isinstance(plugin, hlpo.OptunaPlugin)
@@ -130,7 +130,7 @@ def test_the_plugin_holds_the_trial_and_is_registered() -> None:
 
 
 def test_configure_trainer_registers_plugin_and_exception() -> None:
-    """SPEC C3: the plug-in is in the table, and pruning is control flow; doing it twice changes nothing."""
+    """The plug-in is in the table, and pruning is control flow; doing it twice changes nothing."""
     trainer = Trainer(total_steps=1, print_banner=False)
     plugin = hlpo.OptunaPlugin(make_trial(), "score")
     plugin.configure_trainer(trainer)
@@ -141,7 +141,7 @@ def test_configure_trainer_registers_plugin_and_exception() -> None:
 
 
 def test_configure_model_appends_the_number_once() -> None:
-    """SPEC C4: the save name ends in the trial's number, however often it is configured."""
+    """The save name ends in the trial's number, however often it is configured."""
     study = optuna.create_study()
     study.ask()
     plugin, model = hlpo.OptunaPlugin(study.ask(), "score"), Scripted([])
@@ -151,7 +151,7 @@ def test_configure_model_appends_the_number_once() -> None:
 
 
 def test_a_retried_trial_keeps_the_first_number() -> None:
-    """SPEC C4: a retry that optuna gives a number of its own goes on in the folder of the trial it retries."""
+    """A retry that optuna gives a number of its own goes on in the folder of the trial it retries."""
     study = optuna.create_study()
     for _ in range(3):
         study.ask()
@@ -163,20 +163,20 @@ def test_a_retried_trial_keeps_the_first_number() -> None:
 
 
 def test_metrics_are_reported_when_there_are_any() -> None:
-    """SPEC C5: a metric that appears later is reported from then on; an absent one is not."""
+    """A metric that appears later is reported from then on; an absent one is not."""
     trial = make_trial()
     fit(trial, Scripted([None, 2.0, 3.0, 4.0]))
     assert reports(trial) == {2: 2.0, 3: 3.0, 4: 4.0}
 
 
 def test_both_names_report() -> None:
-    """SPEC C5: the guide's `register_metrics` is `report_metrics`."""
+    """The guide's `register_metrics` is `report_metrics`."""
     assert hlpo.OptunaPlugin.register_metrics is hlpo.OptunaPlugin.report_metrics
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_values_that_are_no_numbers_are_reported_and_said(value: float, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC C5: nan and infinities reach the trial; nan is said."""
+    """Nan and infinities reach the trial; nan is said."""
     trial = make_trial()
     with caplog.at_level(logging.WARNING):
         fit(trial, Scripted([1.0, value, 1.0, 1.0]))
@@ -185,21 +185,21 @@ def test_values_that_are_no_numbers_are_reported_and_said(value: float, caplog: 
 
 
 def test_a_tensor_is_a_metric_too() -> None:
-    """SPEC C5: a metric of one element on any device is reported as a number."""
+    """A metric of one element on any device is reported as a number."""
     trial = make_trial()
     fit(trial, Scripted([torch.tensor(0.5)] * 4))  # type: ignore[list-item]  # users do
     assert reports(trial)[1] == 0.5
 
 
 def test_the_pruner_is_asked_once_a_report() -> None:
-    """SPEC C6: four validations of three batches each, four questions."""
+    """Four validations of three batches each, four questions."""
     pruner = PruneAt()
     fit(make_trial(pruner), Scripted([1.0, 2.0, 3.0, 4.0]))
     assert pruner.asked == [1, 2, 3, 4]
 
 
 def test_a_pruned_trial_ends_training_and_then_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC C7: training ends at the report, `on_training_end` runs exactly once, then fit raises, unlogged."""
+    """Training ends at the report, `on_training_end` runs exactly once, then fit raises, unlogged."""
     model = Scripted([1.0, 2.0, 3.0, 4.0])
     trial = make_trial(PruneAt(2))
     with pytest.raises(optuna.TrialPruned, match="trial 0 was pruned at validation 2"):
@@ -210,13 +210,13 @@ def test_a_pruned_trial_ends_training_and_then_raises(caplog: pytest.LogCaptureF
 
 
 def test_check_pruned_is_harmless_otherwise() -> None:
-    """SPEC C7: nothing happens for a trial that was not pruned."""
+    """Nothing happens for a trial that was not pruned."""
     fit(make_trial(), Scripted([1.0] * 4)).check_pruned()
     hlpo.OptunaPlugin(make_trial(), "score").check_pruned()
 
 
 def test_a_distributed_run_returns_and_the_caller_raises() -> None:
-    """SPEC C7: where more than one process trains, it is `check_pruned` that raises."""
+    """Where more than one process trains, it is `check_pruned` that raises."""
     plugin = hlpo.OptunaPlugin(make_trial(), "score")
     plugin.is_distributed = True
     plugin._reports, plugin._is_pruned = {1: 1.0}, True
@@ -226,7 +226,7 @@ def test_a_distributed_run_returns_and_the_caller_raises() -> None:
 
 
 def test_a_resumed_trial_reports_nothing_twice(tmp_path: Path) -> None:
-    """SPEC C5: a run that goes back to its checkpoint reports, and asks, only what is new."""
+    """A run that goes back to its checkpoint reports, and asks, only what is new."""
     pruner = PruneAt()
     trial = make_trial(pruner)
     fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=3)
@@ -240,7 +240,7 @@ def test_a_resumed_trial_reports_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_replayed_step_before_the_last_report_is_not_asked_about(tmp_path: Path) -> None:
-    """SPEC F6: where a trial went on before it was killed it goes on again, though its last report would prune it."""
+    """Where a trial went on before it was killed it goes on again, though its last report would prune it."""
     pruner = PruneAt()
     trial = make_trial(pruner)
     fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=3)
@@ -256,7 +256,7 @@ def test_a_replayed_step_before_the_last_report_is_not_asked_about(tmp_path: Pat
 
 
 def test_a_retry_gets_the_reports_that_its_own_trial_lacks(tmp_path: Path) -> None:
-    """SPEC C5: a retry with a new trial ends with the intermediate values of an uninterrupted one."""
+    """A retry with a new trial ends with the intermediate values of an uninterrupted one."""
     study = optuna.create_study(pruner=PruneAt())
     first = study.ask()
     fit(first, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=2)
@@ -267,7 +267,7 @@ def test_a_retry_gets_the_reports_that_its_own_trial_lacks(tmp_path: Path) -> No
 
 
 def test_a_retry_asks_the_pruner_again(tmp_path: Path) -> None:
-    """SPEC C7: the retry of a pruned trial is pruned again, or spared, as the pruner says now: no stale mark."""
+    """The retry of a pruned trial is pruned again, or spared, as the pruner says now: no stale mark."""
     pruner = PruneAt(2)
     trial = make_trial(pruner)
     with pytest.raises(optuna.TrialPruned):
@@ -285,7 +285,7 @@ def test_a_retry_asks_the_pruner_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [optuna.pruners.SuccessiveHalvingPruner, optuna.pruners.HyperbandPruner])
 def test_a_pruner_that_notes_its_answer_gives_it_again(kind: Any, tmp_path: Path) -> None:
-    """SPEC F6: successive halving marks a trial when it is asked; a run that was killed after that is pruned again."""
+    """Successive halving marks a trial when it is asked; a run that was killed after that is pruned again."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     pruner = kind(min_resource=1, reduction_factor=2)
     study = optuna.create_study(study_name="study", storage=url, pruner=pruner)
@@ -306,7 +306,7 @@ def test_a_pruner_that_notes_its_answer_gives_it_again(kind: Any, tmp_path: Path
 
 
 def test_suggest_wraps_the_three_kinds() -> None:
-    """SPEC C9: each kind reaches the trial; another is a KeyError that lists the kinds."""
+    """Each kind reaches the trial; another is a KeyError that lists the kinds."""
     plugin = hlpo.OptunaPlugin(optuna.trial.FixedTrial({"c": "a", "i": 3, "f": 0.5}), "score")
     assert plugin.suggest("categorical", "c", choices=["a", "b"]) == "a"
     assert plugin.suggest("int", "i", low=1, high=5) == 3
@@ -317,7 +317,7 @@ def test_suggest_wraps_the_three_kinds() -> None:
 
 
 def test_a_second_plugin_that_stops_training_is_refused() -> None:
-    """SPEC A6: pruning holds the claim to stop training."""
+    """Pruning holds the claim to stop training."""
 
     class Stopper(Plugin):
         def setup(self) -> None:
@@ -333,7 +333,7 @@ def test_a_second_plugin_that_stops_training_is_refused() -> None:
 
 
 def test_the_study_sees_the_guides_objective(tmp_path: Path) -> None:
-    """SPEC C10: the guide's objective, in one process: values, pruned states and intermediate values arrive."""
+    """The guide's objective, in one process: values, pruned states and intermediate values arrive."""
 
     def objective(trial: optuna.Trial) -> float:
         model, datamodule = Scripted([float(trial.number)] * 4), Batches()

@@ -119,7 +119,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_pruning_on_two_ranks(storage: Any) -> None:
-    """SPEC C7, C8: in any storage, two ranks see the same suggestions, and the table is that of one process."""
+    """In any storage, two ranks see the same suggestions, and the table is that of one process."""
     seen: list[Any] = []
     alone = run_asking(None, None, seen)
     together = run_asking(storage, 2, seen)
@@ -133,7 +133,7 @@ def test_pruning_on_two_ranks(storage: Any) -> None:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_the_guide_in_three_launch_modes(tmp_path: Path) -> None:
-    """SPEC C10, D7: the guide's objective gives one table of trials in one process, in two, and under torchrun."""
+    """The guide's objective gives one table of trials in one process, in two, and under torchrun."""
     with torchrun.start("guide_job", [str(tmp_path)], folder=tmp_path) as job:
         alone = guide_table(run_guide())
         spawned = guide_table(run_guide(use_cpu=None, num_processes=2))
@@ -146,7 +146,7 @@ def test_the_guide_in_three_launch_modes(tmp_path: Path) -> None:
 
 
 def test_a_study_of_two_ranks_that_is_killed(tmp_path: Path) -> None:
-    """SPEC F6: the process that runs a study on two ranks is killed four times; the table is that of one left alone."""
+    """The process that runs a study on two ranks is killed four times; the table is that of one left alone."""
     spec = StudySpec(trials=6, sampler="tpe", ranks=2, sleep=0.04)
     assert not finish(spec, tmp_path / "whole")
     killed = kill_at_random(spec, tmp_path / "killed", kills=4, longest=1.0, chance=random.Random(1))
@@ -155,7 +155,7 @@ def test_a_study_of_two_ranks_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_study_of_which_one_rank_is_killed(tmp_path: Path) -> None:
-    """SPEC F6: a trial has not failed if one of its ranks is killed: run again, it goes on in its slot, to the bit."""
+    """A trial has not failed if one of its ranks is killed: run again, it goes on in its slot, to the bit."""
     spec = StudySpec(trials=3, ranks=2)
     assert not finish(spec, tmp_path / "whole")
     losing = dataclasses.replace(spec, last_words=str(tmp_path / "words"))
@@ -166,7 +166,7 @@ def test_a_study_of_which_one_rank_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_study_under_torchrun_that_is_killed(tmp_path: Path) -> None:
-    """SPEC D7, F6: agent and ranks are killed in a trial; started again, the table is that of two spawned ranks."""
+    """Agent and ranks are killed in a trial; started again, the table is that of two spawned ranks."""
     spec = StudySpec(trials=3, ranks=2)
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -180,7 +180,7 @@ def test_a_study_under_torchrun_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_ranks_that_are_late_have_their_say(tmp_path: Path) -> None:
-    """SPEC C8, D7: a trial is told when all ranks are through with it, and the study is over when all are."""
+    """A trial is told when all ranks are through with it, and the study is over when all are."""
     with torchrun.start("late_study_job", [str(tmp_path)], folder=tmp_path) as job:
         assert job.wait(60) == 0, job.output()
     whole = json.loads((tmp_path / "rank0").read_text(encoding="utf-8"))
@@ -199,7 +199,7 @@ def wait_for_checkpoint(folder: Path, job: torchrun.Job) -> None:
 
 
 def test_a_trial_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D7: under torchrun, a study that a rank other than 0 has made by itself is refused, with the remedy."""
+    """Under torchrun, a study that a rank other than 0 has made by itself is refused, with the remedy."""
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
@@ -209,7 +209,7 @@ def test_a_trial_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_view_can_be_read_only() -> None:
-    """SPEC D7: ranks other than 0 get a study with all that rank 0's has; whoever changes it is told where to."""
+    """Ranks other than 0 get a study with all that rank 0's has; whoever changes it is told where to."""
     study = optuna.create_study(direction="maximize", study_name="whole")
     study.set_user_attr("note", "x")
     with warnings.catch_warnings():
@@ -233,7 +233,7 @@ def test_a_view_can_be_read_only() -> None:
 
 
 def test_a_view_has_trials_that_were_enqueued_out_of_range() -> None:
-    """SPEC D7: what Optuna lets a trial have, all ranks are shown."""
+    """What Optuna lets a trial have, all ranks are shown."""
     study = optuna.create_study()
     study.enqueue_trial({"x": 5.0})
     with warnings.catch_warnings():
@@ -249,7 +249,7 @@ class Colour(enum.Enum):
 
 
 def test_a_view_shows_the_text_of_what_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC D7: an attribute or a choice that is no plain data does not end the study: other ranks see its text."""
+    """An attribute or a choice that is no plain data does not end the study: other ranks see its text."""
     study = optuna.create_study()
     study.set_user_attr("kind", Colour.RED)
 
@@ -281,7 +281,7 @@ def stand_in_for(trial: optuna.Trial) -> Iterator[TrialStandIn]:
 
 
 def test_a_trial_is_asked_over_a_store() -> None:
-    """SPEC C8, D7: all that a stand-in has is what the trial has, in values and types, and errors are the trial's."""
+    """All that a stand-in has is what the trial has, in values and types, and errors are the trial's."""
     trial = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=1)).ask()
     with stand_in_for(trial) as other:
         assert other.suggest_float("a", 0, 1, step=0.25) == trial.suggest_float("a", 0, 1, step=0.25)
@@ -308,7 +308,7 @@ def test_a_trial_is_asked_over_a_store() -> None:
 
 
 def test_run_study_in_one_process_has_no_ranks() -> None:
-    """SPEC D7: without torchrun, `run_study` runs the study here, with trials that are Optuna's own."""
+    """Without torchrun, `run_study` runs the study here, with trials that are Optuna's own."""
     kinds = []
 
     def objective(trial: optuna.Trial) -> float:

@@ -156,7 +156,7 @@ def test_orphans_go_on_in_their_slots(make: Callable[[], optuna.Study], caplog: 
 
 @pytest.mark.parametrize("silence", [0, 3600])
 def test_a_heartbeat_tells_of_other_hosts(sqlite_url: str, silence: int) -> None:
-    """SPEC D2, D3: a trial of a process that cannot be seen goes on when its heartbeat is old; it is never failed."""
+    """A trial of a process that cannot be seen goes on when its heartbeat is old; it is never failed."""
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         storage = optuna.storages.RDBStorage(sqlite_url, heartbeat_interval=60)
     study = optuna.create_study(storage=storage)

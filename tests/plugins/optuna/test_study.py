@@ -97,7 +97,7 @@ def states(study: optuna.Study) -> dict[TrialState, list[int]]:
 
 
 def test_finished_trials_stay_as_they_are(url: str) -> None:
-    """SPEC D2, D3: COMPLETE and PRUNED trials keep their numbers and all else, and so does a trial that waited."""
+    """COMPLETE and PRUNED trials keep their numbers and all else, and so does a trial that waited."""
     make(url, former_process())
     before = snapshot(url)[NAME]
     resume_study(args(url))
@@ -108,7 +108,7 @@ def test_finished_trials_stay_as_they_are(url: str) -> None:
 
 
 def test_study_keeps_directions_names_and_attributes(url: str) -> None:
-    """SPEC D4: directions, metric names and attributes survive; sampler and pruner are those of the call."""
+    """Directions, metric names and attributes survive; sampler and pruner are those of the call."""
     make(url)
     before = snapshot(url)[NAME][0]
     sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.HyperbandPruner()
@@ -122,7 +122,7 @@ def test_study_keeps_directions_names_and_attributes(url: str) -> None:
 
 
 def test_failed_trials_wait_in_their_own_slots(url: str) -> None:
-    """SPEC D2: a failed trial waits under its number with what it knew; what its run left as a result is gone."""
+    """A failed trial waits under its number with what it knew; what its run left as a result is gone."""
     make(url, former_process())
     (_, _, old, *_) = optuna.load_study(study_name=NAME, storage=url).trials
     study = resume_study(args(url))
@@ -135,7 +135,7 @@ def test_failed_trials_wait_in_their_own_slots(url: str) -> None:
 
 
 def test_value_of_a_failed_trial_goes(url: str) -> None:
-    """SPEC D2: a trial that failed with a value, which Optuna admits, waits without one."""
+    """A trial that failed with a value, which Optuna admits, waits without one."""
     study = optuna.create_study(storage=url, study_name=NAME)
     trial = create_trial(state=TrialState.FAIL)
     trial.values = [0.5]
@@ -146,7 +146,7 @@ def test_value_of_a_failed_trial_goes(url: str) -> None:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsgaii"])
 def test_waiting_trial_suggests_its_own_parameters(url: str, sampler: str) -> None:
-    """SPEC D2: its next run gets the failed trial's parameters exactly, its reports, and may set its constraints."""
+    """Its next run gets the failed trial's parameters exactly, its reports, and may set its constraints."""
     make(url)
     params = {
         number: trial.params for number, trial in enumerate(optuna.load_study(study_name=NAME, storage=url).trials)
@@ -171,7 +171,7 @@ def test_waiting_trial_suggests_its_own_parameters(url: str, sampler: str) -> No
 
 
 def test_running_trials_that_nobody_runs_fail(url: str) -> None:
-    """SPEC D2: of a dead process, or without any mark: RUNNING becomes FAIL, complete now, and keeps all else."""
+    """Of a dead process, or without any mark: RUNNING becomes FAIL, complete now, and keeps all else."""
     make(url, former_process())
     before = [optuna.load_study(study_name=NAME, storage=url).trials[number] for number in (3, 6)]
     study = resume_study(args(url))
@@ -186,7 +186,7 @@ def test_running_trials_that_nobody_runs_fail(url: str) -> None:
 
 
 def test_running_trials_may_count_as_failed(url: str) -> None:
-    """SPEC D2: with RUNNING among the failed states, such trials wait in their slots, nobody's mark on them."""
+    """With RUNNING among the failed states, such trials wait in their slots, nobody's mark on them."""
     make(url, former_process())
     study = resume_study(args(url), BOTH)
     assert states(study)[TrialState.WAITING] == [2, 3, 5, 6, 7]
@@ -195,7 +195,7 @@ def test_running_trials_may_count_as_failed(url: str) -> None:
 
 
 def test_neighbours_are_not_touched(url: str) -> None:
-    """SPEC D2: other studies in the same database stay as they are."""
+    """Other studies in the same database stay as they are."""
     make(url)
     before = snapshot(url)
     resume_study(args(url), BOTH)
@@ -207,7 +207,7 @@ def test_neighbours_are_not_touched(url: str) -> None:
 
 
 def test_study_with_several_objectives(url: str) -> None:
-    """SPEC D4: directions and values of a study with two objectives survive."""
+    """Directions and values of a study with two objectives survive."""
     make(url)
     before = snapshot(url)["other"]
     study = resume_study({**args(url), "study_name": "other"})
@@ -217,7 +217,7 @@ def test_study_with_several_objectives(url: str) -> None:
 
 
 def test_second_resume_finds_nothing_to_do(url: str) -> None:
-    """SPEC D2: taking up a study twice gives what taking it up once gives."""
+    """Taking up a study twice gives what taking it up once gives."""
     make(url)
     resume_study(args(url), BOTH, backup_study=False)
     once = snapshot(url)
@@ -227,7 +227,7 @@ def test_second_resume_finds_nothing_to_do(url: str) -> None:
 
 @pytest.mark.parametrize("is_made", [False, True])
 def test_empty_study_returns_at_once(url: str, tmp_path: Path, is_made: bool) -> None:
-    """SPEC D2: a study without trials is made or loaded, and nothing is backed up."""
+    """A study without trials is made or loaded, and nothing is backed up."""
     if is_made:
         optuna.create_study(storage=url, study_name=NAME)
     study = resume_study(args(url, direction="maximize"))
@@ -253,7 +253,7 @@ def test_empty_study_returns_at_once(url: str, tmp_path: Path, is_made: bool) ->
     ],
 )
 def test_wrong_arguments_are_refused(sqlite_url: str, tmp_path: Path, change: Any, error: type[Exception]) -> None:
-    """SPEC D2: each wrong argument is its builtin error and one of ours; no file is made, no password repeated."""
+    """Each wrong argument is its builtin error and one of ours; no file is made, no password repeated."""
     with pytest.raises(error) as caught:
         resume_study({**args(sqlite_url), **change})
     assert isinstance(caught.value, (ArgumentTypeError, ConfigurationError, MissingArgumentError))
@@ -263,7 +263,7 @@ def test_wrong_arguments_are_refused(sqlite_url: str, tmp_path: Path, change: An
 
 @pytest.mark.parametrize("missing", ["storage", "load_if_exists", "study_name"])
 def test_missing_arguments_are_refused(sqlite_url: str, missing: str) -> None:
-    """SPEC D2: an argument that is not there is refused like a wrong one, by name."""
+    """An argument that is not there is refused like a wrong one, by name."""
     study_args = args(sqlite_url)
     del study_args[missing]
     with pytest.raises(TypeError if missing == "storage" else KeyError, match=missing):
@@ -279,7 +279,7 @@ def test_missing_arguments_are_refused(sqlite_url: str, missing: str) -> None:
     ],
 )
 def test_wrong_states_are_refused(sqlite_url: str, failed_states: Any, error: type[Exception]) -> None:
-    """SPEC D2: finished trials cannot fail afterwards, and a state is a state."""
+    """Finished trials cannot fail afterwards, and a state is a state."""
     with pytest.raises(error, match="failed_states"):
         resume_study(args(sqlite_url), failed_states)
 
@@ -288,7 +288,7 @@ def test_wrong_states_are_refused(sqlite_url: str, failed_states: Any, error: ty
 def test_live_process_keeps_its_trial_on_sqlite(
     sqlite_url: str, tmp_path: Path, failed_states: Collection[TrialState]
 ) -> None:
-    """SPEC D2: when a live process runs a trial the call refuses, says who, and has changed nothing."""
+    """When a live process runs a trial the call refuses, says who, and has changed nothing."""
     make(sqlite_url)
     with running_elsewhere(sqlite_url) as (process, number):
         before = snapshot(sqlite_url)
@@ -302,7 +302,7 @@ def test_live_process_keeps_its_trial_on_sqlite(
 
 @pytest.mark.parametrize("failed_states", [(TrialState.FAIL,), BOTH])
 def test_live_process_keeps_its_trial_on_postgres(postgres_url: str, failed_states: Collection[TrialState]) -> None:
-    """SPEC D3: a trial that a live process runs is left alone, the others are seen to; once it is gone, it is too."""
+    """A trial that a live process runs is left alone, the others are seen to; once it is gone, it is too."""
     make(postgres_url)
     gone = TrialState.WAITING if TrialState.RUNNING in failed_states else TrialState.FAIL
     with running_elsewhere(postgres_url) as (_, number):
@@ -316,7 +316,7 @@ def test_live_process_keeps_its_trial_on_postgres(postgres_url: str, failed_stat
 
 
 def test_process_that_cannot_be_seen_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
-    """SPEC D2: another host may run the trial: refused by its name, unless the caller says that it has failed."""
+    """Another host may run the trial: refused by its name, unless the caller says that it has failed."""
     make(sqlite_url, process_elsewhere())
     before = snapshot(sqlite_url)
     with pytest.raises(StudyInUseError, match=r"trial 3 by process \d+ on host 'far-away'.*RUNNING to failed_states"):
@@ -327,7 +327,7 @@ def test_process_that_cannot_be_seen_on_sqlite(sqlite_url: str, tmp_path: Path) 
 
 
 def test_process_that_cannot_be_seen_on_postgres(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC D3: a trial that another host may run is left alone, which is said, unless the caller says it has failed."""
+    """A trial that another host may run is left alone, which is said, unless the caller says it has failed."""
     make(postgres_url, process_elsewhere())
     with caplog.at_level(logging.WARNING, "helios"):
         study = resume_study(args(postgres_url))
@@ -338,7 +338,7 @@ def test_process_that_cannot_be_seen_on_postgres(postgres_url: str, caplog: pyte
 
 
 def test_own_trial_counts_as_failed_if_the_caller_says_so(sqlite_url: str) -> None:
-    """SPEC D2: this process lives, so its running trial is not failed for it; it alone can say that it has."""
+    """This process lives, so its running trial is not failed for it; it alone can say that it has."""
     study = optuna.create_study(storage=sqlite_url, study_name=NAME)
     mark_owner(study.ask(SPACE))
     with pytest.raises(StudyInUseError):
@@ -349,7 +349,7 @@ def test_own_trial_counts_as_failed_if_the_caller_says_so(sqlite_url: str) -> No
 @pytest.mark.parametrize("mark", [None, process_elsewhere()])
 @pytest.mark.parametrize("silence", [0, 3600])
 def test_heartbeat_tells_where_the_process_cannot_be_seen(url: str, mark: Any, silence: int) -> None:
-    """SPEC D2, D3: a fresh heartbeat of Optuna's means a live process, an old one a dead process."""
+    """A fresh heartbeat of Optuna's means a live process, an old one a dead process."""
     make(url, mark)
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         storage = optuna.storages.RDBStorage(url, heartbeat_interval=60)
@@ -367,7 +367,7 @@ def test_heartbeat_tells_where_the_process_cannot_be_seen(url: str, mark: Any, s
 
 
 def test_heartbeat_of_the_last_run_goes(url: str) -> None:
-    """SPEC D2: a trial that waits has no heartbeat, or Optuna would take its next run for dead at once."""
+    """A trial that waits has no heartbeat, or Optuna would take its next run for dead at once."""
     make(url)
     storage = optuna.storages.RDBStorage(url)
     storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(1, 2))
@@ -377,7 +377,7 @@ def test_heartbeat_of_the_last_run_goes(url: str) -> None:
 
 
 def test_postgres_backup_is_the_study_as_it_was(postgres_url: str) -> None:
-    """SPEC D3: the backup beside the study holds all that the study held, numbered, and is never written again."""
+    """The backup beside the study holds all that the study held, numbered, and is never written again."""
     make(postgres_url, former_process())
     before = snapshot(postgres_url)
     resume_study(args(postgres_url))
@@ -393,7 +393,7 @@ def test_postgres_backup_is_the_study_as_it_was(postgres_url: str) -> None:
 
 
 def test_sqlite_backup_is_the_database_as_it_was(sqlite_url: str, tmp_path: Path) -> None:
-    """SPEC D2: the backup beside the file holds all studies as they were, numbered, and is never written again."""
+    """The backup beside the file holds all studies as they were, numbered, and is never written again."""
     make(sqlite_url, former_process())
     before = snapshot(sqlite_url)
     (tmp_path / "study.db").chmod(0o640)
@@ -414,7 +414,7 @@ def test_sqlite_backup_is_the_database_as_it_was(sqlite_url: str, tmp_path: Path
 
 
 def test_backup_of_a_file_in_use_is_whole(sqlite_url: str, tmp_path: Path) -> None:
-    """SPEC D2: what another connection has written ahead of the file (WAL) is in the backup, too."""
+    """What another connection has written ahead of the file (WAL) is in the backup, too."""
     study = make(sqlite_url)
     with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as other:
         other.execute("PRAGMA journal_mode = WAL")
@@ -427,7 +427,7 @@ def test_backup_of_a_file_in_use_is_whole(sqlite_url: str, tmp_path: Path) -> No
 
 
 def test_backup_while_others_write_is_consistent(sqlite_url: str, tmp_path: Path) -> None:
-    """SPEC D2: a process that never stops writing trials leaves no half trial in a backup, and loses none."""
+    """A process that never stops writing trials leaves no half trial in a backup, and loses none."""
     study = make(sqlite_url)
     with subprocess.Popen([sys.executable, "-c", _WRITER, sqlite_url], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -449,7 +449,7 @@ def test_backup_while_others_write_is_consistent(sqlite_url: str, tmp_path: Path
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.soak)])
 def test_locked_file_is_waited_for(sqlite_url: str, tmp_path: Path, seconds: int) -> None:
-    """SPEC D2: while another process holds the file, longer than SQLite waits by itself, the call waits."""
+    """While another process holds the file, longer than SQLite waits by itself, the call waits."""
     make(sqlite_url)
     holder = sqlite3.connect(tmp_path / "study.db", check_same_thread=False)
     holder.execute("BEGIN EXCLUSIVE")
@@ -481,7 +481,7 @@ def test_patience_in_the_url_is_the_users_own(sqlite_url: str, tmp_path: Path) -
 
 
 def test_postgres_restarted_between_calls(postgres_server: Server, postgres_url: str) -> None:
-    """SPEC D3: a study in hand survives a restart of its server: the next trial is the first that waits."""
+    """A study in hand survives a restart of its server: the next trial is the first that waits."""
     make(postgres_url)
     study = resume_study(args(postgres_url), BOTH)
     assert len(study.trials) == 9
@@ -493,7 +493,7 @@ def test_postgres_restarted_between_calls(postgres_server: Server, postgres_url:
 
 @pytest.mark.parametrize("statement", ["INSERT INTO trial_params", "DELETE FROM trial_values", "UPDATE trials"])
 def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url: str, statement: str) -> None:
-    """SPEC D3: a server that goes down in the middle leaves the old study and no backup; the next call succeeds."""
+    """A server that goes down in the middle leaves the old study and no backup; the next call succeeds."""
     make(postgres_url)
     before = snapshot(postgres_url)
 
@@ -512,7 +512,7 @@ def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url:
 
 
 def test_many_trials_are_changed_in_one_step(url: str) -> None:
-    """SPEC D2, D3: more trials than one statement can name, all wait."""
+    """More trials than one statement can name, all wait."""
     study = optuna.create_study(storage=url, study_name=NAME)
     trials = rdb._TRIALS
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # Of an RDB storage.
@@ -524,7 +524,7 @@ def test_many_trials_are_changed_in_one_step(url: str) -> None:
 
 @pytest.mark.parametrize("has_lock", [True, False])
 def test_callers_side_by_side_wait_for_each_other(url: str, has_lock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D2, D3: each gets the study as one alone gets it, also where the database's own locks are all there is."""
+    """Each gets the study as one alone gets it, also where the database's own locks are all there is."""
     if not has_lock:
         monkeypatch.setattr(study_module, "study_lock", contextlib.nullcontext)
     make(url)
@@ -538,7 +538,7 @@ def test_callers_side_by_side_wait_for_each_other(url: str, has_lock: bool, monk
 
 
 def test_trial_that_is_being_begun_is_waited_for(postgres_url: str) -> None:
-    """SPEC D3: a trial that another process is about to add, under the study's lock as Optuna does, is not missed."""
+    """A trial that another process is about to add, under the study's lock as Optuna does, is not missed."""
     study = make(postgres_url)
     resumed: list[optuna.Study] = []
     call = threading.Thread(target=lambda: resumed.append(resume_study(args(postgres_url), backup_study=False)))

@@ -133,7 +133,7 @@ def _check_every_step(
 
 @pytest.mark.timeout(400)
 def test_killed_before_each_step_on_sqlite(tmp_path: Path) -> None:
-    """SPEC D2: before each SQL statement and file operation; a new study has a backup, and every backup is whole."""
+    """Before each SQL statement and file operation; a new study has a backup, and every backup is whole."""
     template = tmp_path / "template" / "study.db"
     template.parent.mkdir()
     make(f"sqlite:///{template}", _former_process())
@@ -156,7 +156,7 @@ def test_killed_before_each_step_on_sqlite(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 def test_killed_before_each_step_on_postgres(postgres_server: Server) -> None:
-    """SPEC D3: before each SQL statement; the backup and the new study come together."""
+    """Before each SQL statement; the backup and the new study come together."""
     source = postgres_server.create_database("crash_template")
     make(source, _former_process())
 

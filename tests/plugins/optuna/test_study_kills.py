@@ -29,7 +29,7 @@ def undisturbed(spec: StudySpec, folder: Path) -> float:
 
 @pytest.mark.parametrize(("sampler", "pruner"), PAIRS)
 def test_a_study_is_killed_three_times(sampler: str, pruner: str, tmp_path: Path) -> None:
-    """SPEC F6: params, values, states and intermediate values do not depend on three kills at random instants."""
+    """Params, values, states and intermediate values do not depend on three kills at random instants."""
     spec = StudySpec(sampler, pruner, trials=6)
     seconds = undisturbed(spec, tmp_path / "whole" / "study")
     chance = random.Random(f"{sampler} {pruner}")
@@ -38,7 +38,7 @@ def test_a_study_is_killed_three_times(sampler: str, pruner: str, tmp_path: Path
 
 
 def test_a_study_is_killed_at_every_kind_of_instant(tmp_path: Path) -> None:
-    """SPEC F6: killed before, while and after a trial suggests, trains, reports, is pruned and ends."""
+    """Killed before, while and after a trial suggests, trains, reports, is pruned and ends."""
     spec = StudySpec("tpe", "median", trials=4, epochs=2)
     undisturbed(spec, tmp_path / "whole" / "study")
     whole = table(spec, tmp_path / "whole" / "study")
@@ -123,7 +123,7 @@ def test_the_study_that_is_asked_to_leave_goes_on_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("sampler", "pruner"), ALL_PAIRS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_study_is_killed_ten_times(sampler: str, pruner: str, seed: int, tmp_path: Path) -> None:
-    """SPEC F6: the same with ten kills a study and more trials, for all pairs of sampler and pruner."""
+    """The same with ten kills a study and more trials, for all pairs of sampler and pruner."""
     spec = StudySpec(sampler, pruner, trials=16)
     seconds = undisturbed(spec, tmp_path / "whole" / "study")
     chance = random.Random(f"{sampler} {pruner} {seed}")

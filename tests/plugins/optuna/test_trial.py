@@ -35,7 +35,7 @@ def make_stand_in(trial: optuna.Trial) -> tuple[TrialStandIn, ObjectHost]:
 
 
 def test_a_stand_in_answers_as_the_trial_does() -> None:
-    """SPEC C8: suggestions, reports, pruning, attributes and parameters are the trial's, and the sampler's but once."""
+    """Suggestions, reports, pruning, attributes and parameters are the trial's, and the sampler's but once."""
     sampler = Counting(seed=0)
     study = optuna.create_study(sampler=sampler, pruner=optuna.pruners.ThresholdPruner(upper=1.0))
     trial = study.ask()
@@ -67,7 +67,7 @@ def test_a_stand_in_answers_as_the_trial_does() -> None:
 
 
 def test_a_stand_in_raises_what_the_trial_raises() -> None:
-    """SPEC C8: an error of the trial is raised by its stand-in, as itself; unknown questions are named."""
+    """An error of the trial is raised by its stand-in, as itself; unknown questions are named."""
     stand_in, home = make_stand_in(optuna.create_study().ask())
     with host_channel(home.answer):
         with pytest.raises(ValueError, match="low"):
@@ -81,7 +81,7 @@ def test_a_stand_in_raises_what_the_trial_raises() -> None:
 
 
 def test_a_space_is_recorded_by_a_stand_in() -> None:
-    """SPEC D6: a rank that suggests a space has it recorded with the study; another space is refused as ever."""
+    """A rank that suggests a space has it recorded with the study; another space is refused as ever."""
     study = optuna.create_study()
     stand_in, home = make_stand_in(study.ask())
     space = SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 9}})
@@ -94,7 +94,7 @@ def test_a_space_is_recorded_by_a_stand_in() -> None:
 
 
 def test_a_trial_that_is_shared_is_suggested_once() -> None:
-    """SPEC C8: threads that suggest the same parameters at once consult the sampler once for each."""
+    """Threads that suggest the same parameters at once consult the sampler once for each."""
     sampler = Counting(seed=0)
     trial = optuna.create_study(sampler=sampler).ask()
     share(trial)
@@ -116,7 +116,7 @@ def test_a_trial_that_is_shared_is_suggested_once() -> None:
 
 @pytest.mark.parametrize("multivariate", [False, True])
 def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread(*, multivariate: bool) -> None:
-    """SPEC C8: a thread that serves one trial after another draws what the trials' own thread would have drawn."""
+    """A thread that serves one trial after another draws what the trials' own thread would have drawn."""
 
     def search(*, elsewhere: int) -> list[dict[str, Any]]:
         """Let another thread, the same for all trials, suggest one of every so many parameters."""

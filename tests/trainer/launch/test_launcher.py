@@ -1,4 +1,4 @@
-"""SPEC E3: where a run gets its processes from."""
+"""Where a run gets its processes from."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environment_and_arguments_choose_the_launcher(
     environment: Mapping[str, str], arguments: dict[str, Any], launcher: type
 ) -> None:
-    """SPEC E3: torchrun's variables decide first, then the number of processes or GPUs; one needs no launching."""
+    """Torchrun's variables decide first, then the number of processes or GPUs; one needs no launching."""
     chosen = select_launcher(environment, TrainerOptions(**arguments))
     assert type(chosen) is launcher
     assert (chosen.queue is None) == (launcher is Inline)
@@ -70,7 +70,7 @@ def test_environment_and_arguments_choose_the_launcher(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_torchrun_is_seen_by_all_of_its_variables(name: str) -> None:
-    """SPEC E3: a cluster that sets some of the variables is no torchrun: the arguments decide there."""
+    """A cluster that sets some of the variables is no torchrun: the arguments decide there."""
     environment = {key: value for key, value in torchrun_of(4).items() if key != name}
     assert type(select_launcher(environment, TrainerOptions(num_processes=2))) is Spawn
     assert type(select_launcher(environment, TrainerOptions(use_cpu=True))) is Inline
@@ -78,13 +78,13 @@ def test_torchrun_is_seen_by_all_of_its_variables(name: str) -> None:
 
 @pytest.mark.parametrize(("asked", "started"), [(1, 2), (2, 1), (3, 2), (2, 8)])
 def test_another_number_than_torchrun_s_is_refused(asked: int, started: int) -> None:
-    """SPEC E3: `num_processes` that contradicts torchrun is an error that says who decides."""
+    """`num_processes` that contradicts torchrun is an error that says who decides."""
     with pytest.raises(ConfigurationError, match=f"num_processes={asked}, but torchrun has started {started} "):
         select_launcher(torchrun_of(started), TrainerOptions(num_processes=asked))
 
 
 def test_a_trainer_asks_its_environment_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E2, E3: what contradicts the environment is refused at once, and whether there is a queue is known then."""
+    """What contradicts the environment is refused at once, and whether there is a queue is known then."""
     monkeypatch.setattr(_trainer, "read_environment", lambda: torchrun_of(2))
     with pytest.raises(ConfigurationError, match="--nproc-per-node decides"):
         make_trainer(num_processes=3)
@@ -97,7 +97,7 @@ def test_a_trainer_asks_its_environment_when_it_is_made(monkeypatch: pytest.Monk
 
 
 def test_the_calling_process_trains_where_one_is_enough() -> None:
-    """SPEC E2: with `num_processes=1` nothing is started: the model that was passed is the one that is trained."""
+    """With `num_processes=1` nothing is started: the model that was passed is the one that is trained."""
     model, trainer = CountingModel(), make_trainer(num_processes=1)
     assert trainer.fit(model, ListData())
     assert len(model.seen) == 6
@@ -116,14 +116,14 @@ def train_in_a_group(rank: int) -> list[str]:
 
 
 def test_a_group_that_nobody_has_told_of_is_refused(tmp_path: Path) -> None:
-    """SPEC E3: processes that others have started train together or not at all, and never each for itself."""
+    """Processes that others have started train together or not at all, and never each for itself."""
     text = "a process group of 2 processes is active, and without RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MAS"
     for told in run_ranks(tmp_path, 2, train_in_a_group):
         assert [line.startswith(text) for line in told] == [True, True]
 
 
 def test_a_rank_launches_nothing() -> None:
-    """SPEC E3: the trainer that a rank has refuses to start another run, and says who can."""
+    """The trainer that a rank has refuses to start another run, and says who can."""
     trainer = copy.copy(make_trainer(num_processes=2))  # Copied as it is when it is sent to a rank.
     assert isinstance(trainer._launcher, RankLauncher)
     assert trainer.queue is None, "outside of a rank there is no line home"

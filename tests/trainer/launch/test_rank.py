@@ -33,7 +33,7 @@ def be_rank(line: Connection, results: Connection) -> None:
 
 
 def test_a_process_that_a_rank_has_forked_cannot_reach_home() -> None:
-    """SPEC E3: two processes on one line would garble it: a rank's workers are refused, and the rank is not."""
+    """Two processes on one line would garble it: a rank's workers are refused, and the rank is not."""
     context = multiprocessing.get_context("forkserver")
     (ours, theirs), (told, results) = context.Pipe(), context.Pipe()
     rank = context.Process(target=be_rank, args=(theirs, results))

@@ -21,7 +21,7 @@ def first_of(*failures: Failure) -> Failure:
 
 
 def test_an_echo_is_never_first() -> None:
-    """SPEC E3: whoever lost a connection may say so before the rank that is gone is missed; the cause is that rank."""
+    """Whoever lost a connection may say so before the rank that is gone is missed; the cause is that rank."""
     echo, late_echo = (Failure(rank, "here", 1.0 + rank, "Connection closed", is_echo=True) for rank in (0, 1))
     killed, follower = (Failure(rank, "here", 3.0 + rank, "it was ended by SIGKILL") for rank in (2, 3))
     assert first_of(echo, late_echo, follower, killed) == killed
@@ -39,7 +39,7 @@ def test_an_echo_is_never_first() -> None:
     ],
 )
 def test_how_a_rank_has_ended_is_told(code: int, text: str, *, has_begun: bool) -> None:
-    """SPEC E3: a signal is told by its name; a rank that never began points at the script."""
+    """A signal is told by its name; a rank that never began points at the script."""
     assert _describe_end(code, has_begun=has_begun).startswith(text)
 
 
@@ -47,7 +47,7 @@ def test_how_a_rank_has_ended_is_told(code: int, text: str, *, has_begun: bool) 
     ("chosen", "used"), [(None, "spawn"), ("spawn", "spawn"), ("forkserver", "forkserver"), ("fork", "spawn")]
 )
 def test_ranks_are_never_forked_from_the_calling_process(chosen: str | None, used: str) -> None:
-    """SPEC E3: a program that has chosen the fork server gets ranks from it; all others get new interpreters."""
+    """A program that has chosen the fork server gets ranks from it; all others get new interpreters."""
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method(chosen, force=True)
     try:
@@ -57,7 +57,7 @@ def test_ranks_are_never_forked_from_the_calling_process(chosen: str | None, use
 
 
 def test_who_interrupts_the_farewell_leaves_nobody_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC E3: Ctrl-C while ranks that are done take their time ends them, and one that never started is no trouble."""
+    """Ctrl-C while ranks that are done take their time ends them, and one that never started is no trouble."""
     context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=time.sleep, args=(60,)) for _ in range(3)]
     for process in processes[:2]:

@@ -116,7 +116,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_browser_runs_nothing_out_of_a_study(seen: dict[str, Any]) -> None:
-    """SPEC D8: in a browser, markup in names, choices and attributes is text: it runs nothing, and shows as it is."""
+    """In a browser, markup in names, choices and attributes is text: it runs nothing, and shows as it is."""
     report = seen["report"]
     assert seen["harm"]["report"] == 0
     assert seen["harm"]["host_group"] >= 3, "the same texts run where they are not escaped"

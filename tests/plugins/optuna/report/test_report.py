@@ -124,7 +124,7 @@ def pruned_study() -> optuna.Study:
 
 
 def test_the_page_shows_the_study(tmp_path: Path) -> None:
-    """SPEC D8: facts, best trial, each picture with an explanation, and the table, whose rows are the trials."""
+    """Facts, best trial, each picture with an explanation, and the table, whose rows are the trials."""
     page = page_of(pruned_study(), tmp_path)
     assert list(page.sections) == ["Best trial", *FIGURES, "Trials"]
     assert "Trial 10." in page.sections["Best trial"]
@@ -148,7 +148,7 @@ def test_the_page_shows_the_study(tmp_path: Path) -> None:
 
 
 def test_pruned_trials_are_marked(tmp_path: Path) -> None:
-    """SPEC D8: a cross stands at the last report of each pruned trial alone, and the best line is its own."""
+    """A cross stands at the last report of each pruned trial alone, and the best line is its own."""
     (figure,) = page_of(pruned_study(), tmp_path).figures["Intermediate values"]
     lines = {line["hovertemplate"].split(",")[0]: line for line in figure["data"]}
     assert len(lines) == 11
@@ -162,7 +162,7 @@ def test_pruned_trials_are_marked(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("whole_library")
 def test_the_page_fetches_nothing(tmp_path: Path) -> None:
-    """SPEC D8: no tag refers to anything outside of the page, browsers are told to refuse it, and plotly is inside."""
+    """No tag refers to anything outside of the page, browsers are told to refuse it, and plotly is inside."""
     page = page_of(pruned_study(), tmp_path)
     references = [
         (tag, name) for tag, attrs in page.tags for name in attrs if name in ("src", "href", "data", "action")
@@ -180,7 +180,7 @@ def test_the_page_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_text_is_not_read_as_html(tmp_path: Path) -> None:
-    """SPEC D8: names and choices that look like HTML are shown as they are, in the page and in the figures."""
+    """Names and choices that look like HTML are shown as they are, in the page and in the figures."""
     evil = "<script>alert(1)</script><img src=x>&amp;"
     study = make_study(evil)
     for number, choice in enumerate([evil, "b", evil]):
@@ -210,7 +210,7 @@ def test_text_is_not_read_as_html(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("whole_library")
 def test_the_same_study_gives_the_same_page(tmp_path: Path) -> None:
-    """SPEC D8: nothing in the page is drawn at random or tells the time, and the order of hashing does not matter."""
+    """Nothing in the page is drawn at random or tells the time, and the order of hashing does not matter."""
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]; "
         "from tests.plugins.optuna.report.test_report import equal_parameters; "
@@ -356,7 +356,7 @@ def objectives_of_nothing() -> optuna.Study:
 def test_a_poor_study_has_a_sensible_page(
     make: Callable[[], optuna.Study], words: dict[str, str], tmp_path: Path
 ) -> None:
-    """SPEC D8: whatever a study lacks, the page is there and says so in words; no picture is empty or broken."""
+    """Whatever a study lacks, the page is there and says so in words; no picture is empty or broken."""
     study = make()
     page = page_of(study, tmp_path)
     for title, said in words.items():
@@ -371,7 +371,7 @@ def test_a_poor_study_has_a_sensible_page(
 
 
 def test_infinite_values_win_nothing(tmp_path: Path) -> None:
-    """SPEC D8: a loss of minus infinity is a broken trial: neither the best one nor the end of the line of the best."""
+    """A loss of minus infinity is a broken trial: neither the best one nor the end of the line of the best."""
     page = page_of(infinite_values(), tmp_path)
     assert "Trial 2." in page.sections["Best trial"]
     assert page.best_rows == [2]
@@ -383,7 +383,7 @@ def test_infinite_values_win_nothing(tmp_path: Path) -> None:
 
 
 def test_waiting_trials_have_no_place_in_time(tmp_path: Path) -> None:
-    """SPEC D8: a trial that waits is in the table, not in the timeline; the others keep their numbers there."""
+    """A trial that waits is in the table, not in the timeline; the others keep their numbers there."""
     study = make_study()
     for state in (TrialState.COMPLETE, TrialState.WAITING, TrialState.FAIL):
         add(study, state, value=1.0 if state is TrialState.COMPLETE else None)
@@ -394,7 +394,7 @@ def test_waiting_trials_have_no_place_in_time(tmp_path: Path) -> None:
 
 
 def test_each_objective_has_its_history(tmp_path: Path) -> None:
-    """SPEC D8: with several objectives the best line of each follows its own direction, under its own name."""
+    """With several objectives the best line of each follows its own direction, under its own name."""
     study = make_study(directions=["minimize", "maximize"])
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         study.set_metric_names(["loss", "accuracy"])
@@ -412,7 +412,7 @@ def test_each_objective_has_its_history(tmp_path: Path) -> None:
 
 
 def test_large_studies_are_drawn_in_part(tmp_path: Path) -> None:
-    """SPEC D8: of 400 trials the table shows all, pictures with a line for each trial the best or last 300."""
+    """Of 400 trials the table shows all, pictures with a line for each trial the best or last 300."""
     study = make_study(direction="maximize")
     for number in range(400):
         add(study, value=number % 40, intermediate_values={0: 1.0}, **point(number / 400))
@@ -428,7 +428,7 @@ def test_large_studies_are_drawn_in_part(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D8: if Optuna cannot draw something the page says what and why, and shows the rest."""
+    """If Optuna cannot draw something the page says what and why, and shows the rest."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a reason")
@@ -443,7 +443,7 @@ def test_a_picture_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypat
 
 
 def test_a_study_is_found_by_the_url_of_its_storage(tmp_path: Path) -> None:
-    """SPEC D8: a database with one study needs no name, one with several does, and the message lists them."""
+    """A database with one study needs no name, one with several does, and the message lists them."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     add(make_study("first", storage=url), value=1.5, **point(0.25))
     page = page_of(url, tmp_path)
@@ -459,7 +459,7 @@ def test_a_study_is_found_by_the_url_of_its_storage(tmp_path: Path) -> None:
 
 
 def test_a_storage_without_a_study_is_refused(tmp_path: Path) -> None:
-    """SPEC D8: no database is made by asking for a report of it, and what is no URL or no study is refused."""
+    """No database is made by asking for a report of it, and what is no URL or no study is refused."""
     missing = tmp_path / "missing.db"
     for url in (f"sqlite:///{missing}", "sqlite://"):
         with pytest.raises(ConfigurationError, match="there is no database"):
@@ -478,7 +478,7 @@ def test_a_storage_without_a_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_page_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D8: folders are made, the old page stays until the new one is complete, nothing is left beside it."""
+    """Folders are made, the old page stays until the new one is complete, nothing is left beside it."""
     path = write_report(one_trial(), tmp_path / "new" / "report.html")
     assert path == tmp_path / "new" / "report.html"
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
@@ -495,7 +495,7 @@ def test_the_page_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_without_plotly_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D8: the error says what to install, and nothing is written."""
+    """The error says what to install, and nothing is written."""
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ImportError, match=r"pip install 'helios-train\[tune\]'"):
         write_report(empty(), tmp_path / "x.html")
@@ -503,7 +503,7 @@ def test_without_plotly_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_report_makes_no_noise(tmp_path: Path) -> None:
-    """SPEC D8: Optuna logs nothing while a report is written, and as before afterwards; warnings are errors here."""
+    """Optuna logs nothing while a report is written, and as before afterwards; warnings are errors here."""
     studies = [infinite_values(), empty(), objectives(2)()]
     records: list[logging.LogRecord] = []
 

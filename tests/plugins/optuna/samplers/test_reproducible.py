@@ -55,7 +55,7 @@ def uninterrupted(name: str) -> tuple[int, list[tuple[Any, ...]]]:
 @pytest.mark.parametrize("nth", [1, 3])
 @pytest.mark.parametrize("name", MAKERS)
 def test_killed_trials_come_out_the_same(name: str, nth: int) -> None:
-    """SPEC D5: a study whose every n-th trial is killed, at each of its suggestions, ends with the same table."""
+    """A study whose every n-th trial is killed, at each of its suggestions, ends with the same table."""
     trials, expected = uninterrupted(name)
     killer = EveryNth(nth)
 
@@ -68,7 +68,7 @@ def test_killed_trials_come_out_the_same(name: str, nth: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", MAKERS)
 def test_kill_after_any_write(name: str, seed: int) -> None:
-    """SPEC D5: killed just after any write to the storage, the sampler's own notes too, a study ends the same."""
+    """Killed just after any write to the storage, the sampler's own notes too, a study ends the same."""
     trials, expected = uninterrupted(name)
     storage = MortalStorage(seed)
 
@@ -80,7 +80,7 @@ def test_kill_after_any_write(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["tpe-multivariate", "cmaes", "nsga2"])
 def test_killed_trials_on_sqlite(name: str, tmp_path: Path) -> None:
-    """SPEC D5: the same holds for a study in a database."""
+    """The same holds for a study in a database."""
     trials, expected = 13, uninterrupted(name)[1][:13]
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
 
@@ -94,7 +94,7 @@ def test_killed_trials_on_sqlite(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"brute-force"}))  # It takes the failed attempt as visited.
 def test_retry_in_another_slot(name: str) -> None:
-    """SPEC D5: the trial that Optuna's callback makes of a killed one draws as the killed one would have."""
+    """The trial that Optuna's callback makes of a killed one draws as the killed one would have."""
     trials, expected = uninterrupted(name)
     killed_one = trials - 2
 
@@ -118,7 +118,7 @@ def test_retry_in_another_slot(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3", "tpe"])
 def test_multi_objective_with_constraints(name: str) -> None:
-    """SPEC D5: two objectives and a constraint, killed in every trial, end with the same table."""
+    """Two objectives and a constraint, killed in every trial, end with the same table."""
 
     def run(killer: Callable[[optuna.Trial], None]) -> list[tuple[Any, ...]]:
         storage = optuna.storages.InMemoryStorage()
@@ -155,7 +155,7 @@ def test_multi_objective_with_constraints(name: str) -> None:
 
 
 def test_threads_do_not_matter() -> None:
-    """SPEC D5: trial k draws the same whether one thread runs the study or four, which Optuna asks to draw anew."""
+    """Trial k draws the same whether one thread runs the study or four, which Optuna asks to draw anew."""
     tables = []
     for n_jobs in (1, 4):
         study = optuna.create_study(sampler=make("random"))
@@ -167,7 +167,7 @@ def test_threads_do_not_matter() -> None:
 
 
 def test_seed_decides() -> None:
-    """SPEC D5: another seed gives another study, and `reseed_rng` does not."""
+    """Another seed gives another study, and `reseed_rng` does not."""
     sampler = make("random")
     sampler.reseed_rng()
 
@@ -188,7 +188,7 @@ def test_parameters_draw_independently() -> None:
 
 @pytest.mark.parametrize("name", ["grid", "brute-force"])
 def test_exhaustive_search_visits_each_point_once(name: str) -> None:
-    """SPEC D5: with every trial killed once, a grid of 24 points and a tree of 30 are visited whole, no point twice."""
+    """With every trial killed once, a grid of 24 points and a tree of 30 are visited whole, no point twice."""
     points = {"grid": 24, "brute-force": 30}[name]
 
     study = run_study(name, lambda: make(name), points, stop=EveryNth(1))
@@ -199,7 +199,7 @@ def test_exhaustive_search_visits_each_point_once(name: str) -> None:
 @pytest.mark.parametrize("scramble", [False, True])
 @pytest.mark.parametrize("kills", [False, True])
 def test_low_discrepancy_sequence_is_kept(kills: bool, scramble: bool) -> None:
-    """SPEC D5: the points of a QMC study are those of Optuna's own sampler, in order, killed or not."""
+    """The points of a QMC study are those of Optuna's own sampler, in order, killed or not."""
 
     def objective(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0, 1)

@@ -102,7 +102,7 @@ class Bomb:
 @pytest.mark.parametrize("done", [0, 1, 9])
 @pytest.mark.parametrize("name", [*MAKERS, *_EXTRA_MAKERS])
 def test_restored_sampler_goes_on_exactly(name: str, done: int, tmp_path: Path) -> None:
-    """SPEC D1: saved in the middle of a study, each of Optuna's samplers goes on as the one that was never saved."""
+    """Saved in the middle of a study, each of Optuna's samplers goes on as the one that was never saved."""
     more = 4 if name == "gp" else 14
     sampler = _make(name)
     study = _study(sampler)
@@ -160,7 +160,7 @@ def _run_killed(name: str, root: Path, trials: int, where: str) -> list[Any]:
 @pytest.mark.parametrize("where", ["before suggestions", "after saving", "between trials"])
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_saved_after_the_last_suggestion_no_number_is_drawn_twice(name: str, where: str, tmp_path: Path) -> None:
-    """SPEC D1: killed before a trial's suggestions, or after its sampler is saved, a study goes on exactly."""
+    """Killed before a trial's suggestions, or after its sampler is saved, a study goes on exactly."""
     trials = 10 if name == "gp" else 16
     whole = _study(_make(name))
     whole.optimize(make_objective(name, lambda _: None), n_trials=trials)
@@ -170,7 +170,7 @@ def test_saved_after_the_last_suggestion_no_number_is_drawn_twice(name: str, whe
 
 
 def test_newest_three_are_kept(tmp_path: Path) -> None:
-    """SPEC D1: the folder is made, files are numbered on, and the newest three stay."""
+    """The folder is made, files are numbered on, and the newest three stay."""
     root = tmp_path / "not" / "there"
     study = _study(RandomSampler(seed=0))
     for _ in range(5):
@@ -185,7 +185,7 @@ def test_newest_three_are_kept(tmp_path: Path) -> None:
 
 
 def test_nothing_to_restore(tmp_path: Path) -> None:
-    """SPEC D1: no folder, an empty one, and one with other files only give `None`."""
+    """No folder, an empty one, and one with other files only give `None`."""
     assert restore_sampler(tmp_path / "missing") is None
     assert restore_sampler(str(tmp_path)) is None
     for name in ("notes.txt", "sampler-1_trial-0.pth", "sampler-000001_trial-0.pth.bak", ".sampler-000001_trial-0.pth"):
@@ -196,7 +196,7 @@ def test_nothing_to_restore(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["empty", "zeros", "half", "first bytes", "without its end", "flipped"])
 def test_torn_file_is_passed_over(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC D1: a torn file is named in the log, and the one before it used."""
+    """A torn file is named in the log, and the one before it used."""
     study = _study(RandomSampler(seed=0))
     for _ in range(2):
         checkpoint_sampler(study.ask(), tmp_path)
@@ -237,7 +237,7 @@ def _write_sealed(path: Path, bomb: Bomb, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_crafted_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D1: a file that runs code where it is unpickled is refused, sealed or not, and nothing runs."""
+    """A file that runs code where it is unpickled is refused, sealed or not, and nothing runs."""
     bomb = Bomb(tmp_path / "boom")
     pickle.loads(pickle.dumps(bomb))
     assert bomb.folder.exists(), "the bomb is live"
@@ -296,7 +296,7 @@ def _impostor() -> BaseSampler:
     ],
 )
 def test_what_cannot_be_restored_is_not_saved(make: Callable[[], BaseSampler], message: str, tmp_path: Path) -> None:
-    """SPEC D1: a sampler with a part of the user's own is refused when it is saved, by that part, with the remedy."""
+    """A sampler with a part of the user's own is refused when it is saved, by that part, with the remedy."""
     with pytest.raises(ArgumentTypeError, match=message):
         _checkpoint(make(), tmp_path / "samplers")
     assert not (tmp_path / "samplers").exists()
@@ -309,7 +309,7 @@ def test_message_has_the_remedy(tmp_path: Path) -> None:
 
 
 def test_reproducible_sampler_is_not_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """SPEC D5: a sampler that needs no checkpoint leaves no file."""
+    """A sampler that needs no checkpoint leaves no file."""
     with caplog.at_level(logging.DEBUG, "helios"):
         _checkpoint(ReproducibleSampler(TPESampler, 1), tmp_path / "samplers")
 
@@ -319,7 +319,7 @@ def test_reproducible_sampler_is_not_saved(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_only_rank_0_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC C8: in the other ranks, whose trial is a stand-in without a study, nothing happens."""
+    """In the other ranks, whose trial is a stand-in without a study, nothing happens."""
     monkeypatch.setattr("helios.plugins.optuna.samplers.saving.get_global_rank", lambda: 1)
     checkpoint_sampler(object(), tmp_path)  # type: ignore[arg-type]  # a stand-in
 
@@ -328,7 +328,7 @@ def test_only_rank_0_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_failed_write_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D1: a write that fails leaves the files that were there, and no part of a new one."""
+    """A write that fails leaves the files that were there, and no part of a new one."""
     _checkpoint(RandomSampler(seed=0), tmp_path, times=3)
     before = _names(tmp_path)
 

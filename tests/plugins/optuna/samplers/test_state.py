@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @pytest.mark.parametrize("kind", ["name", "object", "member", "record"])
 def test_anything_else_is_refused_by_name(kind: str, name: str, tmp_path: Path) -> None:
-    """SPEC D1: a sealed file that asks for anything that no sampler is made of, dotted names too, is refused by it."""
+    """A sealed file that asks for anything that no sampler is made of, dotted names too, is refused by it."""
     node = {"kind": kind, "name": name, "class": name, "attributes": {}, "items": []}
     outer = {
         "kind": "object",
@@ -74,7 +74,7 @@ _WORDS = np.zeros(624, np.uint32)
     ],
 )  # fmt: skip
 def test_malformed_data_are_refused(node: Any, message: str, tmp_path: Path) -> None:
-    """SPEC D1: data that `checkpoint_sampler` never writes are refused, with the reason."""
+    """Data that `checkpoint_sampler` never writes are refused, with the reason."""
     save_archive(tmp_path / "sampler-000001_trial-0.pth", {"sampler": node})
 
     with pytest.raises(CorruptCheckpointError) as caught:
@@ -83,7 +83,7 @@ def test_malformed_data_are_refused(node: Any, message: str, tmp_path: Path) -> 
 
 
 def test_nested_too_deeply() -> None:
-    """SPEC D1: data nested a hundred thousand times are refused, and do not end the process."""
+    """Data nested a hundred thousand times are refused, and do not end the process."""
     node: Any = None
     for _ in range(100_000):
         node = {"kind": "list", "items": [node]}

@@ -84,7 +84,7 @@ def from_text(text: str, folder: Path) -> SearchSpace:
 
 
 def test_a_file_says_what_is_suggested(tmp_path: Path) -> None:
-    """SPEC D6: every key of the file arrives at the trial, parents first, and conditions decide what is asked for."""
+    """Every key of the file arrives at the trial, parents first, and conditions decide what is asked for."""
     space = from_text(TOML, tmp_path)
     assert list(space) == ["optimizer", "momentum", "nesterov", "lr", "layers"]
     trial = Recorder()
@@ -99,7 +99,7 @@ def test_a_file_says_what_is_suggested(tmp_path: Path) -> None:
 
 
 def test_conditions_hold_for_the_values_that_a_trial_has(tmp_path: Path) -> None:
-    """SPEC D6: a parameter exists exactly if each condition holds, and 0.1 + 0.2 is the third step of 0.1."""
+    """A parameter exists exactly if each condition holds, and 0.1 + 0.2 is the third step of 0.1."""
     space = from_text(TOML, tmp_path)
     rest = {"lr": 0.1, "layers": 3}
 
@@ -224,7 +224,7 @@ INT = {"kind": "int", "low": 1, "high": 9}
     ],
 )
 def test_a_broken_rule_is_named_with_value_and_remedy(definition: dict[str, Any], said: str) -> None:
-    """SPEC D6: one clear error for each rule, that names the parameter, what is wrong, and what to do."""
+    """One clear error for each rule, that names the parameter, what is wrong, and what to do."""
     with pytest.raises(ConfigurationError, match=r'^search space: parameter "x": ' + said.replace('["', r'\["')):
         SearchSpace.from_dict({**PARENTS, "x": definition})
 
@@ -248,7 +248,7 @@ def test_a_broken_rule_is_named_with_value_and_remedy(definition: dict[str, Any]
     ],
 )
 def test_a_wrong_type_is_a_type_error(definition: Any, said: str) -> None:
-    """SPEC D6: what has the wrong type is named with its value and its type."""
+    """What has the wrong type is named with its value and its type."""
     with pytest.raises(ArgumentTypeError, match=r'^search space: parameter "x": ' + said):
         SearchSpace.from_dict({**PARENTS, "x": definition})
 
@@ -265,13 +265,13 @@ def test_a_wrong_type_is_a_type_error(definition: Any, said: str) -> None:
     ],
 )
 def test_a_space_that_is_none_is_refused(definitions: Any, error: type[Exception], said: str) -> None:
-    """SPEC D6: an empty space, something else than a mapping, and impossible names are errors."""
+    """An empty space, something else than a mapping, and impossible names are errors."""
     with pytest.raises(error, match=said):
         SearchSpace.from_dict(definitions)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """SPEC D6: one error lists the mistakes of all parameters and begins with the file."""
+    """One error lists the mistakes of all parameters and begins with the file."""
     text = 'lr = { kind = "float", low = 1, high = 0, lgo = true }\ndepth = 3\nwidth = { kind = "itn" }\n'
     with pytest.raises(ConfigurationError) as caught:
         from_text(text, tmp_path)
@@ -286,7 +286,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None:
-    """SPEC D6: a syntax error names file and line, so do bytes that are no text; a missing file is an OSError."""
+    """A syntax error names file and line, so do bytes that are no text; a missing file is an OSError."""
     path = tmp_path / "space.toml"
     with pytest.raises(ConfigurationError, match=rf"{re.escape(str(path))}: this is not TOML: .*at line 2"):
         from_text("\nlr = = 1\n", tmp_path)
@@ -299,7 +299,7 @@ def test_a_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("circle", [("a", "b"), ("a", "b", "c"), ("b", "a", "c", "d")])
 def test_circles_are_found_once(circle: tuple[str, ...]) -> None:
-    """SPEC D6: parameters that wait for each other are refused, and the message walks around the circle."""
+    """Parameters that wait for each other are refused, and the message walks around the circle."""
     definitions = {
         name: {"kind": "int", "low": 0, "high": 1, "when": {parent: 1}}
         for name, parent in zip(circle, circle[1:] + circle[:1], strict=True)
@@ -312,7 +312,7 @@ def test_circles_are_found_once(circle: tuple[str, ...]) -> None:
 
 
 def test_a_parameter_that_can_never_exist_is_refused() -> None:
-    """SPEC D6: conditions that contradict each other, also through a parent, are found before the first trial."""
+    """Conditions that contradict each other, also through a parent, are found before the first trial."""
     parent = {**INT, "when": {"optimizer": "sgd"}}
     SearchSpace.from_dict({**PARENTS, "parent": parent, "x": {**FLOAT, "when": {"parent": 1, "optimizer": "sgd"}}})
     with pytest.raises(ConfigurationError, match='parameter "x": it never exists: .* different values of "optimizer"'):
@@ -367,7 +367,7 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(definitions=spaces())
 def test_to_dict_is_the_inverse_of_from_dict(definitions: dict[str, Any]) -> None:
-    """SPEC D6: a space made of what a space says is equal to it, through JSON, too, and says nothing shorter."""
+    """A space made of what a space says is equal to it, through JSON, too, and says nothing shorter."""
     space = SearchSpace.from_dict(definitions)
     again = SearchSpace.from_dict(json.loads(json.dumps(space.to_dict())))
     assert again == space
@@ -380,7 +380,7 @@ def test_to_dict_is_the_inverse_of_from_dict(definitions: dict[str, Any]) -> Non
 
 @given(definitions=spaces(), seed=st.integers(0, 100))
 def test_suggestions_lie_in_the_space_and_conditions_hold(definitions: dict[str, Any], seed: int) -> None:
-    """SPEC D6: in real trials each value is one that its definition admits, and is there if its parent wants it."""
+    """In real trials each value is one that its definition admits, and is there if its parent wants it."""
     space = SearchSpace.from_dict(definitions)
     study = make_study(seed)
     for _ in range(3):
@@ -419,7 +419,7 @@ def ensure_admitted(definition: dict[str, Any], value: Any) -> None:
 
 
 def test_the_first_trial_records_the_space_and_the_next_one_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPEC D6: the space is in the study's attributes after the first trial; later ones cost the storage nothing."""
+    """The space is in the study's attributes after the first trial; later ones cost the storage nothing."""
     space, study = SearchSpace.from_dict(PARENTS), make_study()
     space.suggest(study.ask())
     assert json.loads(study.user_attrs[SPACE_ATTRIBUTE])[0] == {"name": "optimizer", **PARENTS["optimizer"]}
@@ -438,7 +438,7 @@ def test_the_first_trial_records_the_space_and_the_next_one_asks_nothing(monkeyp
 
 
 def test_a_study_resumed_with_another_space_says_what_differs(tmp_path: Path) -> None:
-    """SPEC D6: before anything is suggested, each difference is told, with values and remedies."""
+    """Before anything is suggested, each difference is told, with values and remedies."""
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     old = {**PARENTS, "gone": FLOAT, "c": {**FLOAT, "when": {"optimizer": "sgd"}}}
     new = {**PARENTS, "lr": {**PARENTS["lr"], "high": 2.0, "log": True}, "new": FLOAT, "c": FLOAT}
@@ -461,7 +461,7 @@ def test_a_study_resumed_with_another_space_says_what_differs(tmp_path: Path) ->
 
 
 def test_another_order_is_another_space() -> None:
-    """SPEC D6: samplers draw in order, so a study resumed with the same parameters in another order says so."""
+    """Samplers draw in order, so a study resumed with the same parameters in another order says so."""
     study = make_study()
     SearchSpace.from_dict({"a": FLOAT, "b": FLOAT}).record(study)
     with pytest.raises(ConfigurationError, match="the order: a, b is recorded, this space has b, a"):
@@ -469,7 +469,7 @@ def test_another_order_is_another_space() -> None:
 
 
 def test_a_recorded_space_is_replaced_only_when_asked_to() -> None:
-    """SPEC D6: `record` refuses as `check` does, `replace=True` makes the new space the study's own."""
+    """`record` refuses as `check` does, `replace=True` makes the new space the study's own."""
     study, old, new = make_study(), SearchSpace.from_dict({"a": FLOAT}), SearchSpace.from_dict({"a": INT})
     old.check(study)
     assert SPACE_ATTRIBUTE not in study.user_attrs

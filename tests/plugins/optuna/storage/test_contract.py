@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TestPatientStorage(StorageTestCase):
-    """SPEC D2, D3: patience changes nothing of what Optuna expects of a storage."""
+    """Patience changes nothing of what Optuna expects of a storage."""
 
     @pytest.fixture
     def storage(self, tmp_path: Path) -> BaseStorage:
