@@ -700,7 +700,146 @@ class _Class:
         return Counting.calls_of_class
 
 
+class _Tied:
+    """Weights that training ties and unties, within a network and between two."""
+
+    @staticmethod
+    def make(o: Any) -> None:
+        o.tied_net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+        o.tied_other = nn.Linear(2, 2)
+        o.tied_net[2].bias = o.tied_net[0].bias
+
+    @staticmethod
+    def change(o: Any, n: int) -> None:
+        net = o.tied_net
+        if n == 1:
+            net[1].weight = net[0].weight
+            o.tied_other.weight = net[2].weight
+            net[2].bias = nn.Parameter(torch.zeros(2))
+        with torch.no_grad():
+            net[0].weight.add_(n)
+            net[2].weight.mul_(2)
+            net[2].bias.sub_(n)
+
+    @staticmethod
+    def look(o: Any) -> Any:
+        net, other = o.tied_net, o.tied_other
+        ties = [net[1].weight is net[0].weight, other.weight is net[2].weight, net[2].bias is net[0].bias]
+        return [ties, dict(net.state_dict()), dict(other.state_dict())]
+
+
+class _Memory:
+    """Views that training makes of what was constructed, and what NumPy and Python share in setup."""
+
+    @staticmethod
+    def make(o: Any) -> None:
+        o.memory_base = torch.zeros(6)
+        o.memory_net = nn.Linear(2, 2)
+        o.memory_view = o.memory_data = None
+        o.memory_array = np.zeros(4)
+        o.memory_tensor = torch.from_numpy(o.memory_array)
+        o.memory_slice = o.memory_array[1:3]
+        o.memory_bytes = bytearray(3)
+        o.memory_bytes_view = memoryview(o.memory_bytes)
+        o.memory_strings = np.array(["a", "b"], dtype=np.dtypes.StringDType())
+
+    @staticmethod
+    def change(o: Any, n: int) -> None:
+        if n == 1:
+            o.memory_view, o.memory_data = o.memory_base[1:4], o.memory_net.weight.data[0]
+        o.memory_view += n
+        o.memory_data.add_(n)
+        o.memory_tensor += n
+        o.memory_slice *= 2
+        o.memory_bytes_view[n % 3] = n
+        o.memory_strings[0] += "z" * n
+
+    @staticmethod
+    def look(o: Any) -> Any:
+        o.memory_view.add_(1)
+        o.memory_data.add_(1)
+        o.memory_tensor.add_(1)
+        return [
+            [o.memory_base, o.memory_net.weight.detach(), o.memory_array, o.memory_slice],
+            [bytes(o.memory_bytes), bytes(o.memory_bytes_view), o.memory_strings.tolist()],
+            isinstance(o.memory_strings.dtype, np.dtypes.StringDType),
+        ]
+
+
+class OwnRandom(random.Random):
+    """A generator of a class of the user's, with an attribute."""
+
+    draws = 0
+
+    def draw(self) -> float:
+        self.draws += 1
+        return self.random()
+
+
+class OwnState(np.random.RandomState):
+    pass
+
+
+class OwnGenerator(np.random.Generator):
+    pass
+
+
+class _Generators:
+    @staticmethod
+    def make(o: Any) -> None:
+        o.generators_mine = [OwnRandom(1), OwnState(1), OwnGenerator(np.random.PCG64(1))]
+
+    @staticmethod
+    def change(o: Any, n: int) -> None:
+        del n
+        o.generators_mine[0].draw()
+        o.generators_mine[1].rand()
+        o.generators_mine[2].random()
+
+    @staticmethod
+    def look(o: Any) -> Any:
+        mine, state, generator = o.generators_mine
+        return [mine.draws, mine.draw(), state.rand(), generator.random()]
+
+
+def remember(item: int, memory: list[int] = [], *, last: dict[str, int] = {}) -> None:  # noqa: B006 - the point
+    memory.append(item)
+    last["item"] = item
+
+
+class _Defaults:
+    """Defaults of arguments, of a function and of a method, and an attribute of a member of an enumeration."""
+
+    @staticmethod
+    def make(o: Any) -> None:
+        o.defaults_function = remember
+        o.defaults_node = Keeping()
+        o.defaults_member = Rated.GOOD
+
+    @staticmethod
+    def change(o: Any, n: int) -> None:
+        o.defaults_function(n)
+        o.defaults_node.keep(n)
+        Rated.GOOD.count = n
+
+    @staticmethod
+    def look(o: Any) -> Any:
+        keep = Keeping.keep.__defaults__ or ()
+        return [o.defaults_function.__defaults__, o.defaults_function.__kwdefaults__, list(keep), Rated.GOOD.count]
+
+
+class Keeping:
+    def keep(self, item: int, kept: list[int] = []) -> None:  # noqa: B006 - the point
+        kept.append(item)
+
+
+class Rated(enum.Enum):
+    GOOD = "good"
+    count: int
+
+
 for _name, _kind in {
+    "tied": _Tied, "memory": _Memory, "generators": _Generators, "defaults": _Defaults,
     "shared": _Shared, "cycle": _Cycle, "late": _Late, "alpha": _Alpha, "network": _Network, "nets": _Nets,
     "groups": _Groups,
     "swapped": _Swapped, "corners": _Corners, "closure": _Closure, "class": _Class,
@@ -739,5 +878,6 @@ cannot("a_deep_list", list, lambda old, n: _deep(5000))
 cannot("a_new_network", lambda: None, lambda old, n: nn.Linear(1, 1))
 cannot("a_new_optimizer", lambda: torch.optim.SGD([torch.zeros(1)]), lambda old, n: torch.optim.Adam([torch.zeros(1)]))
 cannot("a_graph", lambda: torch.ones(1, requires_grad=True), lambda old, n: old * 2 if old.is_leaf else old)
+cannot("a_shared_array", lambda: [np.zeros(4), None], lambda old, n: old.__setitem__(1, old[0][1:]), "[1]")
 cannot("in_a_list", list, lambda old, n: old.append(iter("a")), "[0]")
 cannot("in_an_object", lambda: Node(0), lambda old, n: setattr(old, "other", iter("a")), ".other")

@@ -46,6 +46,7 @@ class Anchors:
         self._paths: dict[int, str] = {}
         self._types: dict[str, type] = {}
         self._memory: dict[str, int] = {}
+        self._at_memory: dict[int, str] = {}
 
     def add(self, path: str, value: object) -> None:
         """Take an object for the one that is constructed at a path."""
@@ -56,11 +57,20 @@ class Anchors:
         self._paths[id(value)] = path
         self._types[path] = type(value)
         if isinstance(value, torch.Tensor):
-            self._memory[path] = address_of(value)
+            address = self._memory[path] = address_of(value)
+            self._at_memory.setdefault(address, path)
 
     def has_moved(self, path: str, tensor: torch.Tensor) -> bool:
         """Whether the tensor that was constructed at a path has other memory since, as after `tensor.data = ...`."""
         return self._memory.get(path, 0) not in (0, address_of(tensor))
+
+    def find_sharing(self, tensor: torch.Tensor) -> str | None:
+        """Return the path of a constructed tensor with which a tensor shares its memory; `None` if there is none."""
+        address = address_of(tensor)
+        path = self._at_memory.get(address) if address else None
+        other = None if path is None else self.get(path)
+        is_there = path is not None and isinstance(other, torch.Tensor) and address_of(other) == address
+        return path if is_there else None
 
     def get(self, path: str) -> Any | None:
         """Return the object at a path; `None` if there is none, or none any more."""
@@ -83,6 +93,7 @@ class Anchors:
         self._paths.update(other._paths)
         self._types.update(other._types)
         self._memory.update(other._memory)
+        self._at_memory.update(other._at_memory)
 
     def below(self, root: str) -> Anchors:
         """Return the objects whose paths begin with that of a part of the run."""
@@ -90,6 +101,7 @@ class Anchors:
         found._objects = {path: each for path, each in self._objects.items() if is_below(path, root)}
         found._types = {path: each for path, each in self._types.items() if path in found._objects}
         found._memory = {path: each for path, each in self._memory.items() if path in found._objects}
+        found._at_memory = {address: path for address, path in self._at_memory.items() if path in found._objects}
         found._paths = {address: path for address, path in self._paths.items() if path in found._objects}
         return found
 

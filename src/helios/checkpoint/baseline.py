@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from helios.checkpoint.anchors import Anchors, Graph
-from helios.checkpoint.classes import data_of, own_bases
+from helios.checkpoint.classes import data_of, functions_of, own_bases
 from helios.checkpoint.details import describe
 from helios.checkpoint.encoding import Encoder
+from helios.checkpoint.objects import encode_defaults
+from helios.checkpoint.structure import describe_structure
 from helios.checkpoint.writing import EXCLUDED, own_attributes
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Baseline:
         anchors: the objects that `owner` has constructed.
         marks: its attributes as they were constructed, by name.
         details: those of its networks and optimizers, by path and by module.
+        structures: how its networks were put together, by path; see `describe_structure`.
     """
 
     def __init__(self, owner: object, ignore: frozenset[str], always: tuple[str, ...] = ()) -> None:
@@ -60,6 +63,7 @@ class Baseline:
         self.anchors = Anchors()
         self.marks: dict[str, Mark] = {}
         self.details: dict[str, dict[str, Mark]] = {}
+        self.structures: dict[str, dict[str, tuple[str, int]]] = {}
 
     def own(self) -> dict[str, Any]:
         """Return the attributes that are looked at."""
@@ -91,6 +95,10 @@ class Baseline:
                 described[path] = describe(encoder.parts[path], path, encoder)
         return described
 
+    def describe_structures(self, encoder: Encoder) -> dict[str, dict[str, tuple[str, int]]]:
+        """Return how the networks that the encoder has met are put together, by path."""
+        return {path: describe_structure(part) for path, part in encoder.parts.items() if isinstance(part, nn.Module)}
+
     def encode_classes(self, encoder: Encoder) -> dict[type, dict[str, Any]]:
         """Return what the classes hold that the encoder has met."""
         encoder.classes.update(dict.fromkeys(own_bases(type(self.owner))))
@@ -99,6 +107,9 @@ class Baseline:
             for cls in missing:  # What a class holds may be of a class that holds something.
                 path = f"{cls.__module__}.{cls.__qualname__}"
                 found[cls] = {name: encoder.attribute(value, f"{path}.{name}") for name, value in data_of(cls).items()}
+                for name, function in functions_of(cls).items():
+                    if (defaults := encode_defaults(encoder, function, f"{path}.{name}()")) is not None:
+                        found[cls][f"{name}()"] = defaults
         return found
 
     def relative(self, path: str) -> str:

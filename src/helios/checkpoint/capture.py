@@ -17,8 +17,10 @@ from helios.checkpoint.classes import name_of
 from helios.checkpoint.decoding import Decoder
 from helios.checkpoint.encoding import Encoder
 from helios.checkpoint.marks import CLASS_MARKS, Mark
+from helios.checkpoint.memory import find_shared_memory
 from helios.checkpoint.restoring import Restoration
 from helios.checkpoint.states import encode_part_state
+from helios.checkpoint.structure import compare_structures
 from helios.checkpoint.tensors import GRAPH
 from helios.checkpoint.values import TAG
 from helios.checkpoint.writing import own_attributes
@@ -107,6 +109,8 @@ class AttributeCapture(Baseline):
                 self.marks.setdefault(name, Mark.of(node, size))
         for path, entries in self.describe_parts(encoder).items():
             self.details.setdefault(path, {name: Mark.of(node, 0) for name, node in entries.items()})
+        for path, structure in self.describe_structures(encoder).items():
+            self.structures.setdefault(path, structure)
         for cls, nodes in self.encode_classes(encoder).items():
             CLASS_MARKS.setdefault(cls, {name: Mark.of(node, 0) for name, node in nodes.items()})
 
@@ -195,6 +199,11 @@ class AttributeCapture(Baseline):
         self._leaves = self._find_leaves(self.graph)
         own = own_attributes(self.owner)
         deleted = [name for name in self.marks if name not in own]
+        for path, other in find_shared_memory(encoder.arrays, self.graph).items():
+            encoder.findings[path] = (
+                f"shares its memory with {self.show(other)}, and will not in a resumed run: make both in setup, and "
+                "change them in place"
+            )
         self.findings = {self.show(path): reason for path, reason in encoder.findings.items()}
         sections = {ATTRIBUTES: attributes, DETAILS: details, CLASSES: classes, DELETED: deleted}
         return {**states, **{name: section for name, section in sections.items() if section}}
@@ -208,12 +217,8 @@ class AttributeCapture(Baseline):
             }
             if changed:
                 found[self.relative(path)] = changed
-            if marks and set(marks) != set(entries):
-                names = sorted(set(marks) ^ set(entries))
-                encoder.findings[path] = (
-                    f"has other modules than when it was constructed ({', '.join(map(repr, names[:5]))}), which a "
-                    "resumed run does not make: make them in setup"
-                )
+        for path, structure in self.describe_structures(encoder).items():
+            encoder.findings.update(compare_structures(self.structures.get(path, structure), structure, path))
         return found
 
     def _find_class_changes(self, encoder: Encoder) -> dict[str, Any]:

@@ -139,6 +139,12 @@ def data_of(cls: type) -> dict[str, Any]:
     }
 
 
+def functions_of(cls: type) -> dict[str, types.FunctionType]:
+    """Return the functions that a class itself defines, by name."""
+    members = {name: getattr(member, "__func__", member) for name, member in vars(cls).items()}
+    return {name: member for name, member in members.items() if isinstance(member, types.FunctionType)}
+
+
 def _is_descriptor(value: object) -> bool:
     return hasattr(type(value), "__get__") or isinstance(value, property | types.MemberDescriptorType)
 

@@ -25,6 +25,7 @@ from helios.checkpoint.rebuilding import (
     decode_scalar,
     decode_tensor,
     decode_typed_array,
+    decode_view,
 )
 from helios.checkpoint.values import FACTORIES, TAG, decode_value, is_value
 from helios.errors import CheckpointMismatchError
@@ -94,6 +95,8 @@ class Decoder(Reader):
             "function": self._function,
             "method": self._method,
             "partial": self._partial,
+            "memoryview": self._memoryview,
+            "view": functools.partial(decode_view, self),
         }
         return readers[tag](node, path, live)
 
@@ -160,9 +163,28 @@ class Decoder(Reader):
         for name, cell in node.get("cells", {}).items():
             if not (isinstance(cell, dict) and cell.get(TAG) == "left"):
                 cells[name].cell_contents = self.decode(cell, f"{path}.<{name}>")
+        self.fill_defaults(target, node.get("defaults", {}), path)
         if "attributes" in node:
             self.fill_attributes(target, node["attributes"], path)
         return self.known(path, target)
+
+    def fill_defaults(self, function: types.FunctionType, nodes: dict[str, Any], path: str) -> None:
+        """Give the arguments of a function the defaults that were written."""
+        found = {
+            key: self.decode(node, f"{path}.<default {key}>")
+            for key, node in nodes.items()
+            if not (isinstance(node, dict) and node.get(TAG) == "left")
+        }
+        if function.__defaults__ is not None:
+            function.__defaults__ = tuple(
+                found.get(str(index), value) for index, value in enumerate(function.__defaults__)
+            )
+        if function.__kwdefaults__ is not None:
+            function.__kwdefaults__.update({name: found[name] for name in function.__kwdefaults__ if name in found})
+
+    def _memoryview(self, node: dict[str, Any], path: str, live: Any) -> Any:
+        self.decode(node["of"], f"{path}.obj")  # The memory is restored in place.
+        return self.constructed(path) if live is None or live is NEW else live
 
     def _partial(self, node: dict[str, Any], path: str, live: Any) -> Any:
         function = self.decode(node["function"], f"{path}.func")

@@ -17,6 +17,7 @@ from torch import nn
 
 from helios.checkpoint.contents import join, modules_of, tensors_of
 from helios.checkpoint.fsdp import find_states
+from helios.checkpoint.structure import class_of, find_ties, tie
 from helios.checkpoint.writing import own_attributes
 from helios.errors import CheckpointMismatchError
 
@@ -41,8 +42,12 @@ def describe(part: Any, path: str, encoder: Encoder) -> dict[str, Any]:
     """Return the details of a part, as plain data: an entry for each module of a network, or one of an optimizer."""
     if isinstance(part, nn.Module):
         is_sharded = bool(find_states([part]))
+        ties = {} if is_sharded else find_ties(part, path, encoder.holders)
         return {
-            name: _describe_module(module, join(path, name), encoder, is_sharded=is_sharded)
+            name: {
+                **_describe_module(module, join(path, name), encoder, is_sharded=is_sharded),
+                **({"tied": ties[name]} if name in ties else {}),
+            }
             for name, module in modules_of(part).items()
         }
     if isinstance(part, torch.optim.Optimizer):
@@ -62,6 +67,7 @@ def _describe_module(module: nn.Module, path: str, encoder: Encoder, *, is_shard
     tensors = tensors_of(module)
     own = [name for name in own_attributes(module) if name not in _OF_MODULE]
     return {
+        "class": class_of(module),
         "training": module.training,
         "frozen": _frozen_in(module),
         # Where each rank has a part of a parameter, torch itself puts one tensor in the place of another.
@@ -126,14 +132,26 @@ def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
 # ------------------------------------------------------------------------------------------------------------ restoring
 
 
-def prepare(part: Any, details: Mapping[str, dict[str, Any]]) -> None:
-    """Let a network have tensors of the kinds that its saved state is made of, where training has changed them."""
-    modules = modules_of(part) if isinstance(part, nn.Module) else {}
+def prepare(network: nn.Module, path: str, details: Mapping[str, dict[str, Any]], known: Mapping[str, Any]) -> None:
+    """Let a network have tensors of the kinds that its saved state is made of, where training has changed them.
+
+    Args:
+        network: the network.
+        path: where it is.
+        details: what `describe` returned of the modules that training has changed.
+        known: the tensors of other networks by path.
+    """
+    modules = modules_of(network)
+    ties = find_ties(network, path, {})
     for name, entry in details.items():
-        module = modules.get(name)
-        if module is None:
-            continue
-        _match_tensors(module, entry)
+        if name in modules:
+            saved = entry.get("tied", {})
+            untied = [key for key in ties.get(name, {}) if key not in saved]
+            _match_tensors(modules[name], {**entry, "replaced": [*entry["replaced"], *untied]})
+    tie(network, path, {name: entry["tied"] for name, entry in details.items() if "tied" in entry}, known)
+    for name, entry in details.items():
+        if name in modules:
+            _sort_tensors(modules[name], list(entry["kinds"]))
 
 
 def _role_of(name: str, module: nn.Module) -> str:
@@ -168,6 +186,22 @@ def _match_tensors(module: nn.Module, entry: Mapping[str, Any]) -> None:
         else:
             module._buffers.pop(name, None)  # noqa: SLF001 - see tensors_of.
             module.register_buffer(name, fresh, persistent=role == "buffer")
+
+
+def _sort_tensors(module: nn.Module, names: list[str]) -> None:
+    """Let a module hold its tensors in the order of these names: an optimizer that is made later takes them so."""
+    for table in (module._parameters, module._buffers):  # noqa: SLF001 - see tensors_of.
+        held = [name for name, tensor in table.items() if tensor is not None and name in names]
+        if held != [name for name in names if name in held]:
+            items = {
+                name: table[name] for name in sorted(table, key=lambda name: (name not in names, _at(name, names)))
+            }
+            table.clear()
+            table.update(items)
+
+
+def _at(name: str, names: list[str]) -> int:
+    return names.index(name) if name in names else 0
 
 
 def _read_kind(kind: str) -> tuple[list[int], torch.dtype, str]:
@@ -210,6 +244,11 @@ def restore(part: Any, details: Mapping[str, dict[str, Any]], path: str, decoder
         if name not in modules:
             raise CheckpointMismatchError(f"the checkpoint has a module {name!r} of {path}, which is not there now")
         module = modules[name]
+        if entry["class"] != class_of(module):
+            raise CheckpointMismatchError(
+                f"{join(path, name)} was a {entry['class']} when it was saved, and is a {class_of(module)} now: make "
+                "it in setup as it was"
+            )
         module.training = entry["training"]
         _freeze(module, entry["frozen"])
         for key, buffer in entry["buffers"].items():

@@ -49,6 +49,8 @@ _DEEPEST: Final = 80  # Levels: `pickle`, by which torch writes files, and Pytho
 _SCALARS: Final = (str, int, float, complex, bytes)
 _DICTIONARIES: Final = (collections.OrderedDict, collections.defaultdict, collections.Counter, dict)
 _SEQUENCES: Final = (collections.deque, list, set, frozenset, tuple)
+# What every member of an enumeration has in its dictionary.
+_OF_MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 _KEYS: Final = (str, int, bool, float, type(None))
 
 
@@ -128,9 +130,8 @@ class Encoder(Writer):
             return encode_tensor(self, value, path, anchor)
         if isinstance(value, nn.Module | torch.optim.Optimizer):
             return encode_part(self, value, path, anchor)
-        generator = encode_generator(value, self.device)
-        if generator is not None:
-            return {TAG: "generator", "of": self.encode_inner(generator, path), "class": type(value).__name__}
+        if (generator := encode_generator(self, value, path, anchor)) is not None:
+            return generator
         if isinstance(value, Stateful) and (anchor is not None or not is_own(type(value))):
             return encode_part(self, value, path, anchor)
         if isinstance(value, np.ndarray):
@@ -145,6 +146,8 @@ class Encoder(Writer):
             return self._encode_sequence(value, path)
         if type(value) is functools.partial:
             return encode_partial(self, value, path)
+        if type(value) is memoryview and anchor is not None:
+            return {TAG: "memoryview", "of": self.encode(value.obj, f"{path}.obj")}
         if isinstance(value, types.FunctionType):
             return encode_function(self, value, path, anchor)
         return encode_object(self, value, path, anchor)
@@ -202,12 +205,17 @@ class Encoder(Writer):
 
     def _encode_member(self, value: enum.Enum, path: str) -> Any:
         self.ensure_made(type(value), path)
-        return {
+        node = {
             TAG: "enum",
             "class": list(name_of(type(value))),
             "name": value._name_,
             "of": None if value._name_ in type(value).__members__ else self.encode_inner(value._value_, path),
         }
+        attributes = [name for name in vars(value) if name not in _OF_MEMBER]
+        if not attributes or id(value) in self.graph.seen:
+            return node
+        self.graph.seen[id(value)] = value, path  # A member is one object, whoever holds it.
+        return {**node, "attributes": self.attributes_of(value, path, attributes)}
 
 
 def _is_function(value: Any) -> bool:

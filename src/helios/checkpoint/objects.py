@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import io
 import random
@@ -17,7 +18,7 @@ from helios.checkpoint.anchors import UncapturableError, is_below
 from helios.checkpoint.classes import is_own, is_own_module, is_tool, name_of, show, slots_of
 from helios.checkpoint.contents import register_contents
 from helios.checkpoint.tensors import name_device
-from helios.checkpoint.values import FACTORIES, TAG, encode_array
+from helios.checkpoint.values import FACTORIES, PLAIN, TAG, encode_array
 from helios.checkpoint.writing import EXCLUDED
 
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from helios.checkpoint.writing import Writer
 
 # Objects whose insides cannot be seen, and cannot be changed either.
-_IMMUTABLE: Final = (
+_IMMUTABLE: Final[tuple[type, ...]] = (
     *(types.GenericAlias, types.UnionType, types.CodeType, types.MappingProxyType, re.Match, struct.Struct),
-    *(datetime.tzinfo, torch.finfo, torch.iinfo),
+    *(datetime.tzinfo, torch.finfo, torch.iinfo, contextvars.ContextVar),
+    # Views of a dictionary, which is saved where it is held.
+    *(type({}.keys()), type({}.values()), type({}.items())),
 )
+_GENERATORS: Final = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _WORD: Final = struct.calcsize("P")
 _ARRAYS: Final = (np.matrix, np.recarray, np.ndarray)
 
@@ -51,34 +55,61 @@ def encode_array_of_any_kind(writer: Writer, value: np.ndarray[Any, Any], path: 
             "fill": encode_array(np.asarray(value.fill_value)),
         }
     node = encode_array(np.asarray(value))
+    writer.arrays.append((value, path))
     if node is None:
         node = {
             TAG: "objects",
             "shape": list(value.shape),
             "items": [writer.encode(item, f"{path}[{index}]") for index, item in enumerate(value.reshape(-1))],
+            **_kind_of_strings(value.dtype, path),
         }
     base = next(base for base in _ARRAYS if isinstance(value, base))
     return {**node, "base": base.__name__, **writer.of_class(value, path, base)}
 
 
-def encode_generator(value: Any, device: torch.device | None) -> Any | None:
-    """Return the state of a generator of random numbers; `None` for anything else.
+def _kind_of_strings(dtype: np.dtype[Any], path: str) -> dict[str, Any]:
+    """Return what makes the dtype of an array of strings of any length; nothing for an array of objects."""
+    if not isinstance(dtype, np.dtypes.StringDType):
+        return {}
+    if hasattr(dtype, "na_object"):
+        raise UncapturableError(
+            path, "is an array of strings with a value for missing ones", "keep an array of objects, or a list"
+        )
+    return {"strings": {"coerce": dtype.coerce}}
 
-    Args:
-        value: anything.
-        device: the device of the run.
-    """
+
+def _state_of_generator(value: Any, device: torch.device | None) -> Any | None:
     if isinstance(value, torch.Generator):
         return {"device": name_device(value.device, device), "state": value.get_state()}
-    if type(value) is np.random.Generator:
+    if isinstance(value, np.random.Generator):
         return value.bit_generator.state
-    if type(value) is np.random.RandomState:
+    if isinstance(value, np.random.RandomState):
         return value.get_state(legacy=False)
     if isinstance(value, np.random.BitGenerator):
         return value.state
-    if type(value) is random.Random:
+    if isinstance(value, random.Random):
         return value.getstate()
     return None
+
+
+def encode_generator(writer: Writer, value: Any, path: str, anchor: str | None) -> Any | None:
+    """Return a generator of random numbers as plain data; `None` for anything else.
+
+    One of a class of the user's own can be restored in place only: its constructor is not called.
+    """
+    state = _state_of_generator(value, writer.device)
+    if state is None:
+        return None
+    base = next((base for base in _GENERATORS if isinstance(value, base)), type(value))
+    if base is not type(value) and anchor is None:
+        raise UncapturableError(path, f"is {show(type(value))} made during training", "make it in setup")
+    node = {TAG: "generator", "of": writer.encode_inner(state, path), "class": base.__name__}
+    if base is type(value):
+        return node
+    attributes = {
+        name: writer.attribute(held, f"{path}.{name}") for name, held in vars(value).items() if name != "gauss_next"
+    }
+    return {**node, "attributes": attributes}
 
 
 def encode_class(writer: Writer, value: type, path: str) -> Any:
@@ -103,9 +134,19 @@ def encode_function(writer: Writer, value: types.FunctionType, path: str, anchor
     node: dict[str, Any] = {TAG: "function", "of": [value.__module__, value.__qualname__]}
     if held:
         node["cells"] = {name: writer.attribute(item, f"{path}.<{name}>") for name, item in held.items()}
+    if (defaults := encode_defaults(writer, value, path)) is not None:
+        node["defaults"] = defaults
     if vars(value):
         node["attributes"] = {name: writer.attribute(item, f"{path}.{name}") for name, item in vars(value).items()}
     return node
+
+
+def encode_defaults(writer: Writer, function: types.FunctionType, path: str) -> dict[str, Any] | None:
+    """Return the defaults of a function's arguments as plain data; `None` if there are none that calls could change."""
+    defaults = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    if all(type(value) in PLAIN for value in defaults.values()):
+        return None
+    return {str(key): writer.attribute(value, f"{path}.<default {key}>") for key, value in defaults.items()}
 
 
 def encode_partial(writer: Writer, value: functools.partial[Any], path: str) -> Any:

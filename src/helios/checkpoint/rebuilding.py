@@ -68,6 +68,16 @@ def decode_marked_tensor(reader: Reader, tag: str, node: dict[str, Any], path: s
     return tensor
 
 
+def decode_view(reader: Reader, node: dict[str, Any], path: str, _: Any) -> torch.Tensor:
+    """Return a tensor with the memory of one that is constructed."""
+    base = reader.constructed(node["of"])
+    view = torch.empty(0, dtype=node["dtype"], device=base.device)
+    view.set_(base.untyped_storage(), node["offset"], node["size"], node["stride"])
+    if node["is_parameter"]:
+        view = torch.nn.Parameter(view, node["requires_grad"])
+    return reader.known(path, view.requires_grad_(node["requires_grad"]))  # type: ignore[no-any-return]  # it is a tensor
+
+
 def _wrapper(reader: Reader, kind: Any, node: dict[str, Any], path: str, live: Any) -> Any:
     parts = {name: reader.decode(part, f"{path}.{name}") for name, part in node["parts"].items()}
     if live is not None:
@@ -97,6 +107,8 @@ def decode_array_of_any_kind(reader: Reader, tag: str, node: dict[str, Any], pat
     if tag == "objects":
         value = np.empty(len(node["items"]), dtype=object)
         value[:] = [reader.decode(item, f"{path}[{index}]") for index, item in enumerate(node["items"])]
+        if "strings" in node:
+            value = value.astype(np.dtypes.StringDType(coerce=node["strings"]["coerce"]))
         value = value.reshape(node["shape"])
     else:
         value = decode_array(node)
@@ -135,7 +147,8 @@ def decode_generator(reader: Reader, node: dict[str, Any], path: str, live: Any)
         target = live if isinstance(live, np.random.RandomState) else np.random.RandomState()
         target.set_state(state)
     elif kind in ("Generator", *_BIT_GENERATORS):
-        target = live if type(live).__name__ == kind else None
+        is_same = isinstance(live, np.random.Generator) if kind == "Generator" else type(live).__name__ == kind
+        target = live if is_same else None
         if target is None:
             if state["bit_generator"] not in _BIT_GENERATORS:
                 raise CheckpointMismatchError(f"{path} is a generator of kind {state['bit_generator']!r}")
@@ -146,6 +159,8 @@ def decode_generator(reader: Reader, node: dict[str, Any], path: str, live: Any)
         target = live if isinstance(live, random.Random) else random.Random()  # noqa: S311 - the user's choice.
         version, internal, gauss_next = state
         target.setstate((version, tuple(internal), gauss_next))
+    if "attributes" in node:
+        reader.fill_attributes(target, node["attributes"], path, ignore=("gauss_next",))
     return reader.known(path, target)
 
 
@@ -155,9 +170,11 @@ def decode_scalar(reader: Reader, tag: str, node: dict[str, Any], path: str, liv
         kind: Any = reader.class_of(node["class"], path)
         if not issubclass(kind, enum.Enum):
             raise TypeError(f"{kind.__name__} is no enumeration")
-        return (
+        member = (
             kind.__members__[node["name"]] if node["of"] is None else kind(reader.decode(node["of"], f"{path}.<inner>"))
         )
+        reader.fill_attributes(member, node.get("attributes", {}), path, removes=False)
+        return member
     base = BASES[tag]
     plain = decode_value(node["of"]) if isinstance(node["of"], dict) else node["of"]
     if tag == "bytearray":

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from helios.checkpoint.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, SECTIONS
+from helios.checkpoint.classes import functions_of
 from helios.checkpoint.contents import contents_of
 from helios.checkpoint.decoding import Decoder
 from helios.checkpoint.details import describe, link_parameters, prepare, restore
@@ -57,7 +58,7 @@ class Restoration:
         networks = {path: part for path, part in parts.items() if isinstance(part, nn.Module)}
         optimizers = {path: part for path, part in parts.items() if isinstance(part, torch.optim.Optimizer)}
         for path, network in networks.items():
-            prepare(network, details.get(path, {}))
+            prepare(network, path, details.get(path, {}), self._base.graph.known)
             self._load(network, saved[path], path)
         later = self._restore_attributes(attributes)
         # An optimizer that another one holds comes first: the outer one may link itself to the groups of the inner one.
@@ -119,10 +120,11 @@ class Restoration:
                     f"the checkpoint has attributes of the class {module}.{qualname}, which this program has not"
                 )
             for attribute, node in nodes.items():
-                if node != LEFT:
-                    setattr(
-                        cls, attribute, self._decoder.decode(node, f"{cls.__module__}.{cls.__qualname__}.{attribute}")
-                    )
+                path = f"{cls.__module__}.{cls.__qualname__}.{attribute}"
+                if attribute.endswith("()"):
+                    self._decoder.fill_defaults(functions_of(cls)[attribute.removesuffix("()")], node, path)
+                elif node != LEFT:
+                    setattr(cls, attribute, self._decoder.decode(node, path))
 
     def _remove(self, names: Iterable[str]) -> None:
         own = own_attributes(self._base.owner)

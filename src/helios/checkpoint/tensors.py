@@ -38,6 +38,8 @@ def encode_tensor(writer: Writer, tensor: torch.Tensor, path: str, anchor: str |
         tensor = tensor.detach()
     if is_sharded(tensor):
         return tensor
+    if anchor is None and (shared := writer.graph.anchors.find_sharing(tensor)) is not None:
+        return _encode_view(tensor, shared)
     if type(tensor) not in _PLAIN:
         node = _encode_subclass(writer, tensor, path)
     elif vars(tensor):
@@ -54,6 +56,20 @@ def encode_tensor(writer: Writer, tensor: torch.Tensor, path: str, anchor: str |
         # Checkpoints are read onto the CPU; a constructed tensor is on its device already.
         node["device"] = name_device(tensor.device, writer.device)
     return node
+
+
+def _encode_view(tensor: torch.Tensor, path: str) -> dict[str, Any]:
+    """Return a tensor that was made during training with the memory of one that was constructed."""
+    return {
+        TAG: "view",
+        "of": path,
+        "dtype": tensor.dtype,
+        "offset": tensor.storage_offset(),
+        "size": list(tensor.shape),
+        "stride": list(tensor.stride()),
+        "is_parameter": isinstance(tensor, torch.nn.Parameter),
+        "requires_grad": tensor.requires_grad,
+    }
 
 
 def _encode_subclass(writer: Writer, tensor: torch.Tensor, path: str) -> dict[str, Any]:

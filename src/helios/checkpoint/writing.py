@@ -30,6 +30,8 @@ class Writer(abc.ABC):
         findings: reasons why values are not written, by their paths.
         classes: the program's own classes that were met.
         size: how many values were written.
+        holders: the paths of the tensors in networks that were described, by the ids of the tensors.
+        arrays: NumPy arrays that were written, with their paths.
         graph: what the parts of the run share.
         root: the path of this part.
         device: the device of the run in this process.
@@ -58,6 +60,8 @@ class Writer(abc.ABC):
         self.findings: dict[str, str] = {}
         self.classes: dict[type, None] = {}
         self.size = 0
+        self.holders: dict[int, str] = {}
+        self.arrays: list[tuple[Any, str]] = []
         self.graph = graph
         self.device = device
         self.root = root
