@@ -1,5 +1,6 @@
 """Data: sets, loaders, and the order in which samples come."""
 
+from helios.data import transforms
 from helios.data.datamodule import (
     COLLATE_FN_REGISTRY,
     DATASET_REGISTRY,
@@ -19,11 +20,13 @@ from helios.data.samplers import (
     ResumableSequentialSampler,
     create_sampler,
 )
+from helios.data.transforms import TRANSFORM_REGISTRY, create_transform
 
 __all__ = [
     "COLLATE_FN_REGISTRY",
     "DATASET_REGISTRY",
     "SAMPLER_REGISTRY",
+    "TRANSFORM_REGISTRY",
     "DataLoaderParams",
     "DataModule",
     "Dataset",
@@ -36,4 +39,6 @@ __all__ = [
     "create_dataloader",
     "create_dataset",
     "create_sampler",
+    "create_transform",
+    "transforms",
 ]

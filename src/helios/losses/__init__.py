@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from helios.core.registry import Registry
+from helios.losses.weighted import WeightedLoss
 
-__all__ = ["LOSS_REGISTRY", "create_loss_function"]
+__all__ = ["LOSS_REGISTRY", "WeightedLoss", "create_loss", "create_loss_function"]
 
 LOSS_REGISTRY: Registry[nn.Module] = Registry("loss function")
 """The loss functions; those of `torch.nn` are registered under their class names."""
@@ -31,3 +32,7 @@ def create_loss_function(type_name: str, *args: Any, **kwargs: Any) -> nn.Module
         UnknownNameError: if there is no such name; the message lists those there are.
     """
     return LOSS_REGISTRY.create(type_name, *args, **kwargs)
+
+
+create_loss = create_loss_function
+"""Another name of `create_loss_function`."""

@@ -7,8 +7,10 @@ from typing import Any, Final
 from torch import nn
 
 from helios.core.registry import Registry
+from helios.nn import swa_utils
+from helios.nn.init import default_init_weights
 
-__all__ = ["NETWORK_REGISTRY", "create_network"]
+__all__ = ["NETWORK_REGISTRY", "create_network", "default_init_weights", "swa_utils"]
 
 # Bases that cannot be used as they are, deprecated names (one of them a loss), and a wrapper around a network.
 _NO_NETWORKS: Final = frozenset({"Module", "Container", "RNNBase", "RNNCellBase", "NLLLoss2d", "DataParallel"})

@@ -7,16 +7,19 @@ from typing import Any
 from torch.optim import lr_scheduler
 
 from helios.core.registry import Registry
+from helios.scheduler.restarts import CosineAnnealingRestartLR, MultiStepRestartLR
 
-__all__ = ["SCHEDULER_REGISTRY", "create_scheduler"]
+__all__ = ["SCHEDULER_REGISTRY", "CosineAnnealingRestartLR", "MultiStepRestartLR", "create_scheduler"]
 
 SCHEDULER_REGISTRY: Registry[lr_scheduler.LRScheduler] = Registry("scheduler")
-"""The schedulers; those of `torch.optim.lr_scheduler` are registered under their class names."""
+"""The schedulers; those of `torch.optim.lr_scheduler` and of this package are registered under their class names."""
 
 SCHEDULER_REGISTRY.register_members(
     lr_scheduler,
     lambda _, member: issubclass(member, lr_scheduler.LRScheduler) and member is not lr_scheduler.LRScheduler,
 )
+for _restarting in (CosineAnnealingRestartLR, MultiStepRestartLR):
+    SCHEDULER_REGISTRY.register(_restarting)
 
 
 def create_scheduler(type_name: str, *args: Any, **kwargs: Any) -> lr_scheduler.LRScheduler:
