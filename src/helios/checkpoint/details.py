@@ -190,18 +190,14 @@ def _match_tensors(module: nn.Module, entry: Mapping[str, Any]) -> None:
 
 def _sort_tensors(module: nn.Module, names: list[str]) -> None:
     """Let a module hold its tensors in the order of these names: an optimizer that is made later takes them so."""
-    for table in (module._parameters, module._buffers):  # noqa: SLF001 - see tensors_of.
-        held = [name for name, tensor in table.items() if tensor is not None and name in names]
-        if held != [name for name in names if name in held]:
-            items = {
-                name: table[name] for name in sorted(table, key=lambda name: (name not in names, _at(name, names)))
-            }
+    tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001 - see tensors_of.
+    places = {name: place for place, name in enumerate(names)}
+    for table in tables:
+        held = [name for name, tensor in table.items() if tensor is not None and name in places]
+        if held != sorted(held, key=places.__getitem__):
+            items = sorted(table.items(), key=lambda item: places.get(item[0], len(places)))
             table.clear()
             table.update(items)
-
-
-def _at(name: str, names: list[str]) -> int:
-    return names.index(name) if name in names else 0
 
 
 def _read_kind(kind: str) -> tuple[list[int], torch.dtype, str]:
