@@ -17,6 +17,7 @@ from benchmarks._table import Table
 from benchmarks._timing import interleave, median_ratio, verdict
 from helios import DataModule, Model, Trainer
 from helios.core import rng
+from helios.core.rng import generators
 from helios.data import create_dataloader
 
 if TYPE_CHECKING:
@@ -124,22 +125,19 @@ def run_idle() -> Table:
 
 
 def _key_philox(seed: int) -> None:
-    rng._PHILOX_KEY[0] = seed  # noqa: SLF001 - the parts of key_generators, one by one.
-    rng._PHILOX.state = rng._PHILOX_START  # noqa: SLF001 - as above.
-
-
-def _key_python(seed: int) -> None:
-    rng._key_python(rng._python_generator, seed)  # noqa: SLF001 - the parts of key_generators, one by one.
+    generators.PHILOX_KEY[0] = seed
+    generators.PHILOX.state = generators.PHILOX_START
 
 
 _SEEDS: Final = rng.SeedSequence(0, "step", 0)
 _SEED: Final = _SEEDS[0]
+# The parts of helios.core.rng.key_generators, one by one.
 _PARTS: Final[dict[str, Callable[[int], object]]] = {
     "deriving the seed": lambda n: _SEEDS[n],
     "keying torch": lambda _: torch.default_generator.manual_seed(_SEED),
     "keying NumPy's new generator": lambda _: _key_philox(_SEED),
-    "keying NumPy's legacy generator": lambda _: rng._key_legacy_numpy(_SEED & 0xFFFF_FFFF),  # noqa: SLF001 - as above.
-    "keying Python's random": lambda _: _key_python(_SEED),
+    "keying NumPy's legacy generator": lambda _: generators.seed_legacy_numpy(_SEED & 0xFFFF_FFFF),
+    "keying Python's random": lambda _: generators.seed_python(_SEED),
 }
 
 

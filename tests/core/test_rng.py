@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from helios.checkpoint.archive import load_archive, save_archive
-from helios.core import rng
 from helios.core.rng import (
     SeedSequence,
     derive_seed,
+    generators,
     get_default_numpy_rng,
     get_default_seed,
     get_rng_state_dict,
@@ -41,7 +41,7 @@ KEYS = st.lists(NUMBERS | st.text(max_size=8), max_size=5)
 
 
 def draw_everything() -> list[Any]:
-    """Draw from each generator, of each kind of number; an odd number of Gaussians leaves one cached."""
+    """Draw each kind of number from each generator; an odd number of Gaussians leaves one cached."""
     return [
         random.random(),
         random.gauss(0, 1),
@@ -78,12 +78,12 @@ def test_derived_seeds_never_change(keys: tuple[Any, ...], seed: int) -> None:
 
 @given(st.integers(0, 2**63 - 1), KEYS, KEYS)
 def test_different_addresses_have_different_seeds(seed: int, first: list[Any], second: list[Any]) -> None:
-    """No two lists of keys share a seed, wherever the bounds between the keys lie."""
+    """No two lists of keys share a seed, however the same characters are divided among the keys."""
     assert (derive_seed(seed, *first) == derive_seed(seed, *second)) == (first == second)
 
 
 def test_tags_and_lengths_separate_keys() -> None:
-    """("ab", "c"), ("a", "bc"), (1,), ("1",), () and the bytes of a number as text are all apart."""
+    """("ab", "c"), ("a", "bc"), (1,), ("1",), () and the bytes of a number as text all give different seeds."""
     as_text = (1).to_bytes(16, "little").decode()
     addresses: list[tuple[Any, ...]] = [("ab", "c"), ("a", "bc"), ("abc",), (1,), ("1",), (), ("",), (as_text,), (0, 1)]
     assert len({derive_seed(0, *keys) for keys in addresses}) == len(addresses)
@@ -91,7 +91,7 @@ def test_tags_and_lengths_separate_keys() -> None:
 
 @given(st.integers(0, 2**63 - 1), KEYS, NUMBERS)
 def test_a_sequence_of_seeds_is_derive_seed(seed: int, keys: list[Any], n: int) -> None:
-    """`SeedSequence(seed, *keys)[n]` is `derive_seed(seed, *keys, n)`, in any order of asking."""
+    """`SeedSequence(seed, *keys)[n]` is `derive_seed(seed, *keys, n)`, in any order of indices."""
     seeds = SeedSequence(seed, *keys)
     assert seeds[n] == derive_seed(seed, *keys, n)
     assert seeds[0] == derive_seed(seed, *keys, 0)
@@ -116,7 +116,7 @@ def test_keying_reaches_every_generator(seed: int, make: Callable[[], Callable[[
 
 
 def test_keying_python_is_seeding_python() -> None:
-    """The short way into Python's generator gives what `random.seed` gives, and so does the one into NumPy's."""
+    """`key_generators` seeds Python's, NumPy's legacy and torch's generators as their own `seed` functions do."""
     for seed in (0, 7, 2**64 - 1):
         key_generators(seed)
         drawn = [random.random(), random.gauss(0, 1)], np.random.random(2).tolist(), torch.rand(2).tolist()
@@ -127,7 +127,7 @@ def test_keying_python_is_seeding_python() -> None:
 
 
 def test_seeding_is_repeatable_and_can_skip_torch() -> None:
-    """`seed_rngs` puts every generator to the start of a seed's stream; with `skip_torch` all but torch's."""
+    """`seed_rngs` seeds every generator; with `skip_torch` all but torch's."""
     seed_rngs(5)
     first = draw_everything()
     seed_rngs(5)
@@ -146,13 +146,13 @@ def test_seeding_is_repeatable_and_can_skip_torch() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, True, 1.0, "1"])
 def test_an_impossible_seed_is_refused(seed: Any) -> None:
-    """A seed outside of [0, 2**63), or that is no integer, is an error that says which seeds there are."""
+    """A seed outside of [0, 2**63), or of another type than int, is an error that states the valid range."""
     with pytest.raises(ConfigurationError, match=r"is out of range: pass an integer in \[0, 2\*\*63\)"):
         seed_rngs(seed)
 
 
 def test_the_state_of_every_generator_comes_back(tmp_path: Path) -> None:
-    """After a trip through a file, all generators go on where they were, in the middle of cached draws."""
+    """After saving to and loading from a file, all generators continue where they were, cached draws included."""
     draw_everything()
     path = tmp_path / "rng.pth"
     save_archive(path, get_rng_state_dict())
@@ -163,7 +163,7 @@ def test_the_state_of_every_generator_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_taken_state_stays_as_it_was() -> None:
-    """A state is a snapshot: drawing on does not change it."""
+    """A state is a snapshot: later draws do not change it."""
     state = get_rng_state_dict()
     expected = draw_everything()
     load_rng_state_dict(state)
@@ -171,21 +171,21 @@ def test_a_taken_state_stays_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("device", [None, torch.device("cpu"), torch.device("meta")])
-def test_a_mark_is_gone_back_to(device: torch.device | None) -> None:
-    """After going back, each generator draws what it drew after the mark, cached Gaussians and all."""
-    mark = make_rng_state_saver(device)
+def test_a_saved_state_is_restored(device: torch.device | None) -> None:
+    """After restoring, each generator draws what it drew after the state was saved, cached Gaussians included."""
+    save_rng_state = make_rng_state_saver(device)
     draw_everything()
-    go_back = mark()
+    restore_rng_state = save_rng_state()
     expected = draw_everything()
     for seed in (3, 4):
         key_generators(seed)
         draw_everything()
-        go_back()
+        restore_rng_state()
         assert draw_everything() == expected
 
 
-def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an accelerator has no generator object, its module's functions mark, and go back."""
+def test_saving_asks_the_module_of_other_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an accelerator has no generator object, the functions of its module save and restore its state."""
     state = [torch.tensor([1, 2])]
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state[0])
     monkeypatch.setattr(torch.mps, "set_rng_state", state.append)
@@ -194,9 +194,9 @@ def test_marking_asks_the_module_of_other_accelerators(monkeypatch: pytest.Monke
 
 
 def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
-    """The keyer of a CUDA device keys that device, too, and so does the state dictionary.
+    """The seed function of a CUDA device seeds that device, too, and the state dictionary contains its state.
 
-    Also before anything has initialised CUDA, when there are no generators yet, and a seed is still to be applied.
+    This also holds when CUDA has not been initialised: there are no generators yet, and an earlier seed is queued.
     """
     del cuda
     torch.manual_seed(5)
@@ -205,7 +205,7 @@ def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
     first = torch.rand(4, device="cuda"), torch.rand(4)
     key(3)
     assert all(map(torch.equal, first, (torch.rand(4, device="cuda"), torch.rand(4))))
-    state = rng.get_rng_state_dict()
+    state = get_rng_state_dict()
     expected = torch.rand(4, device="cuda")
     load_rng_state_dict(state)
     assert torch.equal(torch.rand(4, device="cuda"), expected)
@@ -213,36 +213,36 @@ def test_keying_reaches_the_gpu(cuda: Driver | None) -> None:
     assert torch.equal(torch.rand(4, device="cuda"), expected)
 
 
-def test_a_mark_on_the_gpu_is_gone_back_to(cuda: Driver | None) -> None:
-    """The marker of a CUDA device goes back on that device, too, also if it is the first to use CUDA."""
+def test_a_saved_state_of_the_gpu_is_restored(cuda: Driver | None) -> None:
+    """The state saver of a CUDA device restores that device, too, also if it is the first to use CUDA."""
     del cuda
-    go_back = make_rng_state_saver(torch.device("cuda", 0))()
+    restore_rng_state = make_rng_state_saver(torch.device("cuda", 0))()
     expected = torch.rand(4, device="cuda"), torch.rand(4)
     make_seed_fn(torch.device("cuda", 0))(3)
-    go_back()
+    restore_rng_state()
     assert all(map(torch.equal, expected, (torch.rand(4, device="cuda"), torch.rand(4))))
 
 
 class Counting(Dataset[int]):
-    """Tells how many accelerators `key_process` keys where a sample is fetched."""
+    """Returns how many accelerators `key_process` seeds in the process that fetches a sample."""
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: int) -> int:
-        return len(rng._accelerator_seeds)
+        return len(generators._accelerator_seeds)
 
 
 def test_a_forked_worker_keys_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forked process cannot use the GPU of its parent, whoever has started it: it keys the host alone."""
-    monkeypatch.setattr(rng, "_accelerator_seeds", [lambda _: None])
+    """A forked process, which cannot use the GPU of its parent, keys the host's generators alone."""
+    monkeypatch.setattr(generators, "_accelerator_seeds", [lambda _: None])
     loader = DataLoader(Counting(), num_workers=1, multiprocessing_context="fork")
     assert [int(count) for count in loader] == [0]
     assert [int(count) for count in DataLoader(Counting())] == [1]
 
 
 def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
-    """While a run on a GPU lasts, data that is read in its process is keyed there, too."""
+    """While a run on a GPU lasts, reading data in its process keys the generator of the GPU, too."""
     del cuda
     device = torch.device("cuda", 0)
     with training_on(device):
@@ -256,12 +256,12 @@ def test_data_is_keyed_on_the_gpu_that_trains(cuda: Driver | None) -> None:
         assert (torch.equal(first[0], second[0]), torch.equal(first[1], second[1])) == (False, True)
 
 
-@pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build has what is stood in for")
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build has the real driver")
 def test_a_forked_process_has_the_generators_of_the_host() -> None:
-    """The state is that of the generators a process can use: one that was forked leaves GPUs alone."""
+    """The state of a forked process, which cannot use GPUs, is that of the host's generators alone."""
     with gpus(1) as driver:
-        state = rng.get_rng_state_dict()
+        state = get_rng_state_dict()
         assert "cuda" in state
         driver._process = os.getppid()  # As if this process had been forked from the one that has used the GPU.
-        assert "cuda" not in rng.get_rng_state_dict()
+        assert "cuda" not in get_rng_state_dict()
         load_rng_state_dict(state)
