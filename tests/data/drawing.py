@@ -1,4 +1,4 @@
-"""Data sets that draw from every generator, for the tests of this room."""
+"""Datasets that draw from every generator, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def draw() -> list[float]:
 
 
 class Drawing(Dataset[torch.Tensor]):
-    """Sample i is i and a draw; it keeps a log of the indices that were fetched, in a file that workers share."""
+    """Sample i is i and a draw; the fetched indices are appended to a file that the workers share."""
 
     def __init__(self, size: int, log: Any = None) -> None:
         self.size = size
@@ -37,13 +37,13 @@ class Drawing(Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         if self.log is not None:
-            with self.log.open("ab") as file:  # One short write in append mode is whole, whoever else writes.
+            with self.log.open("ab") as file:  # A short write in append mode is atomic.
                 file.write(b"%d\n" % index)
         return torch.tensor([index, *draw()], dtype=torch.float64)
 
 
 class DrawingInBatches(Drawing):
-    """One that fetches several samples at once, and draws once for all of them."""
+    """A dataset that fetches several samples at once, and draws once for all of them."""
 
     def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
         drawn = draw()
@@ -51,7 +51,7 @@ class DrawingInBatches(Drawing):
 
 
 class Stream(IterableDataset[list[float]]):
-    """Without state. Worker w yields `sizes[w]` items: its number, the item's, and a draw."""
+    """A stream without state. Worker w yields `sizes[w]` items: its number, the item's, and a draw."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = sizes
@@ -72,8 +72,8 @@ class Stream(IterableDataset[list[float]]):
         return map(self.item, range(self.size))
 
 
-class GoingBack(Stream):
-    """With state; goes back to its start at its end."""
+class Rewinding(Stream):
+    """A stream with state that returns to its start at its end."""
 
     position = 0
 
@@ -90,8 +90,8 @@ class GoingBack(Stream):
         self.position = state_dict["position"]
 
 
-class StayingAtEnd(GoingBack):
-    """Stands at its end until it is iterated over again; a state that was loaded counts for one iteration."""
+class StayingAtEnd(Rewinding):
+    """A stream that stays at its end until the next iteration; a loaded state is used for one iteration."""
 
     loaded = 0
 
@@ -105,8 +105,8 @@ class StayingAtEnd(GoingBack):
         self.loaded = self.position = state_dict["position"]
 
 
-class Reshuffling(GoingBack):
-    """Goes back to its start in an order that it draws at its end, and is one item shorter in every other epoch."""
+class Reshuffling(Rewinding):
+    """A stream that draws the order of its next epoch at its end, and is one item shorter in every other epoch."""
 
     rounds = 0
 
@@ -123,14 +123,14 @@ class Reshuffling(GoingBack):
         self.order = torch.randperm(len(self.order)).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "rounds": self.rounds, "order": self.order}  # On purpose no copy.
+        return {"position": self.position, "rounds": self.rounds, "order": self.order}  # Not copied, on purpose.
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
 
 
-class Afresh(GoingBack):
-    """Is told the epoch, draws its order in `__iter__` before the first item, and is longer every epoch."""
+class Restarting(Rewinding):
+    """A stream with `set_epoch` that draws its order before the first item, and is longer every epoch."""
 
     epoch = -1
 
@@ -147,8 +147,8 @@ class Afresh(GoingBack):
             yield [self.epoch, *self.item(order[self.position - 1])]
 
 
-class AfreshWithoutState(Stream):
-    """Is told the epoch, and has no state."""
+class RestartingWithoutState(Stream):
+    """A stream with `set_epoch` and without state."""
 
     epoch = -1
 

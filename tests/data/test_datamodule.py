@@ -24,7 +24,7 @@ SIZES = {"train": 12, "valid": 7, "test": 5}
 
 
 class Numbers(DataModule):
-    """Shuffled numbers for all three purposes."""
+    """Shuffled numbers for all three phases."""
 
     def __init__(self, params: Any = None) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ def expected_orders(seed: int) -> list[list[int]]:
     return [[int(batch[0]) for batch in loader] for loader in loaders]
 
 
-def test_loaders_follow_from_the_data_sets() -> None:
-    """Each of the three loaders is that of its data set, and the properties give the data sets themselves."""
+def test_loaders_are_those_of_the_datasets() -> None:
+    """Each of the three loaders is that of its dataset, and the properties return the datasets themselves."""
     module = Numbers({"batch_size": 4})
     module.setup()
     for name, size in SIZES.items():
@@ -58,12 +58,12 @@ def test_loaders_follow_from_the_data_sets() -> None:
     assert type(module.train_dataset) is TensorDataset
 
 
-def test_without_a_data_set_there_is_no_loader() -> None:
-    """A purpose without data has neither a loader nor a data set."""
+def test_without_a_dataset_there_is_no_loader() -> None:
+    """A phase without data has neither a loader nor a dataset."""
 
     class Empty(DataModule):
         def setup(self) -> None:
-            """Have nothing."""
+            """Make no dataset."""
 
     module = Empty()
     module.setup()
@@ -72,8 +72,8 @@ def test_without_a_data_set_there_is_no_loader() -> None:
         assert getattr(module, f"{name}_dataset") is None
 
 
-def test_alone_the_seed_is_the_default() -> None:
-    """Outside of a run, data are shuffled by the default seed."""
+def test_without_a_trainer_the_seed_is_the_default() -> None:
+    """Outside of a run, the default seed decides the order."""
     module = Numbers()
     module.setup()
     assert orders(module) == expected_orders(get_default_seed())
@@ -88,7 +88,7 @@ class Reading(Model):
 
 
 def test_the_seed_is_that_of_the_trainer_unless_given() -> None:
-    """In a run, data are shuffled by the trainer's seed, or by the seed that they have been given."""
+    """In a run, the seed of the trainer decides the order, or that of the parameters if they have one."""
     for params, expected in (({"shuffle": True}, 77), ({"shuffle": True, "random_seed": 5}, 5)):
         module = Numbers(params)
         Trainer(total_steps=1, random_seed=77, use_cpu=True, print_banner=False).fit(Reading("reading"), module)
@@ -96,15 +96,15 @@ def test_the_seed_is_that_of_the_trainer_unless_given() -> None:
 
 
 @pytest.mark.parametrize("params", [None, {"batch_size": 3}, DataLoaderParams(batch_size=3)])
-def test_a_data_set_is_joined_with_its_parameters(params: Any) -> None:
-    """Parameters come as `DataLoaderParams`, as a dictionary, or not at all."""
+def test_a_dataset_is_combined_with_its_parameters(params: Any) -> None:
+    """Parameters are `DataLoaderParams`, a dictionary, or left out."""
     data = TensorDataset(torch.arange(4))
     dataset = Numbers()._create_dataset(data, params)
     assert dataset == Dataset(data, DataLoaderParams(batch_size=3) if params else DataLoaderParams())
 
 
 def test_bad_parameters_are_refused() -> None:
-    """Anything else, an unknown name or a wrong value is refused."""
+    """Parameters of another type, an unknown name and a wrong value are refused."""
     module, data = Numbers(), TensorDataset(torch.arange(4))
     with pytest.raises(ArgumentTypeError, match="params is a list: pass DataLoaderParams or a dict"):
         module._create_dataset(data, [("batch_size", 3)])  # type: ignore[arg-type]  # the point of the test
@@ -115,15 +115,15 @@ def test_bad_parameters_are_refused() -> None:
 
 
 def test_a_split_reads_its_name() -> None:
-    """A split is found by its name in either case; another name is an error that lists the names."""
+    """A split is found by its name in upper or lower case; another name is an error that lists the names."""
     assert [DatasetSplit.from_str(name) for name in ("train", "VALID", "Test")] == list(DatasetSplit)
     for name in ("validation", "", None):
         with pytest.raises(ConfigurationError, match="is unknown: choose one of 'train', 'valid', 'test'"):
             DatasetSplit.from_str(name)  # type: ignore[arg-type]  # None, on purpose
 
 
-def test_data_sets_have_a_registry() -> None:
-    """A registered data set is made by name; an unknown name is an error that lists those there are."""
+def test_datasets_have_a_registry() -> None:
+    """A registered dataset is made by name; an unknown name is an error that lists the known ones."""
 
     @DATASET_REGISTRY.register
     class TestDatamoduleSquares(TensorDataset):
@@ -137,7 +137,7 @@ def test_data_sets_have_a_registry() -> None:
 
 
 def test_evaluation_sees_every_sample_once() -> None:
-    """Side by side, ranks that train repeat samples so that none waits; ranks that evaluate do not."""
+    """Ranks repeat samples in training, so that all have equally many, and not in evaluation."""
     module = Numbers({"is_distributed": True, "sampler": None})
     module.setup()
     for name, pads in (("train", True), ("valid", False), ("test", False)):

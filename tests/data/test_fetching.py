@@ -23,7 +23,7 @@ SIZE = 11
 
 
 def fetch(dataset: Any, epoch: int = 0, position: int = 0, **options: Any) -> dict[int, list[float]]:
-    """Return what was drawn for each sample of an epoch."""
+    """Return the draws of each sample of an epoch, by index."""
     loader, sampler = create_dataloader(dataset, random_seed=3, **{"batch_size": 3, **options})
     assert sampler is not None
     sampler.seek(epoch, position)
@@ -40,7 +40,7 @@ def draw_for(epoch: int, index: int) -> list[float]:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_draws_of_a_sample_depend_on_seed_epoch_and_index(workers: int) -> None:
-    """Every generator's draw in `__getitem__` follows from (seed, epoch, index), whoever fetches."""
+    """A draw from any generator in `__getitem__` is a function of (seed, epoch, index), with any number of workers."""
     for epoch in (0, 4):
         drawn = fetch(Drawing(SIZE), epoch, num_workers=workers)
         assert drawn == {index: draw_for(epoch, index) for index in range(SIZE)}
@@ -51,7 +51,7 @@ def test_draws_of_a_sample_depend_on_seed_epoch_and_index(workers: int) -> None:
 def test_draws_of_a_sample_do_not_depend_on_what_was_fetched_before(
     data: st.DataObject, batch_size: int, shuffle: bool, epoch: int
 ) -> None:
-    """Neither the order, nor the size of batches, nor where the epoch was entered shifts a draw."""
+    """Neither the order, nor the batch size, nor the position at which the epoch starts changes a draw."""
     position = data.draw(st.integers(0, SIZE - 1))
     drawn = fetch(Drawing(SIZE), epoch, position, batch_size=batch_size, shuffle=shuffle)
     assert len(drawn) == SIZE - position
@@ -74,7 +74,7 @@ def test_draws_of_a_sample_are_pinned() -> None:
 
 
 def test_a_subset_draws_by_its_own_indices() -> None:
-    """The draw of a subset's i-th sample follows from i."""
+    """The draw of a subset's i-th sample is a function of i, not of the index in the whole dataset."""
     drawn = fetch(Subset(Drawing(SIZE), [7, 5, 2]), 1)
     assert drawn == {7: draw_for(1, 0), 5: draw_for(1, 1), 2: draw_for(1, 2)}
 
@@ -94,8 +94,8 @@ def test_a_subset_with_its_own_getitem_draws_by_sample() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_set_that_fetches_batches_draws_by_position(workers: int) -> None:
-    """A draw in `__getitems__` follows from (seed, epoch, position), also below a `Subset`."""
+def test_a_dataset_that_fetches_batches_draws_by_position(workers: int) -> None:
+    """A draw in `__getitems__` is a function of (seed, epoch, position), also below a `Subset`."""
     whole = Subset(DrawingInBatches(SIZE), range(SIZE))
     for dataset in (DrawingInBatches(SIZE), whole):
         drawn = fetch(dataset, 1, num_workers=workers)
@@ -113,7 +113,7 @@ def draw_and_collate(samples: list[Any]) -> torch.Tensor:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_draws_of_a_collate_function_depend_on_the_position(workers: int) -> None:
-    """A draw in the collate function follows from (seed, epoch, position), whoever runs it."""
+    """A draw in the collate function is a function of (seed, epoch, position), with any number of workers."""
     for dataset in (Drawing(SIZE), TensorDataset(torch.arange(SIZE))):
         drawn = fetch(dataset, 2, collate_fn=draw_and_collate, num_workers=workers)
         for first, values in drawn.items():
@@ -123,7 +123,7 @@ def test_draws_of_a_collate_function_depend_on_the_position(workers: int) -> Non
 
 
 def test_ranks_collate_with_draws_of_their_own() -> None:
-    """Side by side, two ranks do not draw alike in their collate functions."""
+    """Two ranks draw differently in their collate functions."""
     drawn = []
     for rank in range(2):
         sampler = ResumableDistributedSampler(range(SIZE), 2, rank, shuffle=False)
@@ -132,7 +132,7 @@ def test_ranks_collate_with_draws_of_their_own() -> None:
     assert len(values) == len(set(values)) == 16
 
 
-def test_iterating_leaves_the_generators_alone() -> None:
+def test_iterating_does_not_change_the_generators() -> None:
     """Starting an iterator, with or without workers, draws from none of the global generators."""
     for workers in (0, 1):
         loader, _ = create_dataloader(TensorDataset(torch.arange(9)), batch_size=2, shuffle=True, num_workers=workers)
@@ -145,7 +145,7 @@ def test_iterating_leaves_the_generators_alone() -> None:
 
 
 def test_integers_of_numpy_are_indices() -> None:
-    """A sampler that yields NumPy's integers draws as one that yields Python's."""
+    """Draws are the same whether a sampler yields NumPy's integers or Python's."""
 
     class Backwards(ResumableSampler):
         def indices(self, epoch: int, position: int) -> Iterator[int]:
@@ -177,7 +177,7 @@ def tensors(draw: st.DrawFn, size: int) -> torch.Tensor:
 @given(data=st.data(), size=st.integers(1, 8), count=st.integers(1, 3))
 @settings(max_examples=150)
 def test_tensors_are_fetched_as_default_collate_makes_them(data: st.DataObject, size: int, count: int) -> None:
-    """A `TensorDataset` gives what `default_collate` makes of its samples: values, types, shapes and strides."""
+    """A batch of a `TensorDataset` equals that of `default_collate` in values, types, shapes and strides."""
     dataset = TensorDataset(*(data.draw(tensors(size)) for _ in range(count)))
     indices = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=8))
     loader, _ = create_dataloader(dataset, batch_size=len(indices), sampler=Fixed(indices, size))
@@ -201,7 +201,7 @@ class Fixed(ResumableSequentialSampler):
 
 
 def test_memory_formats_are_those_of_stacking() -> None:
-    """Images in channels-last order come out as `default_collate` stacks them."""
+    """Images in channels-last order have the strides that `default_collate` gives them."""
     images = torch.randn(6, 3, 4, 5).to(memory_format=torch.channels_last)
     loader, _ = create_dataloader(TensorDataset(images), batch_size=4)
     batch = next(iter(loader))[0]
@@ -209,16 +209,16 @@ def test_memory_formats_are_those_of_stacking() -> None:
     assert torch.equal(batch, images[:4])
 
 
-def test_a_tensor_data_set_is_fetched_whole_and_not_keyed() -> None:
-    """Tensors are not keyed per sample, nor a subset or a chain of them; all else is."""
+def test_a_tensor_dataset_is_fetched_whole_and_not_keyed() -> None:
+    """A `TensorDataset`, a subset and a concatenation of them are not keyed per sample; all else is."""
     plain = TensorDataset(torch.arange(4))
 
     class Own(TensorDataset):
         pass
 
     assert isinstance(create_dataloader(plain)[0].dataset, TensorFetcher)
-    quiet: list[Any] = [plain, Subset(plain, [1]), ConcatDataset([plain, Subset(plain, [0])])]
-    for dataset in quiet:
+    not_drawing: list[Any] = [plain, Subset(plain, [1]), ConcatDataset([plain, Subset(plain, [0])])]
+    for dataset in not_drawing:
         assert draws_nothing(dataset)
         assert not fetches_batches(dataset)
         key_generators(7)
@@ -232,15 +232,15 @@ def test_a_tensor_data_set_is_fetched_whole_and_not_keyed() -> None:
 
 
 def test_samples_of_a_plain_subset_are_collated() -> None:
-    """A subset of tensors gives the batches that torch's own loader gives."""
+    """A subset of a `TensorDataset` gives the batches of torch's own loader."""
     subset = Subset(TensorDataset(torch.arange(8), torch.randn(8, 2)), [5, 1, 6])
     loader, _ = create_dataloader(subset, batch_size=2)
     theirs = torch.utils.data.DataLoader(subset, batch_size=2)
     assert are_equal(list(loader), list(theirs))
 
 
-def test_a_data_set_may_say_that_it_draws_nothing() -> None:
-    """A data set with `draws_nothing = True` is fetched without keying; the generators are left alone."""
+def test_a_dataset_may_declare_that_it_draws_nothing() -> None:
+    """A dataset with `draws_nothing = True` is fetched without keying; the generators do not change."""
 
     class Plain(Dataset[torch.Tensor]):
         draws_nothing = True
@@ -259,7 +259,7 @@ def test_a_data_set_may_say_that_it_draws_nothing() -> None:
 
 
 def test_that_a_dataset_draws_nothing_is_not_inherited() -> None:
-    """A class derived from one with `draws_nothing` is keyed unless it says so itself, in wrappers too."""
+    """A subclass of a class with `draws_nothing` is keyed unless it declares it itself, also below wrappers."""
 
     class Plain(Drawing):
         draws_nothing = True
@@ -274,7 +274,7 @@ def test_that_a_dataset_draws_nothing_is_not_inherited() -> None:
         pass
 
     marked = Drawing(SIZE)
-    vars(marked)["draws_nothing"] = True  # As a constructor would that a subclass calls.
+    vars(marked)["draws_nothing"] = True  # As the constructor of a base class may do.
     for dataset in (Augmented(SIZE), marked):
         assert fetch(dataset, 1) == {index: draw_for(1, index) for index in range(SIZE)}
         assert not draws_nothing(Subset(dataset, [0]))

@@ -8,19 +8,15 @@ from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
 
 from helios.core.distributed import DistributedInfo, get_global_rank, get_world_size, set_dist_info, shutdown_dist
 from helios.core.rng import get_default_seed
-from helios.data.loading import (
-    COLLATE_FN_REGISTRY,
-    DataLoaderParams,
-    create_collate_fn,
-    create_dataloader,
-)
+from helios.data.loading import COLLATE_FN_REGISTRY, create_collate_fn, create_dataloader
+from helios.data.params import DataLoaderParams
 from helios.data.samplers import (
     ResumableDistributedSampler,
     ResumableRandomSampler,
     ResumableSequentialSampler,
 )
 from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameError
-from tests.data.drawing import GoingBack, Stream
+from tests.data.drawing import Rewinding, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +42,8 @@ def test_parameters_go_to_a_dictionary_and_back() -> None:
 
 
 def test_unknown_parameters_are_refused() -> None:
-    """A parameter that there is not is named beside those that there are."""
-    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: there are \['random_seed',"):
+    """The error for an unknown parameter names it and lists the known ones."""
+    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: choose from \['random_seed',"):
         DataLoaderParams.from_dict({"batchsize": 3, "shuffle": True})
 
 
@@ -76,7 +72,7 @@ def test_unknown_parameters_are_refused() -> None:
         ({"timeout": -1}, ConfigurationError, "timeout is -1: pass seconds, or 0"),
         ({"timeout": float("nan")}, ConfigurationError, "timeout is nan"),
         ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
-        ({"timeout": 5}, ConfigurationError, "timeout=5 needs workers"),
+        ({"timeout": 5}, ConfigurationError, "timeout=5 limits the wait for workers"),
         (
             {"shuffle": True, "sampler": ResumableSequentialSampler(DATA)},
             ConfigurationError,
@@ -85,7 +81,7 @@ def test_unknown_parameters_are_refused() -> None:
     ],
 )
 def test_bad_parameters_are_refused(params: dict[str, Any], error: type[Exception], message: str) -> None:
-    """Issue 2: every wrong value and combination is an error that names value, rule and remedy, in both ways in."""
+    """Every wrong value and combination is an error that names value, rule and remedy, in both functions."""
     with pytest.raises(error, match=message):
         DataLoaderParams(**params)
     with pytest.raises(error, match=message):
@@ -96,7 +92,7 @@ def test_bad_parameters_are_refused(params: dict[str, Any], error: type[Exceptio
 
 
 def test_the_order_is_chosen() -> None:
-    """The sampler beside the loader decides the order: shuffled, sequential, shared out, or one's own."""
+    """The sampler beside the loader decides the order: shuffled, sequential, distributed, or the user's own."""
     loader, sampler = create_dataloader(DATA, 4, batch_size=3, shuffle=True)
     assert isinstance(sampler, ResumableRandomSampler)
     assert order(loader) == list(ResumableRandomSampler(DATA, seed=4))
@@ -128,39 +124,39 @@ def test_batches_have_their_size() -> None:
 
 
 def test_debug_mode_fetches_in_process() -> None:
-    """`debug_mode` has no workers, whatever `num_workers` and `persistent_workers` say."""
+    """`debug_mode` has no workers, whatever `num_workers` and `persistent_workers` are."""
     loader, _ = create_dataloader(DATA, num_workers=2, persistent_workers=True, debug_mode=True)
     assert loader.num_workers == 0
     assert order(loader) == list(range(10))
 
 
 def test_memory_is_pinned_where_it_is_of_use() -> None:
-    """`pin_memory=None` pins where CUDA is available; a value holds."""
+    """`pin_memory=None` pins where CUDA is available; a value is used as it is."""
     assert create_dataloader(DATA)[0].pin_memory is torch.cuda.is_available()
     assert create_dataloader(DATA, pin_memory=True)[0].pin_memory is True
 
 
 def test_a_stream_has_no_sampler() -> None:
-    """An iterable data set has its own order: there is no sampler, and asking for one is refused."""
+    """An iterable dataset has its own order: there is no sampler, and passing one is refused."""
     loader, sampler = create_dataloader(Stream([3]), batch_size=2)
     assert sampler is None
-    assert len(list(loader)) == 3  # Two batches, and the word that it has ended.
+    assert len(list(loader)) == 3  # Two batches, and the message that the stream has ended.
     with pytest.raises(ConfigurationError, match="shuffle=True does not go with an IterableDataset"):
-        create_dataloader(GoingBack([3]), shuffle=True)
+        create_dataloader(Rewinding([3]), shuffle=True)
     with pytest.raises(ConfigurationError, match="a sampler does not go with an IterableDataset"):
-        create_dataloader(GoingBack([3]), sampler=ResumableSequentialSampler(DATA))
+        create_dataloader(Rewinding([3]), sampler=ResumableSequentialSampler(DATA))
 
 
 class Shared(IterableDataset[int]):
-    """Numbers of which each rank takes its own."""
+    """Numbers that are divided among the ranks."""
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(get_global_rank(), 8, get_world_size()))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_workers_stand_where_their_rank_does(method: str) -> None:
-    """A data set that shares itself out does so in a worker as in its rank, however workers are started."""
+def test_workers_have_the_rank_of_their_parent(method: str) -> None:
+    """A dataset that divides its items by rank does so in a worker as in the parent, however workers are started."""
     set_dist_info(DistributedInfo(1, 2, 1, 2))
     try:
         loader, _ = create_dataloader(Shared(), batch_size=4, num_workers=1)
@@ -171,9 +167,9 @@ def test_workers_stand_where_their_rank_does(method: str) -> None:
     assert next(batches)[0].tolist() == [1, 3, 5, 7]
 
 
-def test_bad_data_sets_are_refused() -> None:
-    """Issue 2: an empty data set, what is no data set, and a batch that no epoch fills are refused at once."""
-    with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a data set must have at least one"):
+def test_bad_datasets_are_refused() -> None:
+    """An empty dataset, an object that is no dataset, and a batch larger than an epoch are refused at once."""
+    with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a dataset must have at least one"):
         create_dataloader(TensorDataset(torch.zeros(0)))
     for nothing in ((i for i in range(3)), {1, 2}, 5):
         with pytest.raises(ArgumentTypeError, match=f"{type(nothing).__name__} cannot be loaded"):
@@ -183,7 +179,7 @@ def test_bad_data_sets_are_refused() -> None:
 
 
 def test_collate_functions_have_a_registry() -> None:
-    """A registered collate function is made by name; an unknown name is an error that lists those there are."""
+    """A registered collate function is made by name; an unknown name is an error that lists the known ones."""
 
     @COLLATE_FN_REGISTRY.register
     def counting_collate(scale: int) -> Any:

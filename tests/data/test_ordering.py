@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BILLION = 10**9
-# Seeds are fixed, so these tests cannot fail by chance. The bounds are those of a fair shuffle: of some 30 p-values one
-# lies below 1e-3 in 3 % of all choices of seeds, and of as many z-values one lies beyond 4 in 0.2 %. The seeds were
-# not chosen: every statistic uses 0, 1, 2 and so on.
+# The seeds are fixed, so these tests cannot fail by chance. For a fair shuffle, one of about 30 p-values is below 1e-3
+# with 3 % of all choices of seeds, and one of as many z-values is beyond 4 with 0.2 %. The seeds were not selected:
+# every statistic uses 0, 1, 2 and so on.
 LEAST_P = 1e-3
 GREATEST_Z = 4.0
 
@@ -37,11 +37,11 @@ def shuffle(n: int, seed: int = 0, epoch: int = 0) -> list[int]:
     return list(shuffled_indices(n, seed, epoch))
 
 
-# --------------------------------------------------------------------------------------------- a permutation, and which
+# ------------------------------------------------------------------------------------------------------ the permutation
 
 
 def test_every_small_length_is_permuted() -> None:
-    """Each index comes exactly once, for every n up to 600 and around the bound and powers of two."""
+    """Each index comes exactly once, for every n up to 600, around the bound of the table and around powers of two."""
     for n in (*range(601), *range(4090, 4103), 8191, 8192, 8193, 65_535, 65_536, 65_537):
         assert np.array_equal(np.sort(shuffle(n)), np.arange(n)), n
 
@@ -55,7 +55,7 @@ def test_any_length_is_permuted(n: int, seed: int, epoch: int) -> None:
 
 @pytest.mark.parametrize("n", [*range(2, 70), 1000, 4096])
 def test_network_permutes_below_the_table_bound_too(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Feistel network is a bijection at every n, not only at those it is used for."""
+    """The Feistel network is a bijection for every n, also for those for which the table is used."""
     monkeypatch.setattr(ordering, "_MAX_TABLE", -1)
     assert sorted(shuffle(n)) == list(range(n))
 
@@ -63,7 +63,7 @@ def test_network_permutes_below_the_table_bound_too(n: int, monkeypatch: pytest.
 @given(n=st.integers(2**20, 2**62), seed=seeds, start=st.integers(0, 2**62))
 @settings(max_examples=40, deadline=None)
 def test_huge_lengths_stay_in_range_without_repeats(n: int, seed: int, start: int) -> None:
-    """A stretch of a huge order has distinct indices within the range."""
+    """A part of a huge order has distinct indices within the range."""
     start %= n
     found = list(shuffled_indices(n, seed, 0, start, stop=start + 500))
     assert len(set(found)) == len(found) == min(500, n - start)
@@ -90,7 +90,7 @@ GOLDEN_MIDDLES = {
 
 
 def test_orders_are_those_of_every_earlier_release() -> None:
-    """Pinned orders: if one changes, runs that are resumed after an upgrade see samples twice or never."""
+    """The orders are pinned: a change would make runs that are resumed after an upgrade miss or repeat samples."""
     for (n, seed, epoch), expected in GOLDEN.items():
         assert shuffle(n, seed, epoch) == expected
     for n, digest in GOLDEN_DIGESTS.items():
@@ -103,7 +103,7 @@ def test_orders_are_those_of_every_earlier_release() -> None:
 @given(n=st.integers(4097, 2**62), seed=seeds, epoch=epochs, position=st.integers(0, 2**62))
 @settings(max_examples=60, deadline=None)
 def test_network_equals_its_definition_in_plain_integers(n: int, seed: int, epoch: int, position: int) -> None:
-    """The NumPy evaluation is exact integer arithmetic: it equals one in Python's unbounded integers."""
+    """The evaluation with NumPy equals one with Python's unbounded integers."""
     position %= n
     bits, word = (n - 1).bit_length(), 2**64 - 1
     low_bits = bits // 2
@@ -121,21 +121,21 @@ def test_network_equals_its_definition_in_plain_integers(n: int, seed: int, epoc
     assert Permutation(n, seed, epoch)(np.array([position])).tolist() == [value]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    """An order is a function of (seed, epoch): equal arguments give it again, others another one."""
+def test_epochs_and_seeds_have_different_orders() -> None:
+    """An order is a function of (seed, epoch): equal arguments give the same order, others another one."""
     for n in (100, 5000):
         orders = [tuple(shuffle(n, seed, epoch)) for seed, epoch in itertools.product(range(20), range(20))]
         assert len(set(orders)) == 400
         assert tuple(shuffle(n, 3, 7)) == orders[3 * 20 + 7]
 
 
-# ------------------------------------------------------------------------------------------------- positions are sought
+# ------------------------------------------------------------------------------------------------------------ positions
 
 
 @given(n=lengths, seed=seeds, start=st.integers(0, 10_000), step=st.integers(1, 40), length=st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_any_slice_is_that_of_the_whole_order(n: int, seed: int, start: int, step: int, length: int) -> None:
-    """Start, stop and step pick out of the whole order what slicing a list of it would."""
+    """Start, stop and step select the same indices as a slice of a list of the whole order."""
     stop = start + length
     assert list(shuffled_indices(n, seed, 1, start, step, stop)) == shuffle(n, seed, 1)[start:stop:step]
     assert list(sequential_indices(n, start, step, stop)) == list(range(n))[start:stop:step]
@@ -145,14 +145,14 @@ def test_any_slice_is_that_of_the_whole_order(n: int, seed: int, start: int, ste
 @given(n=lengths, seed=seeds, chunk=st.integers(1, 3000))
 @settings(max_examples=30, deadline=None)
 def test_chunks_do_not_change_the_order(n: int, seed: int, chunk: int) -> None:
-    """How many indices are evaluated at a time cannot be seen in the order."""
+    """The order does not depend on how many indices are evaluated at a time."""
     assert list(shuffled_indices(n, seed, 0, chunk=chunk)) == shuffle(n, seed)
 
 
 @given(n=lengths, seed=seeds, world=st.integers(1, 9))
 @settings(max_examples=30, deadline=None)
-def test_strides_share_out_the_order(n: int, seed: int, world: int) -> None:
-    """The ranks' strides, put side by side, are the global order."""
+def test_strides_divide_the_order(n: int, seed: int, world: int) -> None:
+    """The strided positions of all ranks, interleaved, are the global order."""
     shares = [list(shuffled_indices(n, seed, 0, rank, world)) for rank in range(world)]
     together = [index for row in itertools.zip_longest(*shares) for index in row if index is not None]
     assert together == shuffle(n, seed)
@@ -160,8 +160,8 @@ def test_strides_share_out_the_order(n: int, seed: int, world: int) -> None:
 
 @given(data=st.data(), n=st.integers(1, 9000), seed=seeds)
 @settings(max_examples=30, deadline=None)
-def test_positions_may_be_asked_in_any_order(data: st.DataObject, n: int, seed: int) -> None:
-    """A position's index does not depend on what else is asked, nor is the caller's array changed."""
+def test_positions_may_come_in_any_order(data: st.DataObject, n: int, seed: int) -> None:
+    """The index at a position does not depend on the other positions, and the caller's array is not changed."""
     asked = data.draw(st.lists(st.integers(0, n - 1), max_size=50))
     positions = np.array(asked, dtype=np.int64)
     order = shuffle(n, seed)
@@ -169,15 +169,15 @@ def test_positions_may_be_asked_in_any_order(data: st.DataObject, n: int, seed: 
     assert positions.tolist() == asked
 
 
-def test_iterators_of_one_order_do_not_disturb_each_other() -> None:
-    """Two iterators drawn from in turn yield what each yields alone."""
+def test_iterators_are_independent() -> None:
+    """Two iterators that are advanced in turn yield what each yields alone."""
     one, two = shuffled_indices(5000, 0, 0), shuffled_indices(5000, 0, 1)
     drawn = list(zip(one, two, strict=True))
     assert [a for a, _ in drawn] == shuffle(5000)
     assert [b for _, b in drawn] == shuffle(5000, epoch=1)
 
 
-# -------------------------------------------------------------------------------------------------------- what it costs
+# ----------------------------------------------------------------------------------------------------------------- cost
 
 
 @pytest.mark.parametrize("start", [0, BILLION // 2])
@@ -210,12 +210,12 @@ def test_first_index_comes_at_once(n: int) -> None:
         assert min(times) < 0.010
 
 
-# ------------------------------------------------------------------------------------------------------- how good it is
+# -------------------------------------------------------------------------------------------------------------- quality
 
 
 @pytest.mark.parametrize(("n", "draws"), [(2, 4000), (3, 4000), (4, 4000), (5, 6000), (6, 20_000)])
 def test_all_orders_are_equally_likely(n: int, draws: int) -> None:
-    """Over many seeds each of the n! orders comes equally often (chi-square)."""
+    """Over many seeds, each of the n! orders comes equally often (chi-square test)."""
     assert quality.orders_p(quality.helios_draw(n), n, draws) > LEAST_P
 
 
@@ -224,7 +224,7 @@ def test_all_orders_are_equally_likely(n: int, draws: int) -> None:
 )
 @pytest.mark.parametrize("make_draw", [quality.helios_draw, quality.torch_draw])
 def test_order_is_as_good_as_randperm(make_draw: Callable[[int], quality.Draw], n: int, draws: int) -> None:
-    """Position bias, steps, serial correlation and mixing of batches are those of chance, as `torch.randperm`'s are."""
+    """Position bias, steps, serial correlation and mixing of batches are those of a fair shuffle."""
     draw = make_draw(n)
     assert quality.position_bias_p(draw, n, draws) > LEAST_P
     assert quality.gaps_p(draw, n, draws) > LEAST_P
@@ -235,10 +235,10 @@ def test_order_is_as_good_as_randperm(make_draw: Callable[[int], quality.Draw], 
 
 
 def test_the_statistics_see_bad_shuffles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quality tests can fail: each statistic condemns an order that lacks what it looks for."""
+    """The quality tests can fail: each statistic rejects a shuffle that has the bias it measures."""
 
     def swap_with_any(seed: int) -> quality.Order:
-        # The classic mistake: n**n ways to swap, which n! orders cannot share evenly.
+        # A common mistake: there are n**n equally likely sequences of swaps, not a multiple of the n! orders.
         rng, order = np.random.default_rng(seed), np.arange(4)
         for i in range(4):
             j = int(rng.integers(4))
@@ -276,7 +276,7 @@ def test_the_statistics_see_bad_shuffles(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_arguments_out_of_range_are_refused_at_the_call(arguments: dict[str, int], message: str) -> None:
-    """Each bad argument is named when the order is asked for, before an index is drawn."""
+    """Each bad argument is named in an error at the call, before the first index."""
     with pytest.raises(ConfigurationError, match=message):
         shuffled_indices(**{"n": 10, "seed": 0, "epoch": 0, **arguments})
 
@@ -284,13 +284,13 @@ def test_arguments_out_of_range_are_refused_at_the_call(arguments: dict[str, int
 @pytest.mark.parametrize("n", [0, 5, 5000, BILLION])
 @pytest.mark.parametrize("beyond", [-1, 0])
 def test_positions_outside_of_the_order_are_refused(n: int, beyond: int) -> None:
-    """A position below 0 or from n on is an error, never another position's index."""
+    """A position below 0, or of n and more, is an error."""
     with pytest.raises(ConfigurationError, match="outside"):
         Permutation(n, 0, 0)(np.array([n if beyond == 0 else beyond]))
 
 
 def test_sequential_order_checks_its_arguments_alike() -> None:
-    """The natural order refuses what the shuffled one refuses, and knows its own length."""
+    """`sequential_indices` refuses what `shuffled_indices` refuses; a permutation has a length."""
     with pytest.raises(ConfigurationError, match="start -1"):
         sequential_indices(10, -1)
     with pytest.raises(ConfigurationError, match="step 0"):

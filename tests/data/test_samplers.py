@@ -45,7 +45,7 @@ def interleave(shares: list[list[int]]) -> list[int]:
     return [index for row in itertools.zip_longest(*shares) for index in row if index is not None]
 
 
-def sought(samplers: list[ResumableDistributedSampler], epoch: int, position: int) -> list[list[int]]:
+def read_shares(samplers: list[ResumableDistributedSampler], epoch: int, position: int) -> list[list[int]]:
     for sampler in samplers:
         sampler.seek(epoch, position)
     return [list(sampler) for sampler in samplers]
@@ -76,7 +76,7 @@ def make_samplers(n: int) -> list[ResumableSampler]:
 @given(n=sizes, epoch=st.integers(0, 1000), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_seeking_gives_the_rest_of_the_epoch(n: int, epoch: int, data: st.DataObject) -> None:
-    """After seek(epoch, k) come the samples that come after the first k of that epoch, every time."""
+    """After seek(epoch, k), every iteration yields the samples after the first k of that epoch."""
     position = data.draw(st.integers(0, n))
     for sampler in make_samplers(n):
         sampler.seek(epoch)
@@ -90,7 +90,7 @@ def test_seeking_gives_the_rest_of_the_epoch(n: int, epoch: int, data: st.DataOb
 
 
 def test_abandoned_iteration_leaves_no_trace() -> None:
-    """A sampler remembers only what was sought, not how far somebody iterated."""
+    """A sampler keeps the arguments of `seek`, and not how far it was iterated over."""
     for sampler in make_samplers(100):
         expected = list(sampler)
         next(iter(sampler))
@@ -98,8 +98,8 @@ def test_abandoned_iteration_leaves_no_trace() -> None:
         assert (sampler.epoch, sampler.position) == (0, 0)
 
 
-def test_length_of_the_data_is_read_when_it_is_needed() -> None:
-    """A data set that grows between epochs is sampled whole."""
+def test_length_of_the_data_is_not_cached() -> None:
+    """Every sample of a dataset that grows between epochs is in the order."""
     data = [0] * 10
     sampler = ResumableRandomSampler(data)
     data += [0] * 10
@@ -108,7 +108,7 @@ def test_length_of_the_data_is_read_when_it_is_needed() -> None:
 
 
 def test_torch_loader_takes_every_sampler() -> None:
-    """Samplers are torch samplers: a plain `DataLoader` batches them, with workers' seeds aside."""
+    """The samplers are torch samplers: a plain `DataLoader` makes batches in their order."""
     values = torch.arange(10)
     for sampler in make_samplers(10):
         assert isinstance(sampler, Sampler)
@@ -119,7 +119,7 @@ def test_torch_loader_takes_every_sampler() -> None:
 
 @pytest.mark.parametrize("distributed", [False, True])
 def test_billion_samples_take_no_memory(distributed: bool) -> None:
-    """A sampler over a billion samples, sought to the middle, holds less than 2 MB while it yields."""
+    """A sampler in the middle of a billion samples holds less than 2 MB while it yields."""
     data = range(10**9)
     tracemalloc.start()
     try:
@@ -138,22 +138,22 @@ def test_billion_samples_take_no_memory(distributed: bool) -> None:
 
 @given(n=sizes, world=worlds, shuffle=st.booleans(), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_ranks_share_out_what_remains(n: int, world: int, shuffle: bool, data: st.DataObject) -> None:
-    """From any position, the ranks side by side yield the global order, each with its way to end it."""
+def test_ranks_divide_what_remains(n: int, world: int, shuffle: bool, data: st.DataObject) -> None:
+    """From any position, the ranks together yield the rest of the global order: padded, dropped or uneven."""
     position = data.draw(st.integers(0, n))
     order = list(shuffled_indices(n, 6691, 2)) if shuffle else list(range(n))
     rest = order[position:]
 
-    padded = sought(make_ranks(n, world, shuffle=shuffle), 2, position)
+    padded = read_shares(make_ranks(n, world, shuffle=shuffle), 2, position)
     extra = -len(rest) % world
     assert {len(share) for share in padded} == {(len(rest) + extra) // world}
     assert interleave(padded) == rest + [order[i % n] for i in range(extra)]
 
-    dropped = sought(make_ranks(n, world, shuffle=shuffle, drop_last=True), 2, position)
+    dropped = read_shares(make_ranks(n, world, shuffle=shuffle, drop_last=True), 2, position)
     assert interleave(dropped) == rest[: len(rest) - len(rest) % world]
     assert len({len(share) for share in dropped}) == 1
 
-    uneven = sought(make_ranks(n, world, shuffle=shuffle, pad=False), 2, position)
+    uneven = read_shares(make_ranks(n, world, shuffle=shuffle, pad=False), 2, position)
     assert interleave(uneven) == rest
     assert max(map(len, uneven)) - min(map(len, uneven)) <= 1
 
@@ -161,7 +161,7 @@ def test_ranks_share_out_what_remains(n: int, world: int, shuffle: bool, data: s
 @given(n=sizes, world=worlds, options=st.sampled_from([{}, {"drop_last": True}, {"pad": False}]))
 @settings(max_examples=40, deadline=None)
 def test_length_is_what_a_rank_yields_in_an_epoch(n: int, world: int, options: dict[str, bool]) -> None:
-    """A rank's length is its share of a whole epoch, wherever it was sought to; its size is the data set's."""
+    """The length is the number of samples of this rank in a whole epoch; the size is that of the dataset."""
     for sampler in make_ranks(n, world, **options):
         assert len(sampler) == len(list(sampler))
         before = len(sampler)
@@ -173,7 +173,7 @@ def test_length_is_what_a_rank_yields_in_an_epoch(n: int, world: int, options: d
 @pytest.mark.parametrize("n", [7, 8, 10, 23])
 @pytest.mark.parametrize("world", [1, 2, 4, 5])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_natural_order_is_shared_out_as_torch_does(n: int, world: int, drop_last: bool) -> None:
+def test_sequential_order_is_divided_as_by_torch(n: int, world: int, drop_last: bool) -> None:
     """Without shuffling, each rank's whole epoch equals that of torch's `DistributedSampler`."""
     for sampler in make_ranks(n, world, shuffle=False, drop_last=drop_last):
         reference: DistributedSampler[int] = DistributedSampler(
@@ -189,14 +189,14 @@ def test_natural_order_is_shared_out_as_torch_does(n: int, world: int, drop_last
     stages=st.lists(st.tuples(st.sampled_from([1, 2, 3, 4, 8]), st.integers(0, 60)), max_size=6),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_number_of_ranks_takes_over_in_mid_epoch(n: int, epoch: int, stages: list[tuple[int, int]]) -> None:
+def test_any_number_of_ranks_continues_an_epoch(n: int, epoch: int, stages: list[tuple[int, int]]) -> None:
     """However often the number of ranks changes, every sample comes exactly once, in one global order."""
     seen: list[int] = []
     for world, steps in stages:
         steps_left = min(steps, (n - len(seen)) // world)
-        shares = sought(make_ranks(n, world), epoch, len(seen))
+        shares = read_shares(make_ranks(n, world), epoch, len(seen))
         seen += interleave([share[:steps_left] for share in shares])
-    [share] = sought(make_ranks(n, 1), epoch, len(seen))
+    [share] = read_shares(make_ranks(n, 1), epoch, len(seen))
     assert seen + share == list(shuffled_indices(n, 6691, epoch))
 
 
@@ -204,7 +204,7 @@ def test_one_two_four_one_ranks_see_every_sample_once() -> None:
     """1 -> 2 -> 4 -> 1 ranks within one epoch of 1797 samples."""
     n, seen = 1797, list[int]()
     for world, until in ((1, 400), (2, 800), (4, 1600), (1, n)):
-        shares = sought(make_ranks(n, world), 3, len(seen))
+        shares = read_shares(make_ranks(n, world), 3, len(seen))
         seen += interleave([share[: (until - len(seen)) // world] for share in shares])
     assert seen == list(shuffled_indices(n, 6691, 3))
 
@@ -214,7 +214,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks() -> None:
     n = 96
 
     def global_batches(world: int) -> list[list[int]]:
-        shares = np.array(sought(make_ranks(n, world), 1, 16))
+        shares = np.array(read_shares(make_ranks(n, world), 1, 16))
         per_rank = 8 // world
         return [sorted(shares[:, i : i + per_rank].ravel().tolist()) for i in range(0, shares.shape[1], per_rank)]
 
@@ -223,7 +223,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks() -> None:
 
 
 def test_ranks_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without arguments the sampler takes its place from what `torchrun` sets; alone it is rank 0 of 1."""
+    """Without arguments, the sampler reads rank and world size from torchrun's variables; without them, 0 and 1."""
     alone = ResumableDistributedSampler(range(10))
     assert (alone.num_replicas, alone.rank) == (1, 0)
     place = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
@@ -235,7 +235,7 @@ def test_ranks_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (given.num_replicas, given.rank) == (3, 2)
 
 
-# ------------------------------------------------------------------------------------------ the registry, and bad input
+# ------------------------------------------------------------------------------------------- the registry and bad input
 
 
 def test_samplers_are_made_by_name() -> None:
@@ -260,7 +260,7 @@ def test_samplers_are_made_by_name() -> None:
     ],
 )
 def test_impossible_positions_are_refused(epoch: int, position: int, message: str) -> None:
-    """A bad epoch or position is named with its rule, and the sampler stays where it was."""
+    """The error for a bad epoch or position names value and rule, and the sampler is unchanged."""
     for sampler in make_samplers(10):
         sampler.seek(2, 3)
         with pytest.raises(ConfigurationError, match=message):
@@ -268,8 +268,8 @@ def test_impossible_positions_are_refused(epoch: int, position: int, message: st
         assert (sampler.epoch, sampler.position) == (2, 3)
 
 
-def test_end_of_the_epoch_can_be_sought() -> None:
-    """A run that stopped after the last batch resumes with nothing left, on any number of ranks."""
+def test_seek_accepts_the_end_of_the_epoch() -> None:
+    """A run that stopped after the last batch resumes with no sample left, on any number of ranks."""
     for sampler in (*make_samplers(10), *make_ranks(10, 4), *make_ranks(10, 4, drop_last=True)):
         sampler.seek(0, 10)
         assert list(sampler) == []
@@ -294,18 +294,18 @@ def test_seeds_out_of_range_are_refused(seed: int) -> None:
     ],
 )
 def test_impossible_ranks_are_refused(num_replicas: int, rank: int, message: str) -> None:
-    """A rank that the run does not have is refused by the constructor."""
+    """A rank outside of [0, num_replicas) is refused by the constructor."""
     with pytest.raises(ConfigurationError, match=message):
         ResumableDistributedSampler(range(3), num_replicas, rank)
 
 
 def test_data_without_a_length_is_refused() -> None:
-    """What has no length has no order: the message says so."""
+    """The error for data without a length names `__len__`."""
     with pytest.raises(ArgumentTypeError, match="__len__"):
         ResumableRandomSampler(iter([1, 2]))  # type: ignore[arg-type]  # The mistake under test.
 
 
-def test_order_must_be_said() -> None:
-    """A sampler that does not say its order cannot be made."""
+def test_indices_must_be_defined() -> None:
+    """A sampler class without `indices` is abstract."""
     with pytest.raises(TypeError, match="indices"):
         ResumableSampler(range(3))  # type: ignore[abstract]  # The mistake under test.

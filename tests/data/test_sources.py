@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def make_sampler_feed(size: int, **options: Any) -> BatchSource:
+def make_sampler_source(size: int, **options: Any) -> BatchSource:
     return make_source(*create_dataloader(TensorDataset(torch.arange(size)), random_seed=2, **options))
 
 
@@ -42,7 +42,7 @@ def position_at(source: BatchSource, done: int) -> dict[str, Any]:
 
 
 def take(source: BatchSource, epoch: int, count: int, done: int = 0, position: Any = None) -> list[list[int]]:
-    """Train on so many batches of an epoch."""
+    """Return the first `count` of the remaining batches of an epoch."""
     batches = source.iterate(epoch, done, position)
     return [next(batches)[0].tolist() for _ in range(count)]
 
@@ -58,54 +58,54 @@ def take(source: BatchSource, epoch: int, count: int, done: int = 0, position: A
     epoch=st.integers(0, 3),
 )
 @settings(max_examples=40)
-def test_opening_gives_exactly_the_rest(size: int, batch_size: int, drop_last: bool, shuffle: bool, epoch: int) -> None:
-    """After every number of batches, also all of an epoch, the rest is what would have come."""
+def test_iterating_gives_the_rest(size: int, batch_size: int, drop_last: bool, shuffle: bool, epoch: int) -> None:
+    """After every number of batches, also all of an epoch, a resume yields exactly the remaining ones."""
     options: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "shuffle": shuffle}
     if drop_last and size < batch_size:
         return
-    source = make_sampler_feed(size, **options)
+    source = make_sampler_source(size, **options)
     batches = numbers(source.iterate(epoch))
     assert len(batches) == source.batches_per_epoch()
     samples = [index for batch in batches for index in batch]
     assert len(set(samples)) == len(samples) == (size - size % batch_size if drop_last else size)
     for done in range(len(batches) + 1):
         position = position_at(source, done)
-        resumed = make_sampler_feed(size, **options)
+        resumed = make_sampler_source(size, **options)
         assert numbers(resumed.iterate(epoch, done, position)) == batches[done:]
         assert numbers(resumed.iterate(epoch + 1)) == numbers(source.iterate(epoch + 1))
-        assert numbers(make_sampler_feed(size, **options).iterate(epoch, done)) == batches[done:]
+        assert numbers(make_sampler_source(size, **options).iterate(epoch, done)) == batches[done:]
         source.iterate(epoch)
 
 
 @given(size=st.integers(1, 40), before=st.integers(1, 9), after=st.integers(1, 9), data=st.data())
 @settings(max_examples=40)
-def test_another_batch_size_goes_on_at_the_same_sample(size: int, before: int, after: int, data: st.DataObject) -> None:
+def test_another_batch_size_continues_at_that_sample(size: int, before: int, after: int, data: st.DataObject) -> None:
     """Resumed with another batch size, even twice, an epoch still sees each sample once, in the same order."""
-    order = [index for batch in numbers(make_sampler_feed(size, shuffle=True).iterate(1)) for index in batch]
+    order = [index for batch in numbers(make_sampler_source(size, shuffle=True).iterate(1)) for index in batch]
     seen: list[int] = []
     done, position = 0, None
     for batch_size in (before, after, before):
-        source = make_sampler_feed(size, shuffle=True, batch_size=batch_size)
+        source = make_sampler_source(size, shuffle=True, batch_size=batch_size)
         count = data.draw(st.integers(0, -(-(size - len(seen)) // batch_size)))
         for batch in take(source, 1, count, done, position):
             seen += batch
         done += count
         position = position_at(source, done)
-    rest = numbers(make_sampler_feed(size, shuffle=True, batch_size=after).iterate(1, done, position))
+    rest = numbers(make_sampler_source(size, shuffle=True, batch_size=after).iterate(1, done, position))
     assert seen + [index for batch in rest for index in batch] == order
 
 
 @given(size=st.integers(8, 60), worlds=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])))
 @settings(max_examples=30)
-def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: tuple[int, int]) -> None:
-    """What two ranks have left of an epoch is what one or four share out, in the same global order."""
+def test_another_number_of_ranks_continues_at_that_sample(size: int, worlds: tuple[int, int]) -> None:
+    """After a resume with another number of ranks, they divide the rest of an epoch in the same global order."""
 
     def ranks(world: int, batch_size: int) -> list[BatchSource]:
         samplers = [ResumableDistributedSampler(range(size), world, rank, seed=1, pad=False) for rank in range(world)]
-        return [make_sampler_feed(size, sampler=sampler, batch_size=batch_size) for sampler in samplers]
+        return [make_sampler_source(size, sampler=sampler, batch_size=batch_size) for sampler in samplers]
 
     def interleave(shares: list[list[list[int]]]) -> list[list[int]]:
-        """Return the global batches: ranks take samples in turn."""
+        """Return the global batches; the ranks take samples in turn."""
         count = max(map(len, shares))
         by_rank = [[share[i] if i < len(share) else [] for share in shares] for i in range(count)]
         return [[part[j] for j in range(max(map(len, parts))) for part in parts if j < len(part)] for parts in by_rank]
@@ -131,26 +131,26 @@ def test_another_number_of_ranks_goes_on_at_the_same_sample(size: int, worlds: t
 def test_the_end_of_an_epoch_is_known_on_any_number_of_ranks(
     size: int, worlds: tuple[int, int], sizes: tuple[int, int], drop_last: bool, pad: bool, data: st.DataObject
 ) -> None:
-    """An epoch resumed on other ranks, in batches of another size, ends after as many batches as was said."""
+    """An epoch resumed with other ranks and another batch size ends after `batches_at_end` batches."""
 
-    def feed_of(world: int, batch_size: int, rank: int) -> BatchSource:
+    def source_of(world: int, batch_size: int, rank: int) -> BatchSource:
         sampler = ResumableDistributedSampler(range(size), world, rank, drop_last=drop_last, pad=pad)
-        return make_sampler_feed(size, sampler=sampler, batch_size=min(batch_size, len(sampler)), drop_last=drop_last)
+        return make_sampler_source(size, sampler=sampler, batch_size=min(batch_size, len(sampler)), drop_last=drop_last)
 
-    before = feed_of(worlds[0], sizes[0], 0)
+    before = source_of(worlds[0], sizes[0], 0)
     list(before.iterate(1))
     done = data.draw(st.integers(0, before.batches_per_epoch() or 0))
     assert before.batches_at_end() == before.batches_per_epoch()
     position = position_at(before, done)
     for rank in range(worlds[1]):
-        after = feed_of(worlds[1], sizes[1], rank)
+        after = source_of(worlds[1], sizes[1], rank)
         assert done + len(list(after.iterate(1, done, position))) == after.batches_at_end()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool, tmp_path: Path) -> None:
-    """The fetches of a resumed epoch, counted, are those of the samples that are left."""
+    """A resumed epoch fetches the remaining samples and no others."""
     options: dict[str, Any] = {"batch_size": 3, "drop_last": drop_last, "shuffle": True, "random_seed": 2}
     source = make_source(*create_dataloader(Drawing(11), **options))
     batches = [batch[:, 0].int().tolist() for batch in source.iterate(1)]
@@ -164,23 +164,23 @@ def test_no_sample_before_the_position_is_fetched(workers: int, drop_last: bool,
 
 
 def test_data_of_another_size_are_refused() -> None:
-    """A position in the middle of an epoch means nothing in other data; between epochs all is well."""
-    source = make_sampler_feed(9, batch_size=2)
+    """A position in the middle of an epoch is refused in data of another size; one between epochs is not."""
+    source = make_sampler_source(9, batch_size=2)
     list(source.iterate(0))
-    other = make_sampler_feed(10, batch_size=2)
-    with pytest.raises(CheckpointMismatchError, match="over 9 samples, but the data set has 10 now: resume with"):
+    other = make_sampler_source(10, batch_size=2)
+    with pytest.raises(CheckpointMismatchError, match="over 9 samples, but there are 10 now: resume with"):
         other.iterate(0, 2, position_at(source, 2))
     assert source.position_state(0) == {}
     assert len(numbers(other.iterate(1, 0, source.position_state(0)))) == 5
 
 
-# ------------------------------------------------------------------------------------------------------- ready batches
+# ------------------------------------------------------------------------------------------------------- sequences
 
 
 @given(size=st.integers(1, 9), epoch=st.integers(0, 3))
 @settings(max_examples=20)
-def test_a_list_goes_on_where_it_was(size: int, epoch: int) -> None:
-    """A list of batches gives its rest after every number of batches."""
+def test_a_list_continues_where_it_was(size: int, epoch: int) -> None:
+    """After every number of batches, a list of batches yields the remaining ones."""
     source = make_source(list(range(size)), None)
     assert isinstance(source, SequenceSource)
     assert source.batches_per_epoch() == size
@@ -189,28 +189,32 @@ def test_a_list_goes_on_where_it_was(size: int, epoch: int) -> None:
 
 
 def test_a_list_of_another_length_is_refused() -> None:
-    """A list that has become shorter or longer is not what the epoch began with."""
+    """A position in a list is refused in a list of another length."""
     position = make_source([1, 2, 3], None).position_state(1)
-    with pytest.raises(CheckpointMismatchError, match="over 3 batches, but the data set has 2 now"):
+    with pytest.raises(CheckpointMismatchError, match="over 3 batches, but there are 2 now"):
         make_source([1, 2], None).iterate(0, 1, position)
 
 
 def test_another_kind_of_data_is_refused() -> None:
-    """The middle of an epoch over a list cannot be found in a data set or a stream, nor the other way round."""
+    """A position in a list, a map-style dataset or a stream is refused by sources of the other two kinds."""
     stream = make_source(*create_dataloader(Stream([4])))
     assert isinstance(stream, StreamSource)
     next(stream.iterate(0))
-    sources = {"a list of": make_source([1, 2, 3, 4], None), "a map-style": make_sampler_feed(4), "an iterable": stream}
+    sources = {
+        "a list of": make_source([1, 2, 3, 4], None),
+        "a map-style": make_sampler_source(4),
+        "an iterable": stream,
+    }
     for saved, source in sources.items():
         position = position_at(source, 1)
         for present, other in sources.items():
             if present != saved:
-                with pytest.raises(CheckpointMismatchError, match=f"over {saved} .* but there is {present} "):
+                with pytest.raises(CheckpointMismatchError, match=f"over {saved} .* but the data is {present} "):
                     other.iterate(0, 1, position)
 
 
 class Drawn(Sequence[torch.Tensor]):
-    """Batches that are made, with draws, when they are asked for."""
+    """Batches that are made in `__getitem__`, with random draws."""
 
     def __len__(self) -> int:
         return 4
@@ -219,8 +223,8 @@ class Drawn(Sequence[torch.Tensor]):
         return torch.tensor([float(index), *draw()], dtype=torch.float64)
 
 
-def test_batches_that_are_made_when_asked_for_are_keyed() -> None:
-    """A draw in the `__getitem__` of a sequence of batches follows from seed, epoch and position."""
+def test_batches_that_are_made_in_getitem_are_keyed() -> None:
+    """A draw in the `__getitem__` of a sequence of batches is a function of seed, epoch and position."""
     source = make_source(Drawn(), None, seed=3)
     epochs = [[batch.tolist() for batch in source.iterate(epoch)] for epoch in (0, 1)]
     draw()
@@ -234,8 +238,8 @@ def test_batches_that_are_made_when_asked_for_are_keyed() -> None:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last: bool) -> None:
-    """Torch's own `DataLoader` resumes, too, when its sampler is resumable."""
+def test_a_loader_of_torch_with_a_resumable_sampler(shuffle: bool, drop_last: bool) -> None:
+    """A plain `DataLoader` of torch resumes, too, if its sampler is resumable."""
     data = TensorDataset(torch.arange(10))
 
     def make() -> BatchSource:
@@ -251,7 +255,7 @@ def test_a_loader_of_ones_own_with_a_resumable_sampler(shuffle: bool, drop_last:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
-    """A draw in a sample, or in the collate function, is that of `create_dataloader`'s loader."""
+    """Draws in samples and in the collate function equal those with a loader of `create_dataloader`."""
 
     def collate(samples: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack([*samples, torch.tensor([-1.0, *draw()], dtype=torch.float64)])
@@ -271,11 +275,11 @@ def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
 
 
 def seed_all(worker_id: int) -> None:
-    """Seed the generators as users do in their workers, to no effect on what is keyed."""
+    """Seed a generator as users do in their workers; draws that are keyed must not change."""
     torch.manual_seed(worker_id)
 
 
-def test_a_loader_that_cannot_be_keyed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loader_that_cannot_be_keyed_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """Where the draws of samples cannot be keyed, a warning names the dataset, unless it draws nothing."""
 
     class Own(DataLoader[Any]):
@@ -290,7 +294,7 @@ def test_a_loader_that_cannot_be_keyed_is_told(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
-    """The end of an epoch is that of the epoch which is opened, and not of the one before."""
+    """`batches_at_end` is that of the epoch of the last `iterate`, not of the one before."""
 
     class Growing(ResumableSequentialSampler):
         def __len__(self) -> int:
@@ -299,13 +303,13 @@ def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
         def indices(self, epoch: int, position: int) -> Iterator[int]:
             return iter(range(position, 2 + 2 * epoch))
 
-    source = make_sampler_feed(10, sampler=Growing(range(10)), batch_size=2)
+    source = make_sampler_source(10, sampler=Growing(range(10)), batch_size=2)
     for epoch in (0, 3, 1):
         assert len(numbers(source.iterate(epoch))) == source.batches_at_end() == 1 + epoch
 
 
-def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
-    """A loader that a resume could not put where it was is refused before training, with the remedy."""
+def test_a_loader_that_cannot_seek_is_refused() -> None:
+    """A loader that cannot start at a position is refused before training, with the remedy."""
     data = TensorDataset(torch.arange(6))
     theirs = DataLoader(data, batch_size=2, shuffle=True)
     for sampler in (theirs.sampler, None, RandomSampler(data)):
@@ -316,7 +320,7 @@ def test_a_loader_whose_order_cannot_be_sought_is_refused() -> None:
     with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableSequentialSampler"):
         make_source(create_dataloader(data)[0], ResumableSequentialSampler(data))
     ours = ResumableRandomSampler(data)
-    with pytest.raises(ArgumentTypeError, match="batch sampler BatchSampler cannot be sought"):
+    with pytest.raises(ArgumentTypeError, match="batch sampler BatchSampler has no position to resume at"):
         make_source(DataLoader(data, batch_sampler=BatchSampler(ours, 2, drop_last=False)), ours)
     with pytest.raises(ArgumentTypeError, match="is no data loader: return what create_dataloader returns"):
         make_source(iter([1, 2]), None)
@@ -332,8 +336,8 @@ def test_data_without_a_batch_are_refused() -> None:
         make_source(loader, sampler)
 
 
-def test_the_kind_of_feed_follows_from_the_data() -> None:
-    """A map-style data set is fed by its sampler."""
+def test_the_kind_of_source_follows_from_the_data() -> None:
+    """A map-style dataset has a `SamplerSource`, and an iterable one a source of unknown length."""
     loader, sampler = create_dataloader(TensorDataset(torch.arange(2)))
     assert isinstance(sampler, ResumableSampler)
     assert isinstance(make_source(loader, sampler), SamplerSource)
@@ -344,9 +348,9 @@ def test_the_kind_of_feed_follows_from_the_data() -> None:
 
 
 class FromWorkers(Dataset[torch.Tensor]):
-    """Sample i is i, what torch says of the worker that fetches it, and draws that follow each other in the worker."""
+    """Sample i is i, torch's information about the worker that fetches it, and draws that are not keyed."""
 
-    draws_nothing = True  # So that nobody keys the generators between the samples.
+    draws_nothing = True  # So that the generators are not keyed between the samples.
 
     def __len__(self) -> int:
         return 10
@@ -364,7 +368,7 @@ def samples_of(source: BatchSource, epoch: int, done: int = 0) -> list[list[floa
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_seeds_of_workers_are_exact_under_resume(persistent: bool) -> None:
-    """`get_worker_info().seed`, and who fetches what, follow from the seed, the epoch and the position."""
+    """The worker of each batch, and its `get_worker_info().seed`, are functions of seed, epoch and position."""
 
     def make(seed: int = 2, rank: int = 0) -> BatchSource:
         sampler = ResumableDistributedSampler(range(20), 2, rank, shuffle=False)
@@ -375,10 +379,10 @@ def test_seeds_of_workers_are_exact_under_resume(persistent: bool) -> None:
     epochs = [samples_of(source, epoch) for epoch in range(2)]
     resumed = make()
     assert [row[:4] for row in samples_of(resumed, 1, 3)] == [row[:4] for row in epochs[1][6:]]
-    key_generators(9)  # Forked workers begin with this process's generators.
+    key_generators(9)  # Forked workers inherit the generators of this process.
     if not persistent:
-        assert samples_of(resumed, 1) == epochs[1]  # The workers' own generators begin alike, too.
+        assert samples_of(resumed, 1) == epochs[1]  # The generators of the workers are seeded alike, too.
     seeds = [{row[1] for row in rows} for rows in (*epochs, samples_of(make(rank=1), 0), samples_of(make(seed=3), 0))]
     assert [len(two) for two in seeds] == [2] * 4
-    # torch does not tell persistent workers of a new seed.
+    # torch does not send a new seed to persistent workers.
     assert len(set().union(*seeds)) == (6 if persistent else 8)

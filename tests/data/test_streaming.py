@@ -17,7 +17,7 @@ from helios.data.sources import StreamSource, make_source
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, TrainingError
 from helios.model import Model
 from helios.trainer import Trainer
-from tests.data.drawing import Afresh, AfreshWithoutState, GoingBack, Reshuffling, StayingAtEnd, Stream
+from tests.data.drawing import Reshuffling, Restarting, RestartingWithoutState, Rewinding, StayingAtEnd, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Tests run on machines with fewer cores than some of them have workers.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
-KINDS = [GoingBack, StayingAtEnd, Reshuffling, Afresh, Stream, AfreshWithoutState]
+KINDS = [Rewinding, StayingAtEnd, Reshuffling, Restarting, Stream, RestartingWithoutState]
 EPOCHS = 3
 
 
@@ -38,40 +38,40 @@ def make_stream_source(dataset: Stream, **options: Any) -> StreamSource:
 
 
 def saved(position: dict[str, Any]) -> dict[str, Any]:
-    """Return an position as a later process finds it."""
+    """Return a position after saving it to and loading it from a checkpoint."""
     position = copy.deepcopy(decode(encode(position)))
     assert isinstance(position, dict)
     return position
 
 
 def disturb() -> None:
-    """Do to the generators what training does between two batches: leave them anywhere."""
+    """Change the generators to random states, as training does between two batches."""
     key_generators(torch.seed() % 2**64)
 
 
 def train(
     source: StreamSource, epoch: int = 0, done: int = 0, position: dict[str, Any] | None = None
 ) -> tuple[list[tuple[int, Any]], list[tuple[int, int, dict[str, Any]]]]:
-    """Return the batches up to the last epoch's end, and the way back to after each of them and each epoch."""
-    batches, ways_back = [], []
+    """Return the batches up to the end of the last epoch, and the position after each of them and each epoch."""
+    batches, positions = [], []
     for current in range(epoch, EPOCHS):
         disturb()
         for batch in source.iterate(current, done, position):
             batches.append((current, batch))
             done += 1
-            ways_back.append((current, done, saved(source.position_state(done))))
+            positions.append((current, done, saved(source.position_state(done))))
             disturb()
         done, position = 0, None
-        ways_back.append((current + 1, 0, saved(source.position_state(0))))
-    return batches, ways_back
+        positions.append((current + 1, 0, saved(source.position_state(0))))
+    return batches, positions
 
 
 def ensure_every_resume_is_exact(make: Callable[[], Stream], **options: Any) -> None:
-    """Resume, with everything made anew, after every batch and every epoch, and compare all that comes after it."""
-    batches, ways_back = train(make_stream_source(make(), **options))
+    """Resume with new objects after every batch and every epoch, and compare all later batches."""
+    batches, positions = train(make_stream_source(make(), **options))
     assert batches
     seen = 0
-    for epoch, done, position in ways_back:
+    for epoch, done, position in positions:
         seen += done > 0
         rest, _ = train(make_stream_source(make(), **options), epoch, done, position)
         assert rest == batches[seen:], (epoch, done, position)
@@ -84,7 +84,7 @@ def ensure_every_resume_is_exact(make: Callable[[], Stream], **options: Any) -> 
 @given(size=st.integers(1, 9), batch_size=st.integers(1, 4), drop_last=st.booleans())
 @settings(max_examples=10)
 def test_a_stream_resumes_after_every_batch(kind: type[Stream], size: int, batch_size: int, drop_last: bool) -> None:
-    """What comes after any batch or epoch is what would have come, whatever the data set does at its end."""
+    """After any batch or epoch, a resume yields the remaining batches, whatever the dataset does at its end."""
     if drop_last and size < batch_size:
         return
     ensure_every_resume_is_exact(lambda: kind([size]), batch_size=batch_size, drop_last=drop_last)
@@ -93,7 +93,7 @@ def test_a_stream_resumes_after_every_batch(kind: type[Stream], size: int, batch
 def test_a_stream_is_batched_as_it_comes() -> None:
     """An epoch of a stream is its items in order, in batches, the last one short unless it is dropped."""
     for drop_last in (False, True):
-        batches, _ = train(make_stream_source(GoingBack([5]), batch_size=2, drop_last=drop_last))
+        batches, _ = train(make_stream_source(Rewinding([5]), batch_size=2, drop_last=drop_last))
         numbers = [(epoch, [int(number) for _, number, *_ in batch]) for epoch, batch in batches]
         expected = [[0, 1], [2, 3]] if drop_last else [[0, 1], [2, 3], [4]]
         assert numbers == [(epoch, batch) for epoch in range(EPOCHS) for batch in expected]
@@ -118,17 +118,17 @@ def test_resuming_a_resumed_stream() -> None:
 
 
 def test_a_resumed_stream_fetches_less_than_a_batch_again() -> None:
-    """A stream with state goes on from it; at its end, less than a batch is read again."""
+    """A stream with state continues from it; at its end, less than a batch is read again."""
 
-    class Counting(GoingBack):
+    class Counting(Rewinding):
         read = 0
 
         def item(self, number: int) -> list[float]:
             self.read += 1
             return super().item(number)
 
-    _, ways_back = train(make_stream_source(Counting([11]), batch_size=3))
-    for epoch, done, position in ways_back:
+    _, positions = train(make_stream_source(Counting([11]), batch_size=3))
+    for epoch, done, position in positions:
         dataset = Counting([11])
         batch = next(make_stream_source(dataset, batch_size=3).iterate(epoch, done, position), None)
         assert dataset.read <= 3 + 2
@@ -136,10 +136,10 @@ def test_a_resumed_stream_fetches_less_than_a_batch_again() -> None:
             assert dataset.read == len(batch)
 
 
-def test_the_state_of_a_checkpoint_does_not_move() -> None:
-    """The position of one moment stays what it was while the data set goes on and changes its lists."""
+def test_the_state_of_a_checkpoint_does_not_change() -> None:
+    """A position that was returned does not change while the dataset continues and changes its lists."""
 
-    class Appending(GoingBack):
+    class Appending(Rewinding):
         def __init__(self, sizes: Sequence[int]) -> None:
             super().__init__(sizes)
             self.seen: list[int] = []
@@ -167,35 +167,35 @@ def test_the_state_of_a_checkpoint_does_not_move() -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
-        (GoingBack, (5,)),
-        (GoingBack, (2, 5)),
+        (Rewinding, (5,)),
+        (Rewinding, (2, 5)),
         (Reshuffling, (5, 3)),
         (Reshuffling, (3, 1, 2)),  # In every other epoch the second worker sends nothing.
         (StayingAtEnd, (1, 4)),
-        (Afresh, (0, 3)),
-        (AfreshWithoutState, (3, 2)),
+        (Restarting, (0, 3)),
+        (RestartingWithoutState, (3, 2)),
     ],
 )
 def test_a_stream_with_workers_resumes_after_every_batch(
     kind: type[Stream], sizes: tuple[int, ...], persistent: bool
 ) -> None:
-    """The same with workers whose parts differ in length, in the same order and in all later epochs."""
+    """A resume is exact with workers whose parts differ in length, in all later epochs too."""
     ensure_every_resume_is_exact(
         lambda: kind(sizes), batch_size=2, num_workers=len(sizes), persistent_workers=persistent
     )
 
 
 def test_workers_end_where_their_parts_end() -> None:
-    """Every item of every worker's part comes once an epoch; workers take turns as long as they have something."""
-    batches, _ = train(make_stream_source(GoingBack([3, 7]), batch_size=2, num_workers=2))
+    """Every item of every worker's part comes once an epoch; the workers that have items left take turns."""
+    batches, _ = train(make_stream_source(Rewinding([3, 7]), batch_size=2, num_workers=2))
     first = [[(int(worker), int(number)) for worker, number, *_ in batch] for epoch, batch in batches if epoch == 0]
     assert first == [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(0, 2)], [(1, 2), (1, 3)], [(1, 4), (1, 5)], [(1, 6)]]
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_an_epoch_that_is_opened_again_is_the_same(persistent: bool) -> None:
-    """What is drawn follows from the epoch that is opened, as in validation, and not from how often it was."""
-    source = make_stream_source(Afresh([5]), batch_size=2, num_workers=1, persistent_workers=persistent)
+def test_an_epoch_that_is_iterated_again_is_the_same(persistent: bool) -> None:
+    """Draws are a function of the epoch, not of how often it was iterated over, which validation does repeatedly."""
+    source = make_stream_source(Restarting([5]), batch_size=2, num_workers=1, persistent_workers=persistent)
     first = list(source.iterate(0))
     assert list(source.iterate(0)) == first
     assert list(source.iterate(1)) != first
@@ -203,7 +203,7 @@ def test_an_epoch_that_is_opened_again_is_the_same(persistent: bool) -> None:
 
 def test_draws_of_a_stream_do_not_depend_on_workers() -> None:
     """One worker draws what the training process draws, in every epoch."""
-    for kind in (GoingBack, Afresh, Stream):
+    for kind in (Rewinding, Restarting, Stream):
         in_process, _ = train(make_stream_source(kind([5]), batch_size=2))
         with_worker, _ = train(make_stream_source(kind([5]), batch_size=2, num_workers=1, persistent_workers=True))
         assert in_process == with_worker
@@ -219,11 +219,11 @@ def test_draws_of_a_stream_are_pinned() -> None:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------- what is announced
+# ------------------------------------------------------------------------------------------------------------- messages
 
 
 def test_a_stream_without_state_warns_of_what_is_lost() -> None:
-    """A stream without state says, once and as a warning, what a resume does; one with state says so in the log."""
+    """A stream without state is warned of once; for one with state, the log says that a resume is exact."""
 
     class Log(logging.Handler):
         def __init__(self) -> None:
@@ -241,9 +241,9 @@ def test_a_stream_without_state_warns_of_what_is_lost() -> None:
         make_stream_source(Stream([3])).announce(logger)
     assert len(caught) == 1
     assert log.lines == []
-    make_stream_source(GoingBack([3])).announce(logger)
+    make_stream_source(Rewinding([3])).announce(logger)
     assert log.lines == [
-        "GoingBack has state_dict and load_state_dict: its state rides in checkpoints, and a resume is exact"
+        "Rewinding has state_dict and load_state_dict: its state is saved in checkpoints, and a resume is exact"
     ]
 
 
@@ -264,17 +264,17 @@ class Idle(Model):
         pass
 
 
-def test_a_trainer_announces_once_a_run() -> None:
+def test_a_trainer_warns_once_a_run() -> None:
     """A run of several epochs over a stream without state warns once."""
     with pytest.warns(UserWarning, match="has no state_dict") as caught:
         Trainer(total_steps=3, use_cpu=True, print_banner=False).fit(Idle("stream"), StreamModule(Stream([3])))
     assert len(caught) == 1
 
 
-def test_a_stream_that_has_ended_for_ever_is_an_error() -> None:
+def test_a_stream_without_a_second_epoch_is_an_error() -> None:
     """A stream that yields nothing in its second epoch ends training with an error that says why, not in a hang."""
 
-    class Once(GoingBack):
+    class Once(Rewinding):
         def __iter__(self) -> Any:
             while self.position < self.size:
                 self.position += 1
@@ -289,18 +289,18 @@ def test_a_stream_that_has_ended_for_ever_is_an_error() -> None:
 
 
 def test_another_number_of_workers_is_refused() -> None:
-    """The states of two workers' parts cannot be given to one, nor to three."""
-    _, ways_back = train(make_stream_source(GoingBack([3, 3]), batch_size=2, num_workers=2))
+    """The states of two workers cannot be loaded by one, nor by three."""
+    _, positions = train(make_stream_source(Rewinding([3, 3]), batch_size=2, num_workers=2))
     for workers in (0, 3):
-        source = make_stream_source(GoingBack([3, 3, 3]), batch_size=2, num_workers=workers)
+        source = make_stream_source(Rewinding([3, 3, 3]), batch_size=2, num_workers=workers)
         with pytest.raises(CheckpointMismatchError, match=f"of 2 workers.*num_workers asks for {max(workers, 1)} now"):
-            source.iterate(*ways_back[0])
+            source.iterate(*positions[0])
 
 
 def test_a_state_that_is_no_dictionary_is_refused() -> None:
-    """A data set whose state_dict returns something else is named."""
+    """The error for a `state_dict` that returns no dictionary names the dataset."""
 
-    class Bad(GoingBack):
+    class Bad(Rewinding):
         def state_dict(self) -> Any:
             return [1]
 

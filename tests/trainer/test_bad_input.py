@@ -215,7 +215,7 @@ def test_missing_data_is_known_before_training(what: str, data: Callable[[str], 
 def test_an_empty_data_set_is_refused() -> None:
     """A data set of length 0 is an error that names it, before training."""
     model = TinyModel()
-    with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a data set must have at least one"):
+    with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a dataset must have at least one"):
         make_trainer().fit(model, TinyDataModule(samples=0))
     assert model.batches_seen == 0
 

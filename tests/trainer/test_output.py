@@ -14,7 +14,7 @@ from helios.core.logging import get_root_logger, get_tensorboard_writer, is_root
 from helios.errors import ConfigurationError
 from helios.testing import TinyDataModule
 from helios.trainer._progress import RichDisplay, open_display
-from tests.data.drawing import GoingBack
+from tests.data.drawing import Rewinding
 from tests.trainer.parts import CountingModel, Failing, ListData, Pruned, SimplePlugin, make_trainer
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def test_a_log_that_never_comes_is_told(caplog: pytest.LogCaptureFixture) -> Non
     class Streaming(TinyDataModule):
         def setup(self) -> None:
             super().setup()
-            self._train_dataset = self._create_dataset(GoingBack([6]), {"batch_size": 2})
+            self._train_dataset = self._create_dataset(Rewinding([6]), {"batch_size": 2})
 
     class Taking(CountingModel):
         def train_step(self, batch: Any, state: TrainingState) -> None:

@@ -1,4 +1,4 @@
-"""Data: sets, loaders, and the order in which samples come."""
+"""Data: datasets, data loaders, and the order of samples."""
 
 from helios.data import transforms
 from helios.data.datamodule import (

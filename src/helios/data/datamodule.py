@@ -1,4 +1,4 @@
-"""The data module: where the data of a run comes from."""
+"""The data module: the datasets of a run, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from helios.core.registry import Registry
 from helios.data.loading import (
     COLLATE_FN_REGISTRY,
     AnyDataset,
-    DataLoaderParams,
     create_collate_fn,
     create_dataloader,
     make_loader,
 )
+from helios.data.params import DataLoaderParams
 from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ __all__ = [
     "create_dataset",
 ]
 
-DATASET_REGISTRY: Final = Registry[Any]("data set")
+DATASET_REGISTRY: Final = Registry[Any]("dataset")
 
 
 def create_dataset(type_name: str, *args: Any, **kwargs: Any) -> Any:
-    """Make a data set of a registered class.
+    """Make a dataset of a registered class.
 
     Args:
         type_name: the name of the class in `DATASET_REGISTRY`.
@@ -56,13 +56,13 @@ def create_dataset(type_name: str, *args: Any, **kwargs: Any) -> Any:
         **kwargs: passed on to the class.
 
     Raises:
-        UnknownNameError: if there is no such class; the message lists those there are.
+        UnknownNameError: if there is no such class; the message lists the registered ones.
     """
     return DATASET_REGISTRY.create(type_name, *args, **kwargs)
 
 
 class DatasetSplit(enum.Enum):
-    """What a data set is for."""
+    """The phase that a dataset is for."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -79,15 +79,15 @@ class DatasetSplit(enum.Enum):
             return cls(label.lower())
         except (ValueError, AttributeError):
             names = ", ".join(repr(split.value) for split in cls)
-            raise ConfigurationError(f"data set split {label!r} is unknown: choose one of {names}") from None
+            raise ConfigurationError(f"dataset split {label!r} is unknown: choose one of {names}") from None
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set and how it is loaded.
+    """A dataset and how it is loaded.
 
     Attributes:
-        dataset: a map-style data set, or an `IterableDataset`.
+        dataset: a map-style dataset, or an `IterableDataset`.
         params: how it is loaded.
     """
 
@@ -98,7 +98,7 @@ class Dataset:
         """Check the parameters.
 
         Raises:
-            ArgumentTypeError: if they are none.
+            ArgumentTypeError: if they are not `DataLoaderParams`.
         """
         if not isinstance(self.params, DataLoaderParams):
             raise ArgumentTypeError(f"params is a {type(self.params).__name__}: pass DataLoaderParams")
@@ -111,20 +111,25 @@ class Dataset:
         Args:
             default_seed: the seed if the parameters have none.
             training: whether ranks may repeat samples so that all have the same number of batches.
-            device: the device of the run, if there is one.
+            device: the device of the run; `None` outside of a run.
+
+        Raises:
+            ConfigurationError: if the seed is out of range, or the dataset is empty.
+            ArgumentTypeError: if the dataset cannot be loaded.
         """
         seed = rng.get_default_seed() if default_seed is None else rng.check_seed(default_seed)
         return make_loader(self.dataset, self.params, seed, training=training, device=device)
 
 
 class DataModule(RunMember, abc.ABC):
-    """Where the data of a run comes from.
+    """The datasets of a run.
 
-    `setup` assigns `self._train_dataset`, `self._valid_dataset` and `self._test_dataset`, as far as there are such, to
-    what `self._create_dataset` returns.
+    `setup` assigns what `self._create_dataset` returns to `self._train_dataset`, `self._valid_dataset` and
+    `self._test_dataset`; one that is not needed stays `None`.
 
     Attributes:
-        non_persistent_attributes: names of attributes that checkpoints leave out. A dataset may have this, too.
+        non_persistent_attributes: names of attributes that are not saved in checkpoints. A dataset may have this
+            attribute, too.
     """
 
     non_persistent_attributes: ClassVar[Collection[str]] = ()
@@ -139,25 +144,25 @@ class DataModule(RunMember, abc.ABC):
         self._test_dataset: Dataset | None = None
 
     def prepare_data(self) -> None:
-        """Do what must be done once, in the process that called `fit` or `test`: downloads, for example."""
+        """Prepare what all processes use, such as downloads; runs once, in the process that called `fit` or `test`."""
 
     @abc.abstractmethod
     def setup(self) -> None:
-        """Make the data sets; runs in every process that trains."""
+        """Make the datasets; runs in every process that trains."""
 
     def teardown(self) -> None:
-        """Let go of what `setup` took; runs in every process, however the run ends."""
+        """Release what `setup` acquired; runs in every process, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must give back to this data module.
+        """Return the state that a resumed run loads into this data module.
 
-        Unless this is overridden, it is every attribute that training has changed, of the data module and of its
-        datasets: the level of a curriculum, for example.
+        By default, it contains every attribute of the data module and of its datasets that training has changed: the
+        level of a curriculum, for example.
         """
         return self._attribute_states.collect()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
             CheckpointMismatchError: if it does not fit the attributes of this data module.
@@ -166,23 +171,23 @@ class DataModule(RunMember, abc.ABC):
 
     @property
     def train_dataset(self) -> AnyDataset | None:
-        """The data set to train on."""
+        """The dataset to train on."""
         return None if self._train_dataset is None else self._train_dataset.dataset
 
     @property
     def valid_dataset(self) -> AnyDataset | None:
-        """The data set to validate on."""
+        """The dataset to validate on."""
         return None if self._valid_dataset is None else self._valid_dataset.dataset
 
     @property
     def test_dataset(self) -> AnyDataset | None:
-        """The data set to test on."""
+        """The dataset to test on."""
         return None if self._test_dataset is None else self._test_dataset.dataset
 
     def train_dataloader(self) -> Loader | None:
         """Return the loader to train with and its sampler; `None` if there is nothing to train on."""
         dataset = self._train_dataset
-        return None if dataset is None else dataset.dataloader(self._seed(), device=self._where())
+        return None if dataset is None else dataset.dataloader(self._seed(), device=self._run_device())
 
     def valid_dataloader(self) -> Loader | None:
         """Return the loader to validate with and its sampler; `None` if there is nothing to validate on."""
@@ -193,9 +198,9 @@ class DataModule(RunMember, abc.ABC):
         return self._evaluation_loader(self._test_dataset)
 
     def _evaluation_loader(self, dataset: Dataset | None) -> Loader | None:
-        return None if dataset is None else dataset.dataloader(self._seed(), training=False, device=self._where())
+        return None if dataset is None else dataset.dataloader(self._seed(), training=False, device=self._run_device())
 
-    def _where(self) -> torch.device | None:
+    def _run_device(self) -> torch.device | None:
         return None if self._trainer is None else self.device
 
     def _seed(self) -> int:
@@ -204,15 +209,15 @@ class DataModule(RunMember, abc.ABC):
     def _create_dataset(
         self, dataset: AnyDataset, params: DataLoaderParams | Mapping[str, Any] | None = None
     ) -> Dataset:
-        """Join a data set with how it is loaded.
+        """Combine a dataset with how it is loaded.
 
         Args:
-            dataset: a map-style data set, or an `IterableDataset`.
-            params: how it is loaded, also as a mapping of the parameters' names.
+            dataset: a map-style dataset, or an `IterableDataset`.
+            params: how it is loaded; `DataLoaderParams`, a mapping of its fields, or `None` for the defaults.
 
         Raises:
             ConfigurationError: if a parameter is unknown or breaks a rule.
-            ArgumentTypeError: if `params` is neither.
+            ArgumentTypeError: if `params` is of another type.
         """
         if isinstance(params, Mapping):
             params = DataLoaderParams.from_dict(params)

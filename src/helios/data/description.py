@@ -1,4 +1,7 @@
-"""What a checkpoint's passport says of the data: what decides which samples a run sees, in which order and batches."""
+"""The properties of the data that decide which samples a run sees, in which order and batches.
+
+They are saved in a checkpoint's passport, the values that are compared when a run is resumed.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def describe_loader(loader: Sequence[Any] | DataLoader[Any], sampler: ResumableSampler | None) -> dict[str, Any]:
-    """Return the entries of a passport for what a data module's `*_dataloader` method returned.
+    """Return the entries of the passport for one data loader.
 
     An entry that does not apply is `None`: an iterable dataset has no length, for example.
 
     Args:
-        loader: a data loader, or a list of batches that are ready.
-        sampler: the sampler that decides the loader's order, if one does.
+        loader: a data loader, or a sequence of batches.
+        sampler: the sampler that decides the loader's order; `None` if there is none.
     """
     described: dict[str, Any] = dict.fromkeys(
         ("length", "batch_size", "order", "drop_last", "seed", "replicas", "workers"), None
@@ -30,7 +33,7 @@ def describe_loader(loader: Sequence[Any] | DataLoader[Any], sampler: ResumableS
         return {**described, "kind": "list of batches", "length": len(loader)}
     stream, batches = loader.dataset, loader.batch_sampler
     if isinstance(stream, StreamedBatches):
-        # Each worker has a part of the stream: their number decides the order.
+        # Each worker yields its part of the stream, so the number of workers decides the order.
         parts = {name: getattr(stream, name) for name in ("batch_size", "drop_last", "seed")}
         return {**described, "kind": "iterable dataset", "workers": max(1, loader.num_workers), **parts}
     if sampler is not None:

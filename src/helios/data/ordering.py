@@ -1,10 +1,12 @@
-"""Which index comes next: a pure function of (n, seed, epoch, position).
+"""The index at each position of an epoch: a pure function of (n, seed, epoch, position).
 
-A shuffle here is a keyed permutation that is *evaluated*, position by position, and never stored. Seeking to the middle
-of a billion samples costs what starting at the beginning costs, and ranks take strided positions of one global order.
+A shuffle here is a keyed permutation that is *evaluated* at the positions that are asked for, and never stored. Seeking
+to the middle of a billion samples takes as long as starting at the beginning, and each rank evaluates every
+`num_replicas`-th position of one global order.
 
-Everything is computed in 64-bit integer arithmetic of our own, so that an order is the same on every platform and
-under every version of NumPy and torch: a run that is resumed after an upgrade still sees the rest of its epoch.
+The module uses 64-bit integer operations only, and no random generator of a library, so that an order is the same on
+every platform and with every version of NumPy and torch: a run that is resumed after an upgrade sees the rest of its
+epoch.
 """
 
 from __future__ import annotations
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
     Indices: TypeAlias = npt.NDArray[np.int64]
     Words: TypeAlias = npt.NDArray[np.uint64]
 
+# Four rounds are enough with ideal round functions (Luby & Rackoff, cited below). The round function here is a fast and
+# simple one, so it gets twice as many.
 _ROUNDS: Final = 8
-_MAX_TABLE: Final = 4096
+_MAX_TABLE: Final = 4096  # Indices; up to here the order is a sorted table.
+# Indices evaluated at a time. The first chunk is small, so that the first batch comes at once; later ones are large, so
+# that the overhead of the NumPy calls is negligible, while their arrays (128 KiB each) stay in the processor's cache.
 _FIRST_CHUNK: Final = 256
 _MAX_CHUNK: Final = 16_384
 _CHUNK_GROWTH: Final = 4
-_MAX_LENGTH: Final = 2**62
+_MAX_LENGTH: Final = 2**62  # Samples; positions, padded for several ranks, stay within int64.
 _WORD_BITS: Final = 64
 
 # The constants of SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
@@ -39,22 +45,23 @@ _MIX_2: Final = np.uint64(0x94D0_49BB_1331_11EB)
 
 
 class Permutation:
-    """A shuffle of `range(n)` that answers any position at once, in memory that does not depend on `n`.
+    """A shuffle of `range(n)` that can be evaluated at any position, in memory that does not depend on `n`.
 
     Up to 4096 indices it is a table: the indices sorted by a keyed 64-bit hash, so that every order is equally likely.
+
     Above, it is an alternating Feistel network on the ceil(log2 n) bits of a position (Luby & Rackoff, "How to
     construct pseudorandom permutations from pseudorandom functions", SIAM J. Comput. 17, 1988; for halves of unequal
-    width, Schneier & Kelsey, "Unbalanced Feistel networks and block cipher design", FSE 1996). It permutes the next
-    power of two; results of `n` and more are sent through again until they fall below `n`, fewer than two passes on
-    average, which leaves a permutation of `range(n)` (cycle walking: Black & Rogaway, "Ciphers with arbitrary finite
-    domains", CT-RSA 2002). It shuffles; it does not keep secrets.
+    width, Schneier & Kelsey, "Unbalanced Feistel networks and block cipher design", FSE 1996). The network permutes
+    `range(2**bits)`, the next power of two. Results of `n` and more are passed through it again until they fall below
+    `n`, which leaves a permutation of `range(n)` (cycle walking: Black & Rogaway, "Ciphers with arbitrary finite
+    domains", CT-RSA 2002); this takes fewer than two passes on average. The order is not cryptographically secure.
 
     >>> Permutation(5, seed=0, epoch=0)(np.arange(5)).tolist()
     [2, 0, 3, 4, 1]
     """
 
     def __init__(self, n: int, seed: int, epoch: int) -> None:
-        """Derive the keys.
+        """Derive the keys of the rounds, and sort the table of a small order.
 
         Args:
             n: the number of indices, in [0, 2**62].
@@ -66,9 +73,9 @@ class Permutation:
         """
         self._n = _check_length(n)
         keys = SeedSequence(check_seed(seed), "order", check_count("epoch", epoch))
-        # A Feistel network is not good enough for tiny n: with halves of a bit or two a round has hardly any functions
-        # to choose from, and with n = 2**k and halves of two or more bits only the even half of all orders can come.
-        # Beyond the table's bound that half shows in nothing but the order of the last two indices given all others.
+        # A Feistel network is not good enough for small n. With halves of one or two bits, a round chooses among few
+        # functions. And for n = 2**k with halves of two or more bits, it can produce even permutations only, one half
+        # of all orders; above 4096 indices this only determines the order of the last two, given all others.
         self._table = _sorted_by_hash(n, keys[0]) if n <= _MAX_TABLE else None
         self._round_keys = [np.uint64(keys[number]) for number in range(_ROUNDS)]
         bits = max(n - 1, 0).bit_length()
@@ -92,7 +99,7 @@ class Permutation:
             ConfigurationError: if a position lies outside of [0, n).
         """
         words = np.array(positions, dtype=np.int64).view(np.uint64)
-        # Seen as unsigned, a negative position is a huge one.
+        # Viewed as unsigned, a negative position is a huge one, so one comparison finds both.
         if words.size and int(words.max()) >= self._n:
             raise ConfigurationError(f"a position lies outside of the order: pass positions in [0, {self._n})")
         if self._table is not None:
@@ -100,6 +107,11 @@ class Permutation:
         return self._walk(words).view(np.int64)
 
     def _walk(self, words: Words) -> Words:
+        """Permute `range(n)` in place: apply the network until every result is below `n`.
+
+        As the network is a bijection of `range(2**bits)`, following it from a position below `n` ends at the next
+        element of the same cycle that is below `n`, a different one for each position.
+        """
         self._encipher(words)
         limit = np.uint64(self._n)
         outside = np.flatnonzero(words >= limit)
@@ -110,7 +122,11 @@ class Permutation:
         return words
 
     def _encipher(self, words: Words) -> Words:
-        """Permute `range(2**bits)` in place."""
+        """Permute `range(2**bits)` in place: in each round, xor one half with a keyed function of the other.
+
+        The halves are `low`, of floor(bits / 2) bits, and `high`, of the rest; they take turns, so that a round is its
+        own inverse whatever the round function is.
+        """
         low_bits = np.uint64(self._low_bits)
         high = words >> low_bits
         low = words & np.uint64((1 << self._low_bits) - 1)
@@ -118,8 +134,9 @@ class Permutation:
         halves = ((low, high, self._high_bits), (high, low, self._low_bits))
         for number, key in enumerate(self._round_keys):
             source, target, target_bits = halves[number % 2]
-            # A multiplication carries upwards only: the first one's high half is folded down before the second one, and
-            # of that the topmost bits are taken, which every bit of the source and of the key has reached.
+            # A multiplication propagates bits upwards only. So the upper half of the first product is folded into the
+            # lower one before the second multiplication, and the topmost bits of that product are taken: they depend on
+            # every bit of the source and of the key. The constants are those of SplitMix64.
             np.add(source, key, out=mixed)
             np.multiply(mixed, _MIX_1, out=mixed)
             np.right_shift(mixed, np.uint64(32), out=words)
@@ -137,16 +154,16 @@ def shuffled_indices(
 ) -> Iterator[int]:
     """Yield the indices at positions start, start + step, ... of the epoch's shuffle of `range(n)`.
 
-    Evaluated a chunk at a time; the chunks begin small, so that the first index comes at once.
+    They are evaluated a chunk at a time; the chunks begin small, so that the first index comes at once.
 
     Args:
         n: the number of indices, in [0, 2**62].
         seed: the seed of the run, in [0, 2**63).
         epoch: the epoch, from 0.
-        start: the first position, at least 0; where it lies behind the last one, nothing is yielded.
+        start: the first position, at least 0; nothing is yielded if it lies behind the last one.
         step: the distance between positions, at least 1.
-        stop: the position to stop before; the end of the order if it is `None` or lies behind that.
-        chunk: the greatest number of indices evaluated at a time. It changes the speed, never the order.
+        stop: the position to stop before; the end of the order if it is `None` or larger.
+        chunk: the largest number of indices evaluated at a time. It changes the speed, never the order.
 
     Returns:
         An iterator of Python integers.
@@ -168,7 +185,7 @@ def shuffled_indices(
 def sequential_indices(n: int, start: int = 0, step: int = 1, stop: int | None = None) -> Iterator[int]:
     """Yield the indices at positions start, start + step, ... of `range(n)` in their natural order.
 
-    Takes `shuffled_indices`' arguments and checks them alike, so that one can stand where the other stood.
+    The arguments and the errors are those of `shuffled_indices`, so that one can replace the other.
 
     >>> list(sequential_indices(7, start=1, step=2))
     [1, 3, 5]
@@ -177,10 +194,14 @@ def sequential_indices(n: int, start: int = 0, step: int = 1, stop: int | None =
 
 
 def check_count(name: str, value: int) -> int:
-    """Return `value` if it can count or number something.
+    """Return `value` if it is a count.
+
+    Args:
+        name: the name of the value in the message.
+        value: the value.
 
     Raises:
-        ConfigurationError: if it is not an integer of at least 0; the message calls it `name`.
+        ConfigurationError: if it is not an integer of at least 0.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigurationError(f"{name} {value!r} is out of range: pass an integer of at least 0")
@@ -196,21 +217,21 @@ def _check_length(n: int) -> int:
 def _positions(n: int, start: int, step: int, stop: int | None) -> range:
     end = _check_length(n) if stop is None else min(n, check_count("stop", stop))
     if check_count("step", step) == 0:
-        raise ConfigurationError("step 0 goes nowhere: pass at least 1")
+        raise ConfigurationError("step 0 never advances: pass at least 1")
     return range(check_count("start", start), end, step)
 
 
 def _evaluate(order: Permutation, positions: range, max_chunk: int) -> Iterator[int]:
     done, size = 0, min(_FIRST_CHUNK, max_chunk)
-    while piece := positions[done : done + size]:
+    while piece := positions[done : done + size]:  # A slice of a range is a range: no list of positions is made.
         yield from order(np.arange(piece.start, piece.stop, piece.step, dtype=np.int64)).tolist()
         done += len(piece)
         size = min(size * _CHUNK_GROWTH, max_chunk)
 
 
 def _sorted_by_hash(n: int, key: int) -> Indices:
-    # SplitMix64's output function on its own sequence. Two equal hashes come once in 10**12 orders of 4096; the stable
-    # sort settles even those alike everywhere.
+    # SplitMix64's output function, applied to its states key, key + gamma, key + 2 gamma and so on. Two of 4096 hashes
+    # are equal once in 10**12 orders; the stable sort gives the same order everywhere even then.
     hashes = np.arange(n, dtype=np.uint64)
     hashes *= _GAMMA
     hashes += np.uint64(key)

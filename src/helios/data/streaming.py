@@ -1,4 +1,4 @@
-"""Iterable data sets that resume: every batch carries the state of the data set that it came out of."""
+"""Iterable datasets that resume: every batch is sent with the state of the dataset right after it."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class ResumableIterable(Protocol):
-    """An iterable data set that can go on where it was.
+    """An iterable dataset that can continue from a saved state.
 
-    `__iter__` after `load_state_dict` yields what was still to come. With workers, each has a copy of the data set and
-    a state of its own. A data set that also has `set_epoch(epoch)` is told the epoch (from 0) before each and starts it
-    afresh; one that has not keeps its state from one epoch to the next, as it would in a bare loop.
+    `__iter__` after `load_state_dict` yields the remaining items. With workers, each has a copy of the dataset and a
+    state of its own. A dataset with a method `set_epoch(epoch)` gets the epoch (from 0) before each epoch, and starts
+    anew; without that method, it keeps its state from one epoch to the next, as in a loop without Helios.
 
-    Random numbers that an `__iter__` written as a generator draws before its first item, or between handing out one
-    item and making the next, belong into the state: a generator that is made anew draws the former again, and the
-    latter not.
+    An `__iter__` that is a generator may draw random numbers before its first item, or after it was resumed from one
+    `yield` and before the next. These draws belong into the state: a new generator repeats the former, and has no way
+    to repeat the latter.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the data set is; asked between two items, never after the last one."""
+        """Return the state as plain data; called between two items, never after the last one."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Go to where the data set was."""
+        """Continue from a state that `state_dict` returned."""
         ...
 
 
-class Stamped(NamedTuple):
-    """What a stream sends for each batch.
+class StreamMessage(NamedTuple):
+    """What a worker sends for each batch, and once at the end of its part of the epoch.
 
     Attributes:
         batch: the batch.
-        worker: the worker that it comes from.
-        progress: how far the worker is after it; `None` for a worker that only lets the next one go first.
-        is_batch: whether there is a batch; without one, the worker says that its part of the epoch has ended.
+        worker: the number of the worker; 0 for the training process.
+        progress: the progress of the worker after this batch; `None` if the worker only skips a batch (see `seek`).
+        is_batch: whether there is a batch.
     """
 
     batch: Any
@@ -55,17 +55,18 @@ class Stamped(NamedTuple):
 
 
 class WorkerProgress(NamedTuple):
-    """How far a worker is, and how to get there with a data set that has just been made.
+    """How much of its part one worker has sent, and how a new copy of its dataset gets to the same point.
 
-    The state is that after the last *full* batch. What a data set does at its end (going back to its start, say) thus
-    still lies before it, and a resume has the data set do it again: it iterates over the few samples that are left.
+    The state is that after the last *full* batch, before the dataset reaches its end. What the dataset does at its end,
+    such as returning to its start, is therefore not in the state: a resume loads the state, iterates over the remaining
+    samples, fewer than a batch, and so makes the dataset do it again.
 
     Attributes:
         sent: batches sent in this epoch.
         ended: whether the worker's part of this epoch has ended.
-        state: a state of its data set; `None` for that at the start.
-        state_epoch: the epoch in which the data set was in that state.
-        state_sent: the batches that had been sent in it then.
+        state: a state of its dataset; `None` for the initial state.
+        state_epoch: the epoch in which the dataset was in that state.
+        state_sent: the batches that had been sent in that epoch when the dataset was in that state.
     """
 
     sent: int = 0
@@ -76,15 +77,23 @@ class WorkerProgress(NamedTuple):
 
 
 def pass_on(batch: Any) -> Any:
-    """Return the argument: a collate function for what has been collated before."""
+    """Return the argument: a collate function for batches that are collated already."""
     return batch
 
 
-class StreamedBatches(IterableDataset[Stamped]):
-    """The batches of an iterable data set, each with the state that a resumed run must give back.
+class StreamedBatches(IterableDataset[StreamMessage]):
+    """The batches of an iterable dataset, each with the progress that a checkpoint after it must contain.
 
-    The data set runs ahead of training when workers fetch, so its state at the time of a checkpoint is of no use: the
-    state that counts is the one that came with the last batch trained.
+    Workers read ahead of training, so the state of the dataset at the time of a checkpoint is that of a later batch. A
+    checkpoint contains the state that was sent with the last trained batch instead.
+
+    Attributes:
+        dataset: the iterable dataset.
+        batch_size: samples per batch.
+        seed: the seed of the draws.
+        drop_last: whether a short last batch is left out.
+        is_resumable: whether the dataset has `state_dict` and `load_state_dict`.
+        worker_seeds: as in `KeyedBatchSampler`.
     """
 
     def __init__(
@@ -96,66 +105,83 @@ class StreamedBatches(IterableDataset[Stamped]):
         drop_last: bool,
         rank: int = 0,
     ) -> None:
-        """Make batches of what `dataset` yields, on one of the ranks that share it."""
+        """Make batches of the items that `dataset` yields on one rank.
+
+        Args:
+            dataset: the iterable dataset.
+            batch_size: samples per batch.
+            collate_fn: makes a batch of a list of samples.
+            seed: the seed of the draws.
+            drop_last: leave out a short last batch.
+            rank: the rank that reads the dataset.
+        """
         self.dataset = dataset
         self.batch_size = batch_size
         self.is_resumable = isinstance(dataset, ResumableIterable)
         self._collate = collate_fn
         self.seed = seed
         self.drop_last = drop_last
-        # Ranks have parts of their own, and draw apart from each other.
-        self._place = (rank,) if rank > 0 else ()
-        self.worker_seeds = rng.SeedSequence(seed, "workers", *self._place)  # As those of a KeyedBatchSampler.
-        # Shared, because persistent workers are not made anew for an epoch, and would not hear of it otherwise.
+        # The last key of every seed: each rank reads its part of the stream, with draws of its own.
+        self._rank_key = (rank,) if rank > 0 else ()
+        self.worker_seeds = rng.SeedSequence(seed, "workers", *self._rank_key)
+        # In shared memory: persistent workers got their copy of this object in the first epoch, and no later assignment
+        # to an attribute reaches them.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # torch's
         self._progress: dict[int, WorkerProgress] = {}
-        self._turns_passed = 0
-        self._carried: WorkerProgress | None = None  # Of the copy in this process, from the epoch before.
+        self._skipping_workers = 0
+        # The progress at the end of the previous epoch, of this process's copy of the dataset.
+        self._previous: WorkerProgress | None = None
 
-    def seek(self, epoch: int, progress: dict[int, WorkerProgress], turns_passed: int) -> None:
-        """Have the next iteration begin there.
+    def seek(self, epoch: int, progress: dict[int, WorkerProgress], skipping_workers: int) -> None:
+        """Set where the next iteration starts.
 
         Args:
             epoch: the epoch, from 0.
-            progress: where each worker starts; one that is not in it, or is persistent and has gone on by itself,
-                starts where its data set is.
-            turns_passed: how many of the workers, from the first, have had their turn in the round under way.
+            progress: the progress of each worker. One that is missing, or is persistent and continues from the previous
+                epoch, starts where its dataset is.
+            skipping_workers: how many workers, from worker 0 on, send a message without a batch first. torch takes one
+                message from each worker in turn, beginning with worker 0; when an epoch is resumed, the next batch may
+                be that of another worker.
         """
         self._epoch.fill_(epoch)
         self._progress = dict(progress)
-        self._turns_passed = turns_passed
+        self._skipping_workers = skipping_workers
 
     @property
     def restarts_each_epoch(self) -> bool:
-        """Whether the data set begins every epoch afresh, by its number."""
+        """Whether the dataset starts anew in each epoch: it has a method `set_epoch`."""
         return hasattr(self.dataset, "set_epoch")
 
-    def __iter__(self) -> Iterator[Stamped]:
-        """Iterate over the batches of one worker, and end with a stamp that says so."""
+    def __iter__(self) -> Iterator[StreamMessage]:
+        """Iterate over the batches of this worker; the last message says that its part of the epoch has ended."""
         info = get_worker_info()
         worker = 0 if info is None else info.id
-        epoch, turns_passed, sought = int(self._epoch), self._turns_passed, self._progress.get(worker)
-        # A persistent worker iterates again in the next epoch, from where its data set is then.
-        self._progress, self._turns_passed = {}, 0
-        if worker < turns_passed:
-            yield Stamped(None, worker, None, is_batch=False)
+        epoch, skips, saved = int(self._epoch), worker < self._skipping_workers, self._progress.get(worker)
+        # These count for one iteration: a persistent worker continues from its dataset's own state in the next epoch.
+        self._progress, self._skipping_workers = {}, 0
+        if skips:
+            yield StreamMessage(None, worker, None, is_batch=False)
         rng.key_process(self._seed_of_start(epoch, worker))
         if self.restarts_each_epoch:
             self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]  # see restarts_each_epoch
-        if sought is None:
-            progress = self._carried or WorkerProgress(state_epoch=epoch)
+        if saved is None:
+            progress = self._previous or WorkerProgress(state_epoch=epoch)
         else:
-            progress = self._restore(worker, epoch, sought)
+            progress = self._restore(worker, epoch, saved)
         if not progress.ended:
             progress = yield from self._batches(worker, epoch, progress)
         if not self.restarts_each_epoch:
-            self._carried = progress._replace(sent=0, ended=False)
-        yield Stamped(None, worker, progress, is_batch=False)
+            self._previous = progress._replace(sent=0, ended=False)
+        yield StreamMessage(None, worker, progress, is_batch=False)
 
-    def _batches(self, worker: int, epoch: int, progress: WorkerProgress) -> Generator[Stamped, None, WorkerProgress]:
-        seeds, count = rng.SeedSequence(self.seed, "stream", epoch, worker, *self._place), progress.sent
+    def _batches(
+        self, worker: int, epoch: int, progress: WorkerProgress
+    ) -> Generator[StreamMessage, None, WorkerProgress]:
+        """Send the remaining batches of a worker's part of the epoch, and return the progress at its end."""
+        seeds, count = self._batch_seeds(epoch, worker), progress.sent
         items = self._start(epoch, worker)
-        for skipped in range(0 if self.is_resumable else count):  # What the warning at the start is about.
+        # Without a state, the batches before a resume are read again and dropped; StreamSource.announce warns of it.
+        for skipped in range(0 if self.is_resumable else count):
             self._read(items, seeds[skipped])
         while not progress.ended:
             samples = self._read(items, seeds[count])
@@ -164,25 +190,25 @@ class StreamedBatches(IterableDataset[Stamped]):
             if is_full or (samples and not self.drop_last):
                 count += 1
                 progress = progress._replace(sent=count)
+                # After a short batch, the dataset has done what it does at its end: see WorkerProgress.
                 if is_full and self.is_resumable:
                     progress = progress._replace(state=self._state(), state_epoch=epoch, state_sent=count)
-                yield Stamped(self._collate(samples), worker, progress)
+                yield StreamMessage(self._collate(samples), worker, progress)
         return progress
 
     def _restore(self, worker: int, epoch: int, progress: WorkerProgress) -> WorkerProgress:
-        """Put the data set where it was."""
+        """Restore the state of the dataset, and let it reach the ends of its parts of the epochs since then."""
         if not self.is_resumable:
             return progress
         if progress.state is not None:
             self.dataset.load_state_dict(progress.state)  # type: ignore[attr-defined]  # see is_resumable
-        # The ends that the data set has come to since it was in that state.
         for earlier in range(progress.state_epoch, epoch + progress.ended):
             self._finish(worker, earlier, progress.state_sent if earlier == progress.state_epoch else 0)
         return progress
 
     def _finish(self, worker: int, epoch: int, done: int) -> None:
-        """Have the data set come to its end: fewer samples than a batch are left."""
-        seeds, items = rng.SeedSequence(self.seed, "stream", epoch, worker, *self._place), self._start(epoch, worker)
+        """Iterate to the end of the dataset; fewer samples than a batch are left, so this reads little."""
+        seeds, items = self._batch_seeds(epoch, worker), self._start(epoch, worker)
         while len(self._read(items, seeds[done])) == self.batch_size:
             done += 1
 
@@ -191,7 +217,11 @@ class StreamedBatches(IterableDataset[Stamped]):
         return iter(self.dataset)
 
     def _seed_of_start(self, epoch: int, worker: int) -> int:
-        return rng.derive_seed(self.seed, "stream start", epoch, worker, *self._place)
+        return rng.derive_seed(self.seed, "stream start", epoch, worker, *self._rank_key)
+
+    def _batch_seeds(self, epoch: int, worker: int) -> rng.SeedSequence:
+        """Return the seeds with which the generators are keyed before each batch is read."""
+        return rng.SeedSequence(self.seed, "stream", epoch, worker, *self._rank_key)
 
     def _read(self, items: Iterator[Any], seed: int) -> list[Any]:
         rng.key_process(seed)
@@ -204,4 +234,4 @@ class StreamedBatches(IterableDataset[Stamped]):
             raise ArgumentTypeError(
                 f"{name}.state_dict() returned a {type(state).__name__}: return a dict of plain data"
             )
-        return copy.deepcopy(state)  # The data set goes on before anybody saves this.
+        return copy.deepcopy(state)  # The dataset may change the returned lists before a checkpoint is written.

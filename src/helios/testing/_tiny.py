@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from helios.data.datamodule import DataModule
-from helios.data.loading import DataLoaderParams
+from helios.data.params import DataLoaderParams
 from helios.model.model import Model
 
 if TYPE_CHECKING:
