@@ -1,4 +1,4 @@
-"""Helios trains PyTorch networks: runs that are killed and resumed end as if they never had been."""
+"""Helios trains PyTorch networks; a run that was killed and resumed ends with the same bits as an uninterrupted one."""
 
 from helios._version import __version__
 from helios.data import DataModule

@@ -1,29 +1,29 @@
-"""The errors Helios raises.
+"""The errors that Helios raises.
 
-Every one of them is also the builtin error that callers already catch::
+Each of them is also the builtin error that callers already catch::
 
     HeliosError
     ├── ConfigurationError        ValueError    an argument, or a combination of arguments, breaks a rule
     ├── ArgumentTypeError         TypeError     an argument or a return value has the wrong type
     ├── UnknownNameError          KeyError      a table has no such name; the message lists the names it has
     ├── DuplicateNameError        KeyError      the name is taken
-    ├── MissingArgumentError      KeyError      a mapping of arguments lacks one that is needed
-    ├── PluginConflictError       ValueError    two plug-ins claim one unique override
-    ├── FileAccessError           OSError       a file or folder that was given cannot be opened, read or entered
+    ├── MissingArgumentError      KeyError      a mapping of arguments lacks a required one
+    ├── PluginConflictError       ValueError    two plug-ins claim the same unique override
+    ├── FileAccessError           OSError       a given file or folder cannot be opened, read or entered
     │   └── MissingFileError      FileNotFoundError  there is no such file or folder
-    ├── DeviceUnavailableError    RuntimeError  the device asked for does not exist here
-    ├── NotRunningError           RuntimeError  something that only a run provides was asked for outside of one
+    ├── DeviceUnavailableError    RuntimeError  the requested device does not exist on this machine
+    ├── NotRunningError           RuntimeError  something that only a run provides was used outside of a run
     ├── RunInProgressError        RuntimeError  another run is in progress that would share the random generators
-    ├── StudyStorageError         RuntimeError  the database of a study is full, deleted, damaged or out of reach
-    ├── StudyInUseError           RuntimeError  another process runs trials of the study that shall be changed
-    ├── StudyTimeoutError         TimeoutError  another process of a study was waited for too long
-    ├── StudyViewError            RuntimeError  a study is to be changed through a view of it
-    ├── TrainingError             RuntimeError  training cannot go on and nobody's code raised
-    │   └── StoreContentError     RuntimeError  the store of a run holds what no rank of the run has written
+    ├── StudyStorageError         RuntimeError  the database of a study is full, deleted, damaged or unreachable
+    ├── StudyInUseError           RuntimeError  another process runs trials of the study to be changed
+    ├── StudyTimeoutError         TimeoutError  waiting for another process of a study took too long
+    ├── StudyViewError            RuntimeError  a study was changed through a read-only view of it
+    ├── TrainingError             RuntimeError  training cannot continue, and the user's code did not raise
+    │   └── StoreContentError     RuntimeError  the store of a run has content that no rank of the run has written
     ├── RankFailedError           RuntimeError  another process of the run has failed; the message has its traceback
     └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
-        ├── CorruptCheckpointError  ValueError  the bytes are not what was written, or would run code
-        ├── CheckpointMismatchError ValueError  the bytes are fine but belong to something else
+        ├── CorruptCheckpointError  ValueError  the bytes are not those that were written, or would run code
+        ├── CheckpointMismatchError ValueError  the checkpoint is intact but belongs to something else
         └── FolderInUseError                    another run owns the folder of checkpoints
 """
 
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 
 class HeliosError(Exception):
-    """The root of every error that Helios raises on purpose."""
+    """The base class of all errors of Helios."""
 
 
 class ConfigurationError(HeliosError, ValueError):
@@ -58,15 +58,15 @@ class DuplicateNameError(_NameError):
 
 
 class MissingArgumentError(_NameError):
-    """A mapping of arguments lacks one that is needed, or has a value there that comes to the same."""
+    """A mapping of arguments lacks a required one, or has a value for it that means the same, such as `None`."""
 
 
 class PluginConflictError(HeliosError, ValueError):
-    """Two plug-ins claim one unique override."""
+    """Two plug-ins claim the same unique override: a method that at most one plug-in may override."""
 
 
 class FileAccessError(HeliosError, OSError):
-    """A file or folder that was given cannot be opened, read or entered."""
+    """A given file or folder cannot be opened, read or entered."""
 
 
 class MissingFileError(FileAccessError, FileNotFoundError):
@@ -74,11 +74,11 @@ class MissingFileError(FileAccessError, FileNotFoundError):
 
 
 class DeviceUnavailableError(HeliosError, RuntimeError):
-    """The device asked for does not exist on this machine."""
+    """The requested device does not exist on this machine."""
 
 
 class NotRunningError(HeliosError, RuntimeError):
-    """Something that only a run provides was asked for outside of one."""
+    """Something that only a run provides was used outside of a run."""
 
 
 class RunInProgressError(HeliosError, RuntimeError):
@@ -86,36 +86,38 @@ class RunInProgressError(HeliosError, RuntimeError):
 
 
 class StudyStorageError(HeliosError, RuntimeError):
-    """The database of a study is full, deleted, damaged or out of reach. What it held is as it was."""
+    """The database of a study is full, deleted, damaged or unreachable. Its content is unchanged."""
 
 
 class StudyInUseError(HeliosError, RuntimeError):
-    """Another process runs trials of the study that shall be changed."""
+    """Another process runs trials of the study to be changed."""
 
 
 class StudyTimeoutError(HeliosError, TimeoutError):
-    """Another process of the study was waited for, for as long as the caller wanted to."""
+    """Waiting for another process of the study took longer than the caller's timeout."""
 
 
 class StudyViewError(HeliosError, RuntimeError):
-    """A study is to be changed on a rank that has a view of it alone."""
+    """A study was changed on a rank that only has a read-only view of it."""
 
 
 class TrainingError(HeliosError, RuntimeError):
-    """Training cannot go on, and it was not the user's code that raised."""
+    """Training cannot continue, and the user's code did not raise."""
 
 
 class StoreContentError(TrainingError):
-    """The key-value store that the ranks of a run share holds what none of them has written."""
+    """The key-value store that the ranks of a run share has content that none of them has written."""
 
 
 class RankFailedError(HeliosError, RuntimeError):
-    """Another process of the run has failed, been killed or lost. What it raised, if it could be sent, is the cause.
+    """Another process of the run has failed, was killed or cannot be reached.
+
+    The `__cause__` is the exception of that process, if it could be sent.
 
     Attributes:
         rank: the global rank that failed first.
-        is_lost: whether it has raised nothing, but was killed, has crashed, or is out of reach: it may do better in
-            another life.
+        is_lost: whether it raised no exception, but was killed, crashed or cannot be reached: restarting the run may
+            then help.
     """
 
     def __init__(self, message: str, rank: int, is_lost: bool = False) -> None:
@@ -124,7 +126,7 @@ class RankFailedError(HeliosError, RuntimeError):
         self.is_lost = is_lost
 
     def __reduce__(self) -> tuple[type[RankFailedError], tuple[str, int, bool]]:
-        """Pickle all arguments: an exception by itself keeps only what it was printed with."""
+        """Pickle all arguments: by default, an exception pickles those of `Exception.__init__` only."""
         return type(self), (str(self), self.rank, self.is_lost)
 
 
@@ -137,7 +139,7 @@ class CorruptCheckpointError(CheckpointError, ValueError):
 
 
 class CheckpointMismatchError(CheckpointError, ValueError):
-    """A checkpoint is intact but belongs to another class, plug-in or version."""
+    """A checkpoint is intact but belongs to other data, or to another class, plug-in or version."""
 
 
 class FolderInUseError(CheckpointError):

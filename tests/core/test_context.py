@@ -14,10 +14,10 @@ from tests.trainer.parts import SimplePlugin
 
 @pytest.mark.parametrize("make", [RunMember, TinyModel, TinyDataModule, lambda: SimplePlugin("x")])
 def test_a_part_can_be_used_alone(make: Any) -> None:
-    """Outside of a run a part is on the CPU, as the only rank; every property can be set by hand."""
+    """Outside of a run, a part is on the CPU, as rank 0 of 1; every property can be set directly."""
     part = make()
     assert (part.device, part.map_loc, part.rank, part.is_distributed) == (torch.device("cpu"), "cpu", 0, False)
-    with pytest.raises(NotRunningError, match=f"{type(part).__name__}.trainer is only there in a run: .* set it first"):
+    with pytest.raises(NotRunningError, match=f"{type(part).__name__}.trainer is only set in a run: .* set it first"):
         _ = part.trainer
     trainer = Trainer()
     part.trainer, part.device, part.map_loc, part.rank, part.is_distributed = (

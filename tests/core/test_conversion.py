@@ -15,21 +15,21 @@ from helios.errors import ConfigurationError
 @pytest.mark.parametrize("raise_on_empty", [True, False])
 @pytest.mark.parametrize("value", [0, "", [], False])
 def test_a_value_comes_back_as_it_is(value: object, raise_on_empty: bool) -> None:
-    """Whatever is not None is returned itself, values that are false included."""
+    """Every value but `None` is returned unchanged, values that are false included."""
     assert get_from_optional(value, raise_on_empty) is value
 
 
 def test_an_empty_optional_is_an_error_either_way() -> None:
-    """A None is an AssertionError, or, where it was to be expected, a ConfigurationError; both say what to do."""
-    with pytest.raises(AssertionError, match="optional was read that is None: set it before"):
+    """`None` raises an AssertionError or, with `raise_on_empty`, a ConfigurationError; both name the remedy."""
+    with pytest.raises(AssertionError, match="optional value is None: set it before"):
         get_from_optional(None)
-    with pytest.raises(ConfigurationError, match="optional was read that is None: set it before"):
+    with pytest.raises(ConfigurationError, match="optional value is None: set it before"):
         get_from_optional(None, raise_on_empty=True)
 
 
 @given(st.lists(st.integers() | st.text()))
 def test_a_sequence_becomes_a_new_list(items: list[int | str]) -> None:
-    """Lists and tuples keep their elements and order, in a list that is not the one given."""
+    """Lists and tuples keep their elements and order, in a new list."""
     assert convert_to_list(items) == items
     assert convert_to_list(items) is not items
     assert convert_to_list(tuple(items)) == items
@@ -48,5 +48,5 @@ def test_anything_else_is_one_value(scalar: object) -> None:
 
 
 def test_a_range_is_a_sequence() -> None:
-    """Every sequence type counts, not lists and tuples alone."""
+    """Every type of sequence is converted, not only lists and tuples."""
     assert convert_to_list(range(3)) == [0, 1, 2]

@@ -33,7 +33,7 @@ def no_torchrun(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_without_a_group_there_is_one_process() -> None:
-    """Outside of any group every question is answered for rank 0 of 1."""
+    """Without a process group, every function returns the values of rank 0 of 1."""
     assert not hd.is_dist_active()
     assert not hd.is_using_torchrun()
     assert hd.get_dist_info() == DistributedInfo(0, 1, 0, 1)
@@ -43,7 +43,7 @@ def test_without_a_group_there_is_one_process() -> None:
 
 
 def test_collectives_work_in_one_process() -> None:
-    """Sums and gathers of one rank are copies, without gradients, of any layout."""
+    """Sums and gathers of one rank are copies without gradients, whatever the memory layout."""
     tensor = torch.arange(6.0).reshape(2, 3).t().requires_grad_()
     total = hd.all_reduce_tensors(tensor)
     assert torch.equal(total, tensor)
@@ -58,7 +58,7 @@ def test_collectives_work_in_one_process() -> None:
 
 
 def test_torchrun_is_seen_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torchrun` is detected when all of its variables are there, and ranks are read from them."""
+    """`torchrun` is detected when all of its variables exist, and the ranks are read from them."""
     for name, value in TORCHRUN.items():
         assert not hd.is_using_torchrun()
         monkeypatch.setenv(name, value)
@@ -69,8 +69,8 @@ def test_torchrun_is_seen_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> N
     assert not hd.is_using_torchrun({})
 
 
-def test_a_group_needs_to_know_its_place(tmp_path: Path) -> None:
-    """`init_dist` without torchrun and without `info` says which variables are missing; twice is refused."""
+def test_a_group_needs_its_ranks(tmp_path: Path) -> None:
+    """`init_dist` without torchrun and without `info` names the missing variables; a second call is refused."""
     with pytest.raises(ConfigurationError, match="not started by torchrun .RANK, LOCAL_RANK.* pass `info`"):
         init_dist()
     init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
@@ -82,7 +82,7 @@ def test_a_group_needs_to_know_its_place(tmp_path: Path) -> None:
 
 
 def test_printing_is_for_one_rank(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`global_print` speaks on one rank of all, `local_print` on one of each machine."""
+    """`global_print` prints on one rank, and `local_print` on one rank of each machine."""
     hd.global_print("a")
     hd.local_print("b")
     hd.global_print("c", global_rank=1)
@@ -97,12 +97,12 @@ def test_printing_is_for_one_rank(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def work(rank: int, meeting: str, results: Any) -> None:
-    """Run as one rank of two, and tell what every function returned."""
+    """Run as one rank of two, and return what every function returned."""
     torch.set_num_threads(1)
     init_dist(DistributedInfo(rank, 2, rank, 2), backend="gloo", init_method=meeting)
     mine = torch.arange(6.0).reshape(2, 3).t() + 10 * rank
     if rank == 0:
-        mine = mine.contiguous()  # The other rank's lies in memory the other way round.
+        mine = mine.contiguous()  # The memory layout differs from that of the other rank.
     results.put(
         {
             "rank": rank,
@@ -119,7 +119,7 @@ def work(rank: int, meeting: str, results: Any) -> None:
 
 
 def test_two_ranks_agree(tmp_path: Path) -> None:
-    """Two gloo processes see the same sums and gathers, whatever the layout, and keep their own."""
+    """Two gloo processes get the same sums and gathers, whatever the layout, and keep their own tensors."""
     context = multiprocessing.get_context("forkserver")
     results = context.SimpleQueue()
     ranks = [context.Process(target=work, args=(rank, f"file://{tmp_path / 'meet'}", results)) for rank in range(2)]

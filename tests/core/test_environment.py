@@ -19,7 +19,7 @@ def choice() -> tuple[bool, bool, bool]:
 def test_the_choice_of_kernels_lasts_as_long_as_the_context(
     monkeypatch: pytest.MonkeyPatch, before: tuple[bool, bool, bool], *, deterministic: bool, benchmark: bool
 ) -> None:
-    """Determinism and the benchmark are as asked for inside, and as they were, warn_only too, outside."""
+    """The context sets determinism and the benchmark, and restores them, `warn_only` included."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     torch.backends.cudnn.benchmark = before[2]
@@ -40,7 +40,7 @@ def test_the_choice_of_kernels_lasts_as_long_as_the_context(
 
 
 def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable that cuBLAS needs is set where it is not set yet."""
+    """The environment variable that cuBLAS needs is set unless it has a value."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     with deterministic_kernels(deterministic=True, benchmark=False):
@@ -51,9 +51,9 @@ def test_cublas_is_made_deterministic_but_not_overruled(monkeypatch: pytest.Monk
 
 
 def test_ranks_of_one_machine_talk_over_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gloo and NCCL are given the loopback interface, and keep another one that the user has chosen."""
+    """Gloo and NCCL use the loopback interface, unless the user has chosen another one."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-        monkeypatch.setenv(name, "")  # So that it is put back as it was.
+        monkeypatch.setenv(name, "")  # So that monkeypatch restores it.
         monkeypatch.delenv(name)
     prefer_loopback()
     assert read_environment()["GLOO_SOCKET_IFNAME"] == "lo"

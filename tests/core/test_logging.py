@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def plain_session(*, log_file: Path | None = None, rank: int = 0) -> Iterator[logging.Logger]:
-    """A session as a plain program has it: without the handlers that pytest gives to Python's root logger."""
+    """A session without the handlers that pytest adds to Python's root logger."""
     root = logging.getLogger()
     handlers = list(root.handlers)
     root.handlers.clear()
@@ -42,7 +42,7 @@ def plain_session(*, log_file: Path | None = None, rank: int = 0) -> Iterator[lo
 
 
 def test_a_session_logs_to_file_and_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Records from INFO up reach the console and the file within the session, neither before nor after it."""
+    """Records of level INFO and above reach the console and the file during the session only."""
     logger, path = get_root_logger(), tmp_path / "logs" / "run.log"
     with plain_session(log_file=path) as opened:
         assert opened is logger
@@ -58,7 +58,7 @@ def test_a_session_logs_to_file_and_console(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_file_is_continued(tmp_path: Path) -> None:
-    """A resumed run adds to the log of the run before."""
+    """A resumed run appends to the log file of the previous run."""
     path = tmp_path / "run.log"
     for text in ("first", "second"):
         with logging_session(log_file=path, capture_warnings=False, rank=0) as logger:
@@ -67,14 +67,14 @@ def test_a_file_is_continued(tmp_path: Path) -> None:
 
 
 def test_a_record_is_on_disk_at_once(tmp_path: Path) -> None:
-    """A record can be read before the session ends, so a killed run leaves its whole log."""
+    """A record can be read before the session ends, so that the log of a killed run is complete."""
     with logging_session(log_file=tmp_path / "run.log", capture_warnings=False, rank=0) as logger:
         logger.info("here")
         assert (tmp_path / "run.log").read_text().endswith("here\n")
 
 
 def test_a_session_leaves_no_trace(tmp_path: Path) -> None:
-    """Handlers, level, propagation and warnings are as before, also after an error; Python's root logger stays."""
+    """A session restores handlers, level, propagation and warnings, also after an error, and leaves the root logger."""
     root, logger = logging.getLogger(), get_root_logger()
 
     def snapshot() -> tuple[object, ...]:
@@ -93,7 +93,7 @@ def test_a_session_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_the_level_an_application_chose_is_kept(caplog: pytest.LogCaptureFixture) -> None:
-    """A logger that was set to DEBUG before logs debug records in a session."""
+    """A logger whose level was DEBUG before a session logs debug records in it."""
     get_root_logger().setLevel(logging.DEBUG)
     with logging_session(log_file=None, capture_warnings=False, rank=0) as logger:
         logger.debug("details")
@@ -103,7 +103,7 @@ def test_the_level_an_application_chose_is_kept(caplog: pytest.LogCaptureFixture
 def test_an_application_that_logs_gets_records_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With handlers on Python's root logger, records go there, and Helios prints nothing of its own."""
+    """With handlers on Python's root logger, records go there, and Helios does not print them."""
     with logging_session(log_file=None, capture_warnings=False, rank=0) as logger:
         logger.info("to the application")
     assert caplog.messages == ["to the application"]
@@ -120,7 +120,7 @@ def test_other_ranks_report_errors_alone(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_session_within_a_session_prints_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Testing inside a training hook opens a second session: each record is still printed once."""
+    """Testing in a training hook opens a second session, and each record is still printed once."""
     with plain_session() as logger:
         with plain_session():
             logger.info("inner")
@@ -131,7 +131,7 @@ def test_a_session_within_a_session_prints_once(capsys: pytest.CaptureFixture[st
 
 
 def test_sessions_may_end_in_any_order(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that train at once share the console, the level and the warnings; the last one puts all back."""
+    """Two threads that train at once share console, level and warnings; the last one to end restores all."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     logger, show_warning = get_root_logger(), warnings.showwarning
     first, second = (logging_session(log_file=None, capture_warnings=True, rank=0) for _ in range(2))
@@ -153,7 +153,7 @@ def test_sessions_may_end_in_any_order(capsys: pytest.CaptureFixture[str], monke
 
 
 def test_writers_may_be_closed_in_any_order(tmp_path: Path) -> None:
-    """The writer of a run that goes on is not let go of when another thread's run ends."""
+    """The writer of a run stays available when the run of another thread ends."""
     first, second = (tensorboard_session(tmp_path / name, rank=0) for name in "ab")
     first.__enter__()
     writer = second.__enter__()
@@ -164,7 +164,7 @@ def test_writers_may_be_closed_in_any_order(tmp_path: Path) -> None:
 
 
 def test_the_console_goes_around_progress_bars(capsys: pytest.CaptureFixture[str]) -> None:
-    """A record printed while a bar is shown stands on a line of its own, and the bar is drawn again below it."""
+    """A record that is printed while a bar is shown has its own line, and the bar is drawn again below it."""
     with plain_session() as logger:
         bar = tqdm(total=2, desc="bar", file=sys.stderr, mininterval=0, ncols=60)
         bar.update()
@@ -178,7 +178,7 @@ def test_the_console_goes_around_progress_bars(capsys: pytest.CaptureFixture[str
 
 
 def test_warnings_are_captured_if_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With `capture_warnings` a warning becomes one WARNING record with its category and place; without, none."""
+    """With `capture_warnings`, a warning is one WARNING record with its category and source line; without, none."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         shown: list[str] = []
@@ -194,7 +194,7 @@ def test_warnings_are_captured_if_asked(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_log_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
-    """A path below a file is a ConfigurationError that names it and says what to pass; no session is open after."""
+    """A path below a file is a ConfigurationError with path and remedy, after which no session is open."""
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigurationError, match="file/run.log' cannot be opened .*: pass another log_path"),
@@ -206,7 +206,7 @@ def test_a_log_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_logger_works_outside_of_a_run() -> None:
-    """In a plain program without a session, warnings reach the standard error stream and infos do not."""
+    """Without a session, warnings are printed to standard error, and records of level INFO are not."""
     code = (
         "from helios.core.logging import get_root_logger\n"
         "get_root_logger().info('quiet')\nget_root_logger().warning('loud')"
@@ -216,7 +216,7 @@ def test_the_logger_works_outside_of_a_run() -> None:
 
 
 def test_the_writer_of_the_run_is_found(tmp_path: Path) -> None:
-    """Within a session `get_tensorboard_writer` is its writer, and what is added is in the files afterwards."""
+    """In a session, `get_tensorboard_writer` returns its writer, and what is added is in the files afterwards."""
     with tensorboard_session(tmp_path / "runs" / "a", rank=0) as writer:
         assert get_tensorboard_writer() is writer
         get_tensorboard_writer().add_scalar("loss", 0.5, 7)
@@ -227,7 +227,7 @@ def test_the_writer_of_the_run_is_found(tmp_path: Path) -> None:
 
 
 def test_the_stand_in_takes_everything(tmp_path: Path) -> None:
-    """Where nothing is written, the writer is false, takes any `add_*`, makes no files, and refuses other names."""
+    """Where nothing is written, the writer is false, accepts any `add_*`, makes no files, and has no other methods."""
     with tensorboard_session(tmp_path / "none", rank=1) as writer:
         assert get_tensorboard_writer() is writer
         writer.add_scalar("loss", 1.0, 1)
@@ -239,7 +239,7 @@ def test_the_stand_in_takes_everything(tmp_path: Path) -> None:
 
 
 def test_a_missing_tensorboard_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without tensorboard the session is refused with the command that installs it."""
+    """Without tensorboard, a session raises an error with the command that installs it."""
     check_tensorboard()
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
@@ -262,7 +262,7 @@ def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_tensorboard_is_imported_only_when_used() -> None:
-    """Importing the logging room, and opening a session, leaves tensorboard unimported."""
+    """Importing helios.core.logging and opening a session do not import tensorboard."""
     code = (
         "import sys\nfrom helios.core.logging import get_tensorboard_writer, logging_session\n"
         "with logging_session(log_file=None, capture_warnings=True, rank=0):\n"

@@ -1,4 +1,4 @@
-"""Registries, and the import of the modules that fill them."""
+"""Registries, and the import of the modules that register something."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_registry() -> Registry[int]:
 
 
 def test_register_is_a_decorator_and_a_call() -> None:
-    """All four ways to register enter the object under the right name and return it unchanged."""
+    """All four ways to register add the object under the right name and return it unchanged."""
     registry = make_registry()
 
     @registry.register
@@ -58,7 +58,7 @@ def test_create_passes_every_argument_on() -> None:
 
 
 def test_a_taken_name_is_refused_and_nothing_changes() -> None:
-    """A duplicate name is a KeyError that names both objects and lists what there is; the first entry stays."""
+    """A duplicate name is a KeyError that names both objects and lists the names; the first entry stays."""
     registry = make_registry()
     registry.register(int, name="one")
     registry.register(int, name="two")
@@ -71,7 +71,7 @@ def test_a_taken_name_is_refused_and_nothing_changes() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    """An unknown name is a KeyError that lists all names, and suggests the one that was probably meant."""
+    """An unknown name is a KeyError that lists all names and suggests a similar one."""
     registry = make_registry()
     with pytest.raises(UnknownNameError, match="'one' is not a registered number: there are none yet"):
         registry.get("one")
@@ -85,7 +85,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
 
 
 def test_what_cannot_be_made_by_name_is_refused() -> None:
-    """Something that is not callable, or has no name, is a TypeError that says what to pass."""
+    """An object that is not callable, or has no name, is a TypeError that says what to pass."""
     registry = make_registry()
     with pytest.raises(ArgumentTypeError, match="'one' cannot be a registered number: register a class or a function"):
         registry.register("one")  # type: ignore[call-overload]  # The mistake under test.
@@ -94,7 +94,7 @@ def test_what_cannot_be_made_by_name_is_refused() -> None:
         def __call__(self) -> int:
             return 4
 
-    with pytest.raises(ArgumentTypeError, match="no name of its own: register it with name="):
+    with pytest.raises(ArgumentTypeError, match="no __name__: register it with name="):
         registry.register(Maker())
     registry.register(Maker(), name="four")
     assert registry.create("four") == 4
@@ -163,7 +163,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
 
 
 def test_only_modules_that_register_are_imported(project: Project) -> None:
-    """Calls and decorators on `..._REGISTRY` are imported, whatever their form; everything else is left alone."""
+    """Modules with a call of `..._REGISTRY.register`, in any form, are imported, and no others."""
     project.entry("app/decorated.py", "Decorated")
     call = f"import {project.host} as h\nh.IMPORTED.append(__name__)\nh.THING_REGISTRY.register(dict, suffix='a')\n"
     project.write("app/called.py", call)
@@ -209,7 +209,7 @@ def test_modules_are_imported_once(project: Project) -> None:
 
 
 def test_the_root_itself_may_be_on_the_path(project: Project) -> None:
-    """A root that is on sys.path gives names without a prefix, and a prefix is taken with or without its dot."""
+    """A root on sys.path gives names without a prefix, and a prefix may end in a dot or not."""
     project.entry("flat.py", "Flat")
     update_all_registries(project.base, recurse=False)
     assert project.imported == ["flat"]
@@ -220,7 +220,7 @@ def test_the_root_itself_may_be_on_the_path(project: Project) -> None:
 
 
 def test_the_main_script_is_not_run_twice(tmp_path: Path) -> None:
-    """A script that registers a class of its own and scans its own directory does not run a second time."""
+    """A script that registers a class and searches its own directory does not run again."""
     (tmp_path / "other.py").write_text(
         "THING_REGISTRY = []\nif THING_REGISTRY: THING_REGISTRY.register()\nprint('other')"
     )
@@ -239,7 +239,7 @@ def test_the_main_script_is_not_run_twice(tmp_path: Path) -> None:
 
 
 def test_a_failing_import_names_file_and_reason(project: Project) -> None:
-    """A module that raises, is no Python, or cannot be named, is an error that says which file and why."""
+    """The error for a module that raises, is not valid Python or has no valid name names file and reason."""
     broken = project.write("broken/a.py", "import no_such_module_anywhere\nTHING_REGISTRY.register(dict)\n")
     with pytest.raises(ConfigurationError, match="ModuleNotFoundError: No module named 'no_such_module_any") as caught:
         update_all_registries(project.base / "broken")
@@ -257,7 +257,7 @@ def test_a_failing_import_names_file_and_reason(project: Project) -> None:
 
 
 def test_a_module_of_the_same_name_elsewhere_is_noticed(project: Project) -> None:
-    """Importing another file under the name of the one that was found is an error, not silence."""
+    """Importing another file under the name of the one that was found is an error."""
     project.entry("mine/tokenize.py", "A")
     with pytest.raises(ConfigurationError, match="importing 'tokenize' gave '.*tokenize.py' instead"):
         sys.path.append(str(project.base / "mine"))
@@ -270,7 +270,7 @@ def test_a_module_of_the_same_name_elsewhere_is_noticed(project: Project) -> Non
 def test_a_root_that_cannot_be_used_is_refused(
     project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A root that is no directory, or that nothing on sys.path leads to, is a ValueError with the remedy."""
+    """A root that is no directory, or is below no directory on sys.path, is a ValueError with the remedy."""
     with pytest.raises(ConfigurationError, match="nowhere' .* is not a directory"):
         update_all_registries(project.base / "nowhere")
     lost = tmp_path_factory.mktemp("lost")

@@ -1,4 +1,4 @@
-"""Reading files that others wrote."""
+"""Loading files of unknown origin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Bomb:
-    """Unpickled carelessly, it makes a directory."""
+    """A pickle that makes a directory when it is loaded with `pickle.load`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ def saved(*, as_zip: bool) -> bytes:
 
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_plain_data_comes_back(tmp_path: Path, *, as_zip: bool) -> None:
-    """Tensors and plain containers load from a path, its string and an open file, and go where they are sent."""
+    """Tensors and plain containers load from a path, a string and an open file, to the device of `map_location`."""
     path = tmp_path / "data.pth"
     path.write_bytes(saved(as_zip=as_zip))
     with path.open("rb") as file:
@@ -69,7 +69,7 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path: Path, form: str) -> N
 
 
 def test_a_foreign_pickle_is_refused_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    """A pickle that torch did not write is an error alone: torch's remark on its protocol is not passed on."""
+    """A pickle that torch did not write raises an error, without torch's warning about its protocol."""
     warnings.simplefilter("always")
     with pytest.raises(CorruptCheckpointError):
         safe_torch_load(io.BytesIO(pickle.dumps({"a": 1}, protocol=4)))
@@ -77,16 +77,16 @@ def test_a_foreign_pickle_is_refused_without_a_warning(recwarn: pytest.WarningsR
 
 
 def test_a_class_of_ones_own_is_refused(tmp_path: Path) -> None:
-    """An object that is not plain data is refused and named, however harmless it is."""
+    """An object that is not plain data is refused and named, even a harmless one."""
     path = tmp_path / "model.pth"
     torch.save(torch.nn.Linear(1, 1), path)
-    with pytest.raises(CorruptCheckpointError, match=r"torch.nn.modules.linear.Linear.* plain data alone"):
+    with pytest.raises(CorruptCheckpointError, match=r"torch.nn.modules.linear.Linear.* plain data only"):
         safe_torch_load(path)
 
 
 @given(st.booleans(), st.data())
 def test_a_truncated_file_is_corrupt(as_zip: bool, data: st.DataObject) -> None:
-    """A file cut short anywhere raises CorruptCheckpointError, a ValueError and a RuntimeError."""
+    """A file truncated anywhere raises CorruptCheckpointError, a ValueError and a RuntimeError."""
     whole = saved(as_zip=as_zip)
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(CorruptCheckpointError) as caught:
@@ -113,7 +113,7 @@ def test_a_damaged_file_never_raises_anything_else(*, as_zip: bool) -> None:
 
 
 def test_a_missing_file_is_missing_not_corrupt(tmp_path: Path) -> None:
-    """A path without a file raises FileNotFoundError, a directory an OSError, and both are ours."""
+    """A missing file raises FileNotFoundError, a directory an OSError, and both are errors of Helios."""
     with pytest.raises(FileNotFoundError, match="nothing.pth"):
         safe_torch_load(tmp_path / "nothing.pth")
     with pytest.raises(FileAccessError, match="it is a folder, and not a file"):
@@ -121,13 +121,13 @@ def test_a_missing_file_is_missing_not_corrupt(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_here_is_not_damage(tmp_path: Path) -> None:
-    """A file from a GPU read where there is none says so, and what to pass; a misspelt device is no damage."""
+    """The error for a file from a GPU on a machine without one names the remedy; a misspelt device is another error."""
     path = tmp_path / "gpu.pth"
     on_cpu, on_gpu = (b"X%c\x00\x00\x00%b" % (len(name), name) for name in (b"cpu", b"cuda:99"))
     assert on_cpu in saved(as_zip=False)
     path.write_bytes(saved(as_zip=False).replace(on_cpu, on_gpu))
     with pytest.raises(
-        DeviceUnavailableError, match="gpu.pth' needs a device that is not here: pass map_location='cpu'"
+        DeviceUnavailableError, match="gpu.pth' needs a device that this machine lacks: pass map_location='cpu'"
     ):
         safe_torch_load(path)
     assert torch.equal(safe_torch_load(path, map_location="cpu")["a"], torch.arange(50.0))

@@ -28,7 +28,7 @@ def test_the_state_has_the_names_that_users_read() -> None:
 
 @given(st.lists(st.integers(0, 10**9), min_size=len(FIELDS), max_size=len(FIELDS)))
 def test_the_state_comes_back_in_place(values: list[int]) -> None:
-    """Whoever holds a state sees the counts that were loaded into it."""
+    """Every reference to a state sees the counts that were loaded into it."""
     counts = dict(zip(FIELDS, values, strict=True))
     state = TrainingState(**counts)
     held = TrainingState()
@@ -41,7 +41,7 @@ def test_the_state_comes_back_in_place(values: list[int]) -> None:
     ("started", "done_in_it", "completed"), [(0, 0, 0), (1, 1, 0), (1, 0, 1), (5, 2, 4), (5, 0, 5)]
 )
 def test_the_epoch_in_hand_is_derived(started: int, done_in_it: int, completed: int) -> None:
-    """The index of the epoch follows from the counts: an epoch in progress is not complete."""
+    """The index of the epoch is derived from the counts; an epoch in progress is not complete."""
     state = TrainingState(global_epoch=started, dataset_iter=done_in_it)
     assert state.completed_epochs == completed
     assert state.is_epoch_in_progress == (done_in_it > 0)
@@ -49,7 +49,7 @@ def test_the_epoch_in_hand_is_derived(started: int, done_in_it: int, completed: 
 
 @pytest.mark.parametrize("label", ["epoch", "EPOCH", "Iteration"])
 def test_a_unit_is_found_by_its_name(label: str) -> None:
-    """`from_str` takes upper and lower case."""
+    """`from_str` accepts upper and lower case."""
     assert TrainingUnit.from_str(label) is TrainingUnit[label.upper()]
 
 

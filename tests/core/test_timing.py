@@ -13,7 +13,7 @@ from helios.errors import NotRunningError
 
 
 class Clock:
-    """Stands in for the clock: it moves when it is told to."""
+    """A clock that advances only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_intervals_are_averaged_in_seconds(clock: Clock) -> None:
-    """`stop` returns the seconds since `start`; the time between intervals does not count."""
+    """`stop` returns the seconds since `start`; the time between intervals is not measured."""
     timer = AverageTimer()
     assert (timer.average, timer.last, timer.total, timer.count) == (0.0, 0.0, 0.0, 0)
     for length in (1.0, 2.0, 6.0):
@@ -42,7 +42,7 @@ def test_intervals_are_averaged_in_seconds(clock: Clock) -> None:
 
 
 def test_starting_again_drops_the_open_interval(clock: Clock) -> None:
-    """A second `start` begins the interval anew."""
+    """A second `start` restarts the interval."""
     timer = AverageTimer()
     timer.start()
     clock.now += 7.0
@@ -52,7 +52,7 @@ def test_starting_again_drops_the_open_interval(clock: Clock) -> None:
 
 
 def test_stop_needs_a_start(clock: Clock) -> None:
-    """A `stop` without a `start`, also after `reset` or another `stop`, is an error that says what to do."""
+    """A `stop` without a `start`, also after `reset` or another `stop`, is an error with the remedy."""
     timer = AverageTimer()
     with pytest.raises(NotRunningError, match=r"call start\(\) before each stop\(\)"):
         timer.stop()
@@ -69,7 +69,7 @@ def test_stop_needs_a_start(clock: Clock) -> None:
 
 
 def test_a_context_is_an_interval(clock: Clock) -> None:
-    """A `with` block is measured; one that raises is not, and its error goes on."""
+    """A `with` block is measured; one that raises is not, and its error propagates."""
     timer = AverageTimer()
     with timer as entered:
         clock.now += 4.0
@@ -83,7 +83,7 @@ def test_a_context_is_an_interval(clock: Clock) -> None:
 
 @given(st.lists(st.integers(0, 1000), min_size=1), st.data())
 def test_a_restored_timer_goes_on(lengths: list[int], data: st.DataObject) -> None:
-    """Saving and restoring between any two intervals changes no figure."""
+    """Saving and restoring between any two intervals changes no result."""
     cut = data.draw(st.integers(0, len(lengths)))
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:

@@ -43,7 +43,7 @@ def test_parameters_go_to_a_dictionary_and_back() -> None:
 
 def test_unknown_parameters_are_refused() -> None:
     """The error for an unknown parameter names it and lists the known ones."""
-    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: choose from \['random_seed',"):
+    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: there are \['random_seed',"):
         DataLoaderParams.from_dict({"batchsize": 3, "shuffle": True})
 
 

@@ -104,8 +104,8 @@ def test_a_source(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "dangling.py").symlink_to("nothing")
     update_all_registries(tmp_path, import_prefix="anything")
-    assert f"passed over '{tmp_path / 'pipe.py'}': it is no file" in caplog.text
-    assert f"passed over '{tmp_path / 'dangling.py'}': it is no file" in caplog.text
+    assert f"skipped '{tmp_path / 'pipe.py'}': it is no file" in caplog.text
+    assert f"skipped '{tmp_path / 'dangling.py'}': it is no file" in caplog.text
 
 
 def test_a_log_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from helios.losses import LOSS_REGISTRY, create_loss_function
 
 
 def test_every_loss_of_torch_is_registered() -> None:
-    """The names are those of the classes of torch.nn that end in Loss, each its own class, and nothing else."""
+    """Every class of torch.nn whose name ends in Loss is registered by its name, and no other class."""
     expected = {name for name in vars(nn) if name.endswith("Loss")}
     assert {"MSELoss", "CrossEntropyLoss", "TripletMarginWithDistanceLoss"} <= expected
     assert set(LOSS_REGISTRY) == expected
@@ -19,7 +19,7 @@ def test_every_loss_of_torch_is_registered() -> None:
 
 
 def test_create_passes_arguments_on() -> None:
-    """`create_loss_function` makes the class that is named, with the arguments given."""
+    """`create_loss_function` makes an instance of the named class with the given arguments."""
     made = create_loss_function("MSELoss", reduction="sum")
     assert type(made) is nn.MSELoss
     assert made(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])).item() == 13.0

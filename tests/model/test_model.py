@@ -229,7 +229,7 @@ def test_a_save_name_can_be_changed() -> None:
     model = TinyModel("a")
     model.save_name += "_trial-3"
     assert model.save_name == "a_trial-3"
-    with pytest.raises(NotRunningError, match="TinyModel.trainer is only there in a run"):
+    with pytest.raises(NotRunningError, match="TinyModel.trainer is only set in a run"):
         model.is_optimizer_step(TrainingState())
 
 

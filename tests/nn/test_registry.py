@@ -11,7 +11,7 @@ from helios.nn import NETWORK_REGISTRY, create_network
 
 
 def test_the_modules_of_torch_are_registered() -> None:
-    """Layers, containers and networks of torch.nn are there under their names; bases and losses are not."""
+    """Layers, containers and networks of torch.nn are registered by name; base classes and losses are not."""
     assert {"Linear", "Conv2d", "Sequential", "LSTM", "Transformer", "ReLU", "Identity", "Dropout"} <= set(
         NETWORK_REGISTRY
     )
@@ -25,7 +25,7 @@ def test_the_modules_of_torch_are_registered() -> None:
 
 
 def test_create_passes_arguments_on() -> None:
-    """`create_network` makes the class that is named, with the arguments given."""
+    """`create_network` makes an instance of the named class with the given arguments."""
     made = create_network("Linear", 3, out_features=2, bias=False)
     assert type(made) is nn.Linear
     assert made.weight.shape == (2, 3)

@@ -11,7 +11,7 @@ from helios.optim import OPTIMIZER_REGISTRY, create_optimizer
 
 
 def test_every_optimizer_of_torch_is_registered() -> None:
-    """The names are exactly those of the optimizers that torch.optim exports, each its own class, the base not."""
+    """Every optimizer that torch.optim exports is registered by its class name, the base class is not."""
     exported = {name for name, value in vars(optim).items() if isinstance(value, type) and not name.startswith("_")}
     expected = {name for name in exported if issubclass(getattr(optim, name), optim.Optimizer)} - {"Optimizer"}
     assert {"SGD", "AdamW", "LBFGS", "Muon"} <= expected
@@ -20,7 +20,7 @@ def test_every_optimizer_of_torch_is_registered() -> None:
 
 
 def test_create_passes_arguments_on() -> None:
-    """`create_optimizer` makes the class that is named, with the arguments given."""
+    """`create_optimizer` makes an instance of the named class with the given arguments."""
     weight = torch.zeros(2, requires_grad=True)
     made = create_optimizer("SGD", [weight], lr=0.25, momentum=0.5)
     assert type(made) is optim.SGD

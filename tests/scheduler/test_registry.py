@@ -11,7 +11,7 @@ from helios.scheduler import SCHEDULER_REGISTRY, create_scheduler
 
 
 def test_every_scheduler_of_torch_is_registered() -> None:
-    """The names are those that torch.optim.lr_scheduler exports, but the base, and those of this package."""
+    """The schedulers of torch.optim.lr_scheduler, without the base class, and those of Helios are registered by name."""
     expected = set(lr_scheduler.__all__) - {"LRScheduler"}
     assert {"StepLR", "OneCycleLR", "ReduceLROnPlateau"} <= expected
     assert set(SCHEDULER_REGISTRY) == expected | {"CosineAnnealingRestartLR", "MultiStepRestartLR"}
@@ -19,7 +19,7 @@ def test_every_scheduler_of_torch_is_registered() -> None:
 
 
 def test_create_passes_arguments_on() -> None:
-    """`create_scheduler` makes the class that is named, and it steps the optimizer given."""
+    """`create_scheduler` makes an instance of the named class, which steps the given optimizer."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     made = create_scheduler("StepLR", optimizer, step_size=2, gamma=0.5)
     assert type(made) is lr_scheduler.StepLR

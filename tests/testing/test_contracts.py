@@ -1,4 +1,4 @@
-"""The contracts that are shipped for users: good plug-ins pass, and each broken one fails the test that is for it."""
+"""The contract tests for users: good plug-ins pass, and each broken one fails the test for its mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CountingPlugin(Plugin):
-    """Counts batches and draws numbers, and keeps both."""
+    """Counts batches and draws numbers, and saves both."""
 
     def __init__(self) -> None:
         super().__init__("counting")
@@ -40,13 +40,13 @@ class CountingPlugin(Plugin):
 
 
 class SilentPlugin(Plugin):
-    """Does nothing at all: every hook is optional."""
+    """Does nothing: every hook is optional."""
 
     def __init__(self) -> None:
         super().__init__("silent")
 
     def setup(self) -> None:
-        """Get nothing ready."""
+        """Prepare nothing."""
 
 
 class TestCountingPlugin(PluginContract):
@@ -80,7 +80,7 @@ class Shy(SilentPlugin):
 
 
 class Meddling(SilentPlugin):
-    """Scales batches by a number that it forgets."""
+    """Scales batches by a number that it does not save."""
 
     non_persistent_attributes = ("scale",)
 
@@ -103,26 +103,26 @@ class Raising(SilentPlugin):
 def contract_of(plugin: type[Plugin]) -> PluginContract:
     class Contract(PluginContract):
         def make_plugin(self) -> Plugin:
-            return plugin()  # type: ignore[call-arg]  # all of them name themselves
+            return plugin()  # type: ignore[call-arg]  # each passes its own id
 
     return Contract()
 
 
 @pytest.mark.parametrize("plugin", [Forgetful, Meddling])
 def test_a_plugin_that_forgets_is_found(tmp_path: Path, plugin: type[Plugin]) -> None:
-    """A plug-in that loses a part of its state, or has state that it does not save, fails the resume contract."""
+    """A plug-in that does not save or does not restore a part of its state fails the test of resume."""
     with pytest.raises(AssertionError, match="differs after a resume"):
         contract_of(plugin).test_a_resumed_run_ends_alike(tmp_path)
 
 
 def test_a_state_that_does_not_come_back_is_found(tmp_path: Path) -> None:
-    """A `load_state_dict` that drops a part is shown with both states."""
-    with pytest.raises(AssertionError, match="saved was .*'count': 6.* came .*'count': 0"):
+    """The failure for a `load_state_dict` that drops a part shows both states."""
+    with pytest.raises(AssertionError, match="'count': 6.* was saved, but .*'count': 0.* restored"):
         contract_of(Forgetful).test_its_state_comes_back(tmp_path)
 
 
 def test_a_plugin_that_breaks_other_clauses_is_found() -> None:
-    """A missing flag, a missing registration and an exception in a hook each fail the test that is about it."""
+    """A missing flag, a missing registration and an exception in a hook each fail the test for it."""
     with pytest.raises(AssertionError, match="does not flag, \\['should_training_stop'\\]"):
         contract_of(Unflagged).test_it_flags_what_it_claims()
     with pytest.raises(AssertionError, match="the ids \\[\\]"):

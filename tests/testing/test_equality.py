@@ -29,7 +29,7 @@ from helios.testing import are_equal
     ],
 )
 def test_what_differs_in_a_bit_is_not_equal(first: Any, second: Any) -> None:
-    """Values, types, order, shapes, dtypes, signs of zero and devices all count, and everything equals its copy."""
+    """Values, types, order, shapes, dtypes, signs of zero and devices are compared; everything equals its copy."""
     assert not are_equal(first, second)
     assert not are_equal([second], [first])
     assert are_equal(first, first)

@@ -1,4 +1,4 @@
-"""What knows nothing of training: seeds, files, ranks, registries."""
+"""Tools that do not depend on training: seeds, registries, logging, paths, ranks and environment variables."""
 
 from helios.core.conversion import convert_to_list, get_from_optional
 from helios.core.env_info import get_env_info_str

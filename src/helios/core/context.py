@@ -1,4 +1,4 @@
-"""What a run tells its parts, and the mixin that holds it."""
+"""What models, data modules and plug-ins can read from the trainer of their run, and the mixin that stores it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class PluginLookup(Protocol):
-    """The face of a plug-in table towards those who only read it."""
+    """A table of plug-ins, for code that only reads it."""
 
     @overload
     def __getitem__(self, key: type[T]) -> T: ...
     @overload
     def __getitem__(self, key: str | int) -> Any: ...
     def __contains__(self, key: object) -> bool:
-        """Whether there is a plug-in of this id, or of this class."""
+        """Whether there is a plug-in with this id, or of this class."""
         ...
 
     def __iter__(self) -> Iterator[str]:
@@ -35,7 +35,7 @@ class PluginLookup(Protocol):
 
 
 class RunContext(Protocol):
-    """A trainer, as models, data modules and plug-ins see it."""
+    """The members of a trainer that models, data modules and plug-ins use."""
 
     @property
     def plugins(self) -> PluginLookup:
@@ -44,12 +44,12 @@ class RunContext(Protocol):
 
     @property
     def queue(self) -> Any:
-        """The way home for results when training runs in other processes; `None` when it does not."""
+        """The queue by which other processes that train return results; `None` if training runs in this process."""
         ...
 
     @property
     def model(self) -> Any:
-        """The model in training or under test."""
+        """The model that is trained or tested."""
         ...
 
     @property
@@ -69,17 +69,17 @@ class RunContext(Protocol):
 
     @property
     def gpu_ids(self) -> list[int]:
-        """The GPUs of this machine's ranks, that of a rank at `gpu_ids[local_rank]`; empty on the CPU."""
+        """The indices of the GPUs of this machine, `gpu_ids[local_rank]` for each rank; empty on the CPU."""
         ...
 
     @property
     def random_seed(self) -> int:
-        """The seed from which every draw of the run derives."""
+        """The seed from which the seeds of all random draws of the run are derived."""
         ...
 
     @property
     def strategy(self) -> str:
-        """How networks are trained by several ranks: "ddp" or "fsdp"."""
+        """How several ranks train a network: "ddp" or "fsdp"."""
         ...
 
     @property
@@ -91,11 +91,11 @@ class RunContext(Protocol):
 class RunMember:
     """A part of a run: a model, a data module or a plug-in.
 
-    A run sets these properties when it starts. They can also be set by hand, to use a part alone (in a test, say).
+    A run sets these properties when it starts. To use a part without a run, in a test for example, set them directly.
     """
 
     def __init__(self) -> None:
-        """Start outside of any run: on the CPU, as the only process."""
+        """Start outside of a run: on the CPU, as rank 0 of 1."""
         self._trainer: RunContext | None = None
         self._is_distributed = False
         self._device = torch.device("cpu")
@@ -111,7 +111,7 @@ class RunMember:
         """
         if self._trainer is None:
             name = type(self).__name__
-            raise NotRunningError(f"{name}.trainer is only there in a run: call Trainer.fit or .test, or set it first")
+            raise NotRunningError(f"{name}.trainer is only set in a run: call Trainer.fit or .test, or set it first")
         return self._trainer
 
     @trainer.setter
@@ -155,14 +155,15 @@ class RunMember:
         self._rank = rank
 
     def passport(self) -> Mapping[str, Any]:
-        """Return what must be the same when the run is resumed: names and plain values; nothing by default.
+        """Return values that must be equal when the run is resumed, by name; empty by default.
 
-        It is asked once, after `setup`, and kept in every checkpoint. A run whose values differ is refused.
+        The values are plain data. The trainer calls this once, after `setup`, and saves the result in the passport of
+        every checkpoint. Resuming with other values raises an error.
         """
         return {}
 
     def _join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
-        """Take over what the run has decided."""
+        """Set the properties for a run."""
         self.trainer = trainer
         self.device = device
         self.map_loc = str(device)

@@ -1,4 +1,4 @@
-"""From what callers may pass to what code wants to work with."""
+"""Conversions of optional arguments and of single values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def get_from_optional(opt: T | None, raise_on_empty: bool = False) -> T:
-    """Return the value of an optional that holds one.
+    """Return an optional value that is not `None`.
 
     Args:
         opt: a value or `None`.
-        raise_on_empty: which error reports a `None`. `False`: the caller is sure that there is a value, so a `None` is
-            a mistake in the program, an `AssertionError`. `True`: it may well be missing, a `ConfigurationError`.
+        raise_on_empty: which error to raise for `None`. `False`, an `AssertionError`: `None` is a mistake in the
+            program. `True`, a `ConfigurationError`: `None` is a mistake of the user.
 
     Raises:
         AssertionError: if `opt` is `None` and `raise_on_empty` is false.
@@ -24,7 +24,7 @@ def get_from_optional(opt: T | None, raise_on_empty: bool = False) -> T:
     """
     if opt is not None:
         return opt
-    message = "an optional was read that is None: set it before, or test it for None"
+    message = "an optional value is None: set it before, or test it for None"
     raise ConfigurationError(message) if raise_on_empty else AssertionError(message)
 
 
@@ -45,7 +45,7 @@ def convert_to_list(x: T) -> list[T]: ...
 
 
 def convert_to_list(x: object) -> object:
-    """Return a new list of the elements of a sequence, or of `x` alone if it is none.
+    """Return a new list of the elements of a sequence; of `x` alone if it is no sequence.
 
     Strings, bytes, tensors and arrays count as one value.
 

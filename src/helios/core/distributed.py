@@ -1,6 +1,6 @@
-"""Ranks and what they tell each other, on top of `torch.distributed`.
+"""Process groups, ranks and collectives, on top of `torch.distributed`.
 
-Every function here also works without a process group, where the one process is rank 0 of 1.
+Every function here also works without a process group: the process is then rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long ranks wait for each other, unless it is said otherwise.
+TIMEOUT: Final = datetime.timedelta(minutes=30)  # How long collectives wait, unless a call passes another timeout.
 _TORCHRUN_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclasses.dataclass(frozen=True)
 class DistributedInfo:
-    """Where this process stands among all that train together.
+    """The ranks of this process, and the number of processes.
 
     Attributes:
         local_rank: the rank among the processes of this machine.
@@ -43,7 +43,7 @@ class DistributedInfo:
 
     @property
     def global_rank(self) -> int:
-        """Another name of `rank`, which is always global."""
+        """The same as `rank`, which is always global."""
         return self.rank
 
 
@@ -51,12 +51,16 @@ _current: DistributedInfo | None = None
 
 
 def is_using_torchrun(environment: Mapping[str, str] | None = None) -> bool:
-    """Whether `torchrun` started this process: all the variables that it sets are there."""
+    """Whether `torchrun` started this process: all the environment variables that it sets exist.
+
+    Args:
+        environment: the environment variables; those of this process if it is `None`.
+    """
     return not find_missing_variables(environment)
 
 
 def find_missing_variables(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Return which of the variables that `torchrun` sets are not there."""
+    """Return which of the environment variables that `torchrun` sets are missing."""
     environment = read_environment() if environment is None else environment
     return [name for name in _TORCHRUN_VARIABLES if name not in environment]
 
@@ -80,14 +84,14 @@ def init_dist(
     """Join the process group.
 
     Args:
-        info: this process's place; read from `torchrun`'s environment if it is `None`.
+        info: the ranks of this process; read from `torchrun`'s environment variables if it is `None`.
         backend: as `torch.distributed.init_process_group` takes it; by default "nccl" where CUDA is available, else
             "gloo".
-        init_method: where the processes meet, as `torch.distributed.init_process_group` takes it.
-        store: a `torch.distributed.Store` where they meet instead, if it is given.
+        init_method: the URL of the rendezvous, as `torch.distributed.init_process_group` takes it.
+        store: a `torch.distributed.Store` for the rendezvous, in place of `init_method`.
 
     Raises:
-        ConfigurationError: if there is neither `info` nor `torchrun`, or a group is active already.
+        ConfigurationError: if `info` is `None` and `torchrun` did not start this process, or if a group is active.
         ArgumentTypeError: if an argument has the wrong type.
     """
     for name, value, kind in (
@@ -130,13 +134,14 @@ def is_dist_active() -> bool:
 
 
 def get_dist_info() -> DistributedInfo:
-    """Return this process's place: rank 0 of 1 where there is neither a group nor `torchrun`."""
+    """Return the ranks of this process; rank 0 of 1 without a process group and without `torchrun`."""
     if _current is not None:
         return _current
     known = _info_from_torchrun(read_environment()) if is_using_torchrun() else DistributedInfo()
     if not is_dist_active():
         return known
-    # Somebody else made the group, which knows nothing of machines.
+    # The group was not made by init_dist, and a process group does not know which ranks share a machine: unless
+    # torchrun's variables fit, all are taken to be on this one.
     rank, world_size = dist.get_rank(), dist.get_world_size()
     if (known.rank, known.world_size) == (rank, world_size):
         return known
@@ -144,7 +149,7 @@ def get_dist_info() -> DistributedInfo:
 
 
 def set_dist_info(info: DistributedInfo) -> None:
-    """Have this process, which is in no group, stand where a rank does: a data loader's worker fetches for one."""
+    """Set the ranks of a process without a process group: those of the rank that a data loader's worker fetches for."""
     global _current  # noqa: PLW0603 - see init_dist.
     _current = info
 
@@ -170,16 +175,16 @@ def get_world_size() -> int:
 
 
 def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    """Add a tensor up over all ranks.
+    """Sum a tensor over all ranks.
 
     Args:
-        tensor: a tensor of the same shape and dtype on every rank, or a sequence of such, which is stacked first.
+        tensor: a tensor of the same shape and dtype on every rank, or a sequence of such tensors, which is stacked.
 
     Returns:
         A new tensor with the sum; without a process group, a copy.
 
     Raises:
-        ArgumentTypeError: if it is something else.
+        ArgumentTypeError: if `tensor` is of another type.
         ConfigurationError: if the tensors of a sequence differ in shape, or there are none.
     """
     is_sequence = not isinstance(tensor, torch.Tensor) and hasattr(tensor, "__iter__")
@@ -188,7 +193,7 @@ def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.T
         raise ArgumentTypeError(f"tensor is {tensor!r}: pass a tensor, or a sequence of tensors")
     if len({part.shape for part in tensors}) != 1:
         raise ConfigurationError(
-            f"tensor is {len(tensors)} tensors that differ in shape: pass one or more of one shape"
+            f"tensor is a sequence of {len(tensors)} tensors that differ in shape: pass one or more of one shape"
         )
     if isinstance(tensor, torch.Tensor):
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -200,18 +205,18 @@ def all_reduce_tensors(tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.T
 
 
 def gather_into_tensor(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Collect every rank's tensor on every rank.
+    """Gather the tensors of all ranks on every rank.
 
     Args:
         tensor: a tensor of the same shape and dtype on every rank.
-        size: the shape of the result; it must hold the elements of all ranks.
+        size: the shape of the result; its number of elements must be that of all ranks' tensors together.
 
     Returns:
-        A tensor of shape `size` with the ranks' tensors in order of rank.
+        A tensor of shape `size` that holds the ranks' tensors in order of rank.
 
     Raises:
-        ConfigurationError: if `size` holds another number of elements.
-        ArgumentTypeError: if `tensor` is no tensor, or `size` no shape.
+        ConfigurationError: if `size` has another number of elements.
+        ArgumentTypeError: if `tensor` is no tensor, or `size` is no shape.
     """
     if not isinstance(tensor, torch.Tensor):
         raise ArgumentTypeError(f"tensor is {tensor!r}, a {type(tensor).__name__}: pass a tensor")
@@ -221,8 +226,10 @@ def gather_into_tensor(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tenso
     except (TypeError, OverflowError) as error:
         raise ArgumentTypeError(f"size is {size!r}: pass a shape, a tuple of integers") from error
     if wanted != tensor.numel() * world_size:
-        rule = f"{world_size} ranks of {tensor.numel()} elements each"
-        raise ConfigurationError(f"size {tuple(size)} holds {wanted} elements, not those of {rule}")
+        raise ConfigurationError(
+            f"size {tuple(size)} holds {wanted} elements, not those of {world_size} ranks of {tensor.numel()} elements "
+            "each: pass a shape with as many"
+        )
     part = tensor.detach().contiguous()
     parts = [torch.empty_like(part) for _ in range(world_size)]
     if is_dist_active():
@@ -233,23 +240,34 @@ def gather_into_tensor(tensor: torch.Tensor, size: Sequence[int]) -> torch.Tenso
 
 
 def safe_barrier() -> None:
-    """Wait for all ranks; does nothing without a process group."""
+    """Wait until all ranks have called this; does nothing without a process group."""
     if is_dist_active():
         dist.barrier()
 
 
 def global_print(*args: Any, global_rank: int = 0, **kwargs: Any) -> None:
-    """Print on one rank of all: rank 0 unless told otherwise.
+    """Print on one rank.
 
-    Standard output that cannot be written (a full disk, a broken pipe) is not worth a run: the log says so once, and
-    nothing more is printed there. A `file=` of the caller's own raises what it raises.
+    Standard output that cannot be written (a full disk, a broken pipe) does not end a run: it is logged once, and
+    nothing more is printed there. Errors of a file that the caller passes are raised.
+
+    Args:
+        *args: as for `print`.
+        global_rank: the rank that prints.
+        **kwargs: as for `print`.
     """
     if get_global_rank() == global_rank:
         _print(*args, **kwargs)
 
 
 def local_print(*args: Any, local_rank: int = 0, **kwargs: Any) -> None:
-    """Print on one rank of each machine, local rank 0 unless told otherwise; see `global_print`."""
+    """Print on one rank of each machine; see `global_print`.
+
+    Args:
+        *args: as for `print`.
+        local_rank: the local rank that prints.
+        **kwargs: as for `print`.
+    """
     if get_local_rank() == local_rank:
         _print(*args, **kwargs)
 

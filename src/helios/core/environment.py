@@ -1,4 +1,7 @@
-"""The process's environment variables: the one room that reads or sets them."""
+"""The environment variables of the process, and the settings of torch that depend on them.
+
+No other module of the package reads or sets environment variables.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +19,29 @@ _LOOPBACKS: Final = ("lo", "lo0")  # As Linux names it, and as macOS does.
 
 
 def read_environment() -> Mapping[str, str]:
-    """Return the environment of this process, live."""
+    """Return the environment variables of this process; the mapping shows later changes."""
     return os.environ
 
 
 def prefer_loopback() -> None:
-    """Have gloo and NCCL connect processes of this machine over its loopback interface, unless another one was chosen.
+    """Make gloo and NCCL connect processes of this machine over its loopback interface, unless another one is set.
 
-    By themselves, gloo chooses by the machine's name, which may lead nowhere, and NCCL chooses any other interface: its
-    sockets then accept connections from the network.
+    By default, gloo uses the interface of the address that the machine's name resolves to, which may be unreachable.
+    NCCL prefers any interface but the loopback one, and its sockets then accept connections from the network.
     """
     loopback = next((name for _, name in socket.if_nameindex() if name in _LOOPBACKS), None)
     if loopback is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")  # "=": this name, not every name it begins.
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={loopback}")  # "=": exactly this name, not a prefix.
 
 
 @contextlib.contextmanager
 def deterministic_kernels(*, deterministic: bool, benchmark: bool) -> Iterator[None]:
-    """Choose between exactness and speed in torch's kernels while the context lasts.
+    """Set whether torch's kernels are deterministic, and whether cuDNN is benchmarked, while the context lasts.
 
     Args:
         deterministic: use deterministic algorithms only; operations that have none raise `RuntimeError`.
-        benchmark: let cuDNN time its algorithms and keep the fastest, which may differ from run to run.
+        benchmark: let cuDNN time its algorithms and use the fastest one, which may differ from run to run.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -57,10 +60,10 @@ def deterministic_kernels(*, deterministic: bool, benchmark: bool) -> Iterator[N
 def current_device(device: torch.device) -> Iterator[None]:
     """Make a GPU the current device of this thread while the context lasts; for a CPU device, change nothing.
 
-    The current GPU is used by what names none: `"cuda"` without an index, collectives of NCCL, pinned memory.
+    The current GPU is used where no index is given: by `"cuda"`, by NCCL's collectives and by pinned memory.
 
     Args:
-        device: the device of the run, of the CPU or with an index.
+        device: the device of the run: a CPU, or a GPU with an index.
     """
     if device.type != "cuda":
         yield
@@ -70,7 +73,7 @@ def current_device(device: torch.device) -> Iterator[None]:
 
 
 def _set_determinism(mode: bool, *, warn_only: bool) -> None:
-    # Setting it imports torch's compiler, for a second: not where nothing changes.
+    # torch.use_deterministic_algorithms imports torch's compiler, which takes a second; so only a change calls it.
     if (mode, warn_only) != (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -1,4 +1,4 @@
-"""A TensorBoard writer that is switched off when its files cannot be written, in place of the run."""
+"""A TensorBoard writer that stops writing when its files cannot be written, so that training continues."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LOGGER: Final = logging.getLogger("helios")
 
 
 def make_failsafe(writer_class: type[SummaryWriter]) -> type[SummaryWriter]:
-    """Return a class of writers whose methods do nothing once a file could not be written, which is warned of once.
+    """Return a class of writers whose methods do nothing after a file could not be written; a warning says so once.
 
     Args:
-        writer_class: torch's `SummaryWriter`, which takes seconds to import, and need not be installed.
+        writer_class: torch's `SummaryWriter`; a parameter, because it takes seconds to import and is optional.
     """
 
-    class FailsafeWriter(writer_class):  # type: ignore[misc, valid-type]  # A class that is known only now.
+    class FailsafeWriter(writer_class):  # type: ignore[misc, valid-type]  # mypy does not know the class.
         _is_off = False
 
         def __getattribute__(self, name: str) -> Any:

@@ -1,9 +1,8 @@
-"""What a run says: to the console, to its log file and to TensorBoard.
+"""The output of a run: console, log file and TensorBoard.
 
-Everything goes to one logger of the standard library, `get_root_logger()`. A run opens a `logging_session`, which gives
-that logger its console and its file; outside of a session it is a logger like any other. Python's own root logger is
-never touched, and all records reach it too: an application that has set up logging by itself gets them there, and
-Helios then leaves the console to it.
+All records go to one logger of the standard library, `get_root_logger()`. A run opens a `logging_session`, which adds
+handlers for the console and the log file to that logger. Python's root logger is never changed, and the records
+propagate to it: if an application has added handlers there, they print the records, and Helios does not.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ _RANK_FORMAT: Final = "%(asctime)s %(levelname)s [rank {rank}] %(message)s"
 
 
 class _NullWriter:
-    """Stands in for a TensorBoard writer where nothing is written: every `add_*` does nothing. It is false."""
+    """A TensorBoard writer for where nothing is written: every `add_*` method does nothing, and `bool` is false."""
 
     def __bool__(self) -> bool:
         return False
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if not (name.startswith("add_") or name in ("flush", "close")):
-            raise AttributeError(f"a TensorBoard writer has no {name!r}: it has add_scalar and its like, flush, close")
+            raise AttributeError(f"a TensorBoard writer has no {name!r}: it has add_* methods, flush and close")
         return _do_nothing
 
 
 def _do_nothing(*_args: Any, **_kwargs: Any) -> None:
-    """Take anything and return nothing."""
+    """Accept any arguments and return `None`."""
 
 
 _NULL_WRITER: Final = cast("SummaryWriter", _NullWriter())
@@ -54,9 +53,9 @@ _open_writers: Final[list[SummaryWriter]] = []
 
 
 class _Shared:
-    """Something that is in place while any session needs it: the first one in sets it up, the last one out undoes it.
+    """A setting that several sessions share: the first session makes it, and the last one to end undoes it.
 
-    Sessions are opened within each other, and by several threads, which close them in any order.
+    Sessions may be nested, and may be opened by several threads that close them in any order.
     """
 
     def __init__(self) -> None:
@@ -66,10 +65,10 @@ class _Shared:
 
     @contextlib.contextmanager
     def held(self, set_up: Callable[[contextlib.ExitStack], None]) -> Iterator[None]:
-        """Have it in place while the context lasts.
+        """Keep the setting while the context lasts.
 
         Args:
-            set_up: sets it up, and puts what undoes that on the stack.
+            set_up: makes the setting, and registers on the stack what undoes it.
         """
         with self._lock:
             if self.users == 0:
@@ -84,13 +83,13 @@ class _Shared:
                     self._undo.close()
 
 
-# A process has one log, so this is its home.
+# There is one logger per process, so these are shared by all runs of the process.
 _console: Final = _Shared()
 _captured_warnings: Final = _Shared()
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to the standard error stream of the moment, above progress bars instead of through them."""
+    """Writes to the current `sys.stderr`, above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = _format(self, record)
@@ -99,20 +98,20 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
-    """A log file that is given up when it cannot be written, in place of the run."""
+    """A log file that is no longer written to after an error, so that training continues."""
 
-    _is_given_up = False
+    _has_failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = None if self._is_given_up else _format(self, record)
+        text = None if self._has_failed else _format(self, record)
         stream = self.stream
         if text is None or stream is None:
             return
         try:
             stream.write(text + self.terminator)
-            stream.flush()  # A killed run leaves its whole log.
+            stream.flush()  # So that the log of a killed run is complete.
         except (OSError, ValueError) as error:
-            self._is_given_up = True
+            self._has_failed = True
             _LOGGER.warning(
                 "the log file '%s' cannot be written (%s): nothing more is written to it, and training continues",
                 self.baseFilename,
@@ -120,14 +119,14 @@ class _FileHandler(logging.FileHandler):
             )
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # What could not be written then cannot be written now.
+        with contextlib.suppress(OSError, ValueError):  # Closing writes what is buffered, which may fail again.
             super().close()
 
 
 def _format(handler: logging.Handler, record: logging.LogRecord) -> str | None:
     try:
         return handler.format(record)
-    except Exception:  # noqa: BLE001 - what the logging package asks of a handler: report it, never raise.
+    except Exception:  # noqa: BLE001 - a logging handler must report any error, and raise none.
         with contextlib.suppress(Exception):  # It reports to standard error, which may be closed.
             handler.handleError(record)
         return None
@@ -136,41 +135,40 @@ def _format(handler: logging.Handler, record: logging.LogRecord) -> str | None:
 def get_root_logger() -> logging.Logger:
     """Return the logger of Helios, named "helios"; it can be used at any time.
 
-    Within a run its records go to the console and, if asked for, to the log file. Outside of one the standard library
-    decides: warnings and errors go to the standard error stream, unless the application has set up something else.
+    Within a run, its records go to the console and, if the run has one, to the log file. Outside of a run, the standard
+    library prints warnings and errors to standard error, unless the application has added handlers.
     """
     return _LOGGER
 
 
 def is_root_logger_active() -> bool:
-    """Return whether a run is logging now."""
+    """Return whether a run is in progress that logs."""
     return _console.users > 0
 
 
 def get_tensorboard_writer() -> SummaryWriter:
     """Return the TensorBoard writer of the run.
 
-    Where nothing is written to TensorBoard (outside of a run, in a run without it, on ranks other than 0) this is a
-    stand-in whose `add_*` methods do nothing and which is false, so callers need not ask.
+    Where nothing is written to TensorBoard (outside of a run, in a run without it, on ranks other than 0), this is an
+    object whose `add_*` methods do nothing and whose `bool` is false, so that callers need not check.
     """
     return _open_writers[-1] if _open_writers else _NULL_WRITER
 
 
 @contextlib.contextmanager
 def logging_session(*, log_file: Path | None, capture_warnings: bool, rank: int) -> Iterator[logging.Logger]:
-    """Give the logger its console and its file while the context lasts.
+    """Add handlers for the console and the log file to the logger while the context lasts.
 
-    Rank 0 writes records from INFO up, unless the logger was given another level before. Other ranks mostly repeat what
-    rank 0 says: they write errors alone, marked with their rank, to the console.
+    Rank 0 writes records of level INFO and above, unless the logger already has another level. Most records of other
+    ranks repeat those of rank 0, so these ranks write errors only, with their rank, to the console.
 
     Args:
-        log_file: where rank 0 writes its records, after those already there; `None` for no file. Its directory is made
-            if there is none.
+        log_file: the file to which rank 0 appends its records; `None` for no file. Missing directories are made.
         capture_warnings: log the warnings of the `warnings` module instead of printing them.
         rank: the global rank of this process.
 
     Raises:
-        ConfigurationError: if the log file cannot be opened; nothing has changed then.
+        ConfigurationError: if the log file cannot be opened; the logger is then unchanged.
     """
     with contextlib.ExitStack() as stack:
         if rank == 0 and log_file is not None:
@@ -186,8 +184,8 @@ def tensorboard_session(run_dir: Path, rank: int) -> Iterator[SummaryWriter]:
     """Make `get_tensorboard_writer` return a writer into `run_dir` while the context lasts, on rank 0.
 
     Args:
-        run_dir: the directory of the event files; made if there is none.
-        rank: the global rank of this process; ranks other than 0 get the stand-in.
+        run_dir: the directory of the event files; made if it does not exist.
+        rank: the global rank of this process; the writer of ranks other than 0 does nothing.
 
     Raises:
         ConfigurationError: if tensorboard is not installed, or `run_dir` cannot be written.
@@ -225,16 +223,16 @@ def _import_writer() -> type[SummaryWriter]:
 
 
 def _open_console(rank: int, undo: contextlib.ExitStack) -> None:
-    """Give the logger a console and a level, unless the application has done so."""
-    if logging.getLogger().handlers:  # They print the records already.
+    """Add a console handler and set a level, unless the application has done so."""
+    if logging.getLogger().handlers:  # The handlers of the application print the records already.
         handler: logging.Handler = logging.NullHandler()
     else:
         handler = _ConsoleHandler()
         handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    # Without any handler, the standard library would print warnings in a format of its own.
+    # Without any handler, the standard library's logging.lastResort would print warnings in another format.
     _add(handler, rank, undo)
     undo.callback(_LOGGER.setLevel, _LOGGER.level)
-    if _LOGGER.level == logging.NOTSET:  # An application that chose a level keeps it.
+    if _LOGGER.level == logging.NOTSET:  # A level that the application has set is kept.
         _LOGGER.setLevel(logging.INFO)
 
 
@@ -254,8 +252,8 @@ def _open_file(log_file: Path) -> logging.FileHandler:
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         if log_file.is_fifo():
-            raise OSError(errno.EINVAL, "it is a FIFO, and would be waited for until somebody reads")  # noqa: TRY301 - as one that cannot be opened.
-        # What is not Unicode, such as a part of a file's name, is written with escapes.
+            raise OSError(errno.EINVAL, "it is a FIFO, and opening it would wait for a reader")  # noqa: TRY301 - handled as an error of open.
+        # File names may contain bytes that are not valid Unicode; these are written with escapes.
         return _FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigurationError(
@@ -283,7 +281,7 @@ def _make_warning_logger(show_warning: Callable[..., None]) -> Callable[..., Non
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if file is not None:  # Somebody wants it there.
+        if file is not None:  # The caller of showwarning has chosen where to print it.
             show_warning(message, category, filename, lineno, file, line)
         else:
             _LOGGER.warning("%s", warnings.formatwarning(str(message), category, filename, lineno, line).rstrip())

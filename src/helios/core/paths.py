@@ -1,4 +1,4 @@
-"""Paths that callers give, files that are read from there, and the working directory."""
+"""Paths that callers pass, opening the files there, and the working directory."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _KINDS: Final = {
 
 
 class ChdirContext(contextlib.chdir[str | PathLike[str]]):
-    """A context in which `path` is the working directory; the one before is restored on exit.
+    """A context in which `path` is the working directory; the previous one is restored on exit.
 
-    It may be entered again within itself. The working directory belongs to the whole process: other threads see it too.
+    The context is reentrant. The working directory is that of the process: other threads see the change, too.
 
     Args:
         path: the directory to enter.
 
     Raises:
         ArgumentTypeError: if `path` is no path.
-        ConfigurationError: if no directory can have it.
+        ConfigurationError: on entry, if no directory can have this path.
         FileAccessError: on entry, if the directory cannot be entered; it is an `OSError`.
     """
 
@@ -46,17 +46,20 @@ class ChdirContext(contextlib.chdir[str | PathLike[str]]):
 
     def __enter__(self) -> None:
         """Enter the directory."""
-        with accessing(self.path):
-            super().__enter__()
+        try:
+            with accessing(self.path):
+                super().__enter__()
+        except ValueError as error:  # Of os.chdir, for a NUL character or a lone surrogate.
+            raise ConfigurationError(f"path is {self.path!r}: remove what no path may have ({error})") from error
 
 
 def ensure_regular(path: str | os.PathLike[str]) -> None:
-    """Check that what has a name is a file, or a link to one, before it is opened: opening a FIFO waits for ever.
+    """Check that a path is a regular file, or a link to one, before it is opened: opening a FIFO would wait forever.
 
     Raises:
-        OSError: if it is something else, or there is nothing of that name.
+        OSError: if it is something else, or does not exist.
     """
-    mode = os.stat(path).st_mode  # noqa: PTH116 - of a string as well.
+    mode = os.stat(path).st_mode  # noqa: PTH116 - the path may be a string.
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
         error = IsADirectoryError if stat.S_ISDIR(mode) else OSError
@@ -64,26 +67,31 @@ def ensure_regular(path: str | os.PathLike[str]) -> None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file to be read. Nothing else is opened: a FIFO would wait for a writer, a device may never end.
+    """Open a regular file for reading; a FIFO would wait for a writer, and a device may never end.
 
     Raises:
-        OSError: if there is no such file, if it cannot be read, or if it is something else than a file.
+        OSError: if there is no such file, if it cannot be read, or if it is not a regular file.
     """
     ensure_regular(path)
     return open(path, "rb", opener=_open_at_once)  # Path.open takes no opener.
 
 
 def _open_at_once(name: str, flags: int) -> int:
-    # Somebody may have put a FIFO in the file's place since it was looked at. On files, the flag does nothing.
+    # A FIFO may have replaced the file since the check. With this flag, opening one does not wait; for a regular file,
+    # the flag has no effect.
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @contextlib.contextmanager
 def accessing(path: object) -> Iterator[None]:
-    """Name the file or folder that was given when it cannot be used.
+    """Convert an `OSError` in the context to an error of Helios that names a path.
+
+    Args:
+        path: the file or folder that the caller passed.
 
     Raises:
-        FileAccessError: for an `OSError`; it is a `FileNotFoundError` if that was one.
+        FileAccessError: for an `OSError`.
+        MissingFileError: for a `FileNotFoundError`.
     """
     try:
         yield
@@ -94,48 +102,50 @@ def accessing(path: object) -> Iterator[None]:
 
 
 def can_be_in_name(text: str) -> bool:
-    """Whether a text can be a part of a file's name, on every system."""
+    """Whether a text can be a part of a file name on every operating system."""
     try:
         return not any(character in b"/\\\0" for character in os.fsencode(text))
-    except UnicodeEncodeError:  # A half of a surrogate pair.
+    except UnicodeEncodeError:  # A lone surrogate.
         return False
 
 
 def as_path(path: str | os.PathLike[str] | None, argument: str = "path") -> Path | None:
-    """Return an absolute path, so that a later change of the working folder does not move it; see `to_path`."""
+    """Return what `to_path` returns, or `None` for `None`."""
     return None if path is None else to_path(path, argument)
 
 
 def to_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
-    """Return an absolute path, so that a later change of the working folder does not move it.
+    """Return an absolute path, which stays the same when the working directory changes.
 
     Args:
-        path: a path, perhaps relative, or with "~" or "~user" in front.
-        argument: what an error calls it.
+        path: a path; it may be relative, or begin with "~" or "~user".
+        argument: the name of the argument in error messages.
 
     Raises:
-        ArgumentTypeError: if it is no path.
-        ConfigurationError: if no file can have it.
+        ArgumentTypeError: if `path` is no path.
+        ConfigurationError: if no file can have this path.
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentTypeError(f"{argument} is {path!r}, a {type(path).__name__}: pass a path")
     try:
         given = Path(path)
         if b"\0" in os.fsencode(given):
-            raise ConfigurationError(f"{argument} is {str(given)!r}: no path has a NUL character in it, leave it out")
+            raise ConfigurationError(
+                f"{argument} is {str(given)!r}: remove the NUL character, which no path may contain"
+            )
         return given.expanduser().absolute()
     except TypeError:
-        raise ArgumentTypeError(f"{argument} is {path!r}, whose path is no string: pass a path") from None
+        raise ArgumentTypeError(f"{argument} is {path!r}, whose __fspath__ returns no string: pass a path") from None
     except UnicodeEncodeError as error:
         raise ConfigurationError(
             f"{argument} is {str(path)!r}, which no file system can hold ({error.reason}): use other characters"
         ) from error
     except RuntimeError as error:
         raise ConfigurationError(
-            f"{argument} is {str(path)!r}, and there is no home folder of that name here: write the folder in its place"
+            f"{argument} is {str(path)!r}, and that user has no home folder here: pass the path without '~'"
         ) from error
     except OSError as error:
         raise ConfigurationError(
-            f"{argument} is {str(path)!r}, and the working folder cannot be found, it may have been deleted ({error}): "
+            f"{argument} is {str(path)!r}, and the working folder cannot be found ({error}), it may have been deleted: "
             "pass an absolute path, or change to a folder that exists"
         ) from error

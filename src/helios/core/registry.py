@@ -1,4 +1,4 @@
-"""Tables of things that are made by name, and the import of the modules that fill them."""
+"""Registries of classes and functions by name, and the import of the modules that register them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MakerT = TypeVar("MakerT", bound=Callable[..., Any])
 
 
 class Registry(Generic[ProductT]):
-    """A table of classes and functions that each make a `ProductT`, under names that are taken once.
+    """A table of classes and functions that each make a `ProductT`, under unique names.
 
-    It iterates over its names, in the order in which they were registered.
+    Iterating yields the names, in the order of registration.
 
     >>> shapes = Registry[str]("shape")
     >>> @shapes.register
@@ -37,7 +37,7 @@ class Registry(Generic[ProductT]):
     False
 
     Args:
-        name: what an entry is ("optimizer"); error messages use it.
+        name: the kind of the entries, such as "optimizer", for error messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -46,7 +46,7 @@ class Registry(Generic[ProductT]):
 
     @property
     def name(self) -> str:
-        """What an entry is."""
+        """The kind of the entries."""
         return self._name
 
     @overload
@@ -60,16 +60,18 @@ class Registry(Generic[ProductT]):
     def register(
         self, obj: MakerT | None = None, *, suffix: str | None = None, name: str | None = None
     ) -> MakerT | Callable[[MakerT], MakerT]:
-        """Enter a class or function and return it unchanged; a decorator, with or without arguments, or a plain call.
+        """Add a class or function to the table and return it unchanged.
+
+        This is a decorator, with or without arguments, and an ordinary method.
 
         Args:
-            obj: the class or function; left out when this is a decorator with arguments.
-            suffix: if given, `_suffix` is added to the name.
-            name: the name; `obj.__name__` if it is not given.
+            obj: the class or function; `None` when this is a decorator with arguments.
+            suffix: added to the name as `_suffix`.
+            name: the name; `obj.__name__` if it is `None`.
 
         Raises:
-            DuplicateNameError: if the name is taken; the table is left as it was.
-            ArgumentTypeError: if `obj` cannot be called, or has no name of its own and is given none.
+            DuplicateNameError: if the name is taken; the table is unchanged.
+            ArgumentTypeError: if `obj` cannot be called, or has no `__name__` and `name` is `None`.
         """
         if obj is None:
             return lambda decorated: self.register(decorated, suffix=suffix, name=name)
@@ -83,7 +85,12 @@ class Registry(Generic[ProductT]):
         return obj
 
     def register_members(self, module: ModuleType, accept: Callable[[str, type], bool]) -> None:
-        """Register the public classes among a module's attributes for which `accept(name, class)` is true."""
+        """Register the classes of a module under their public names.
+
+        Args:
+            module: the module.
+            accept: called with the name and the class; whether to register it.
+        """
         for name, member in vars(module).items():
             if inspect.isclass(member) and not name.startswith("_") and accept(name, member):
                 self.register(member, name=name)
@@ -92,8 +99,8 @@ class Registry(Generic[ProductT]):
         """Return the class or function that is registered as `name`, or as `name_suffix` if a suffix is given.
 
         Raises:
-            ArgumentTypeError: if the name, or the suffix, is no string.
-            UnknownNameError: if there is none; the message lists the names there are.
+            ArgumentTypeError: if the name or the suffix is no string.
+            UnknownNameError: if there is no such name; the message lists the registered ones.
         """
         full_name = _join(name, suffix)
         try:
@@ -106,15 +113,20 @@ class Registry(Generic[ProductT]):
             ) from None
 
     def create(self, type_name: str, /, *args: Any, **kwargs: Any) -> ProductT:
-        """Call what is registered as `type_name` with the arguments given, and return what it makes.
+        """Call what is registered as `type_name`, and return the result.
+
+        Args:
+            type_name: the registered name.
+            *args: passed on.
+            **kwargs: passed on.
 
         Raises:
-            UnknownNameError: if there is no such name.
+            UnknownNameError: if there is no such name; the message lists the registered ones.
         """
         return self.get(type_name)(*args, **kwargs)
 
     def keys(self) -> KeysView[str]:
-        """Return a live view of the names."""
+        """Return a view of the names, which shows later registrations."""
         return self._entries.keys()
 
     def __contains__(self, name: object) -> bool:
@@ -132,12 +144,12 @@ class Registry(Generic[ProductT]):
     def _name_of(self, obj: object, name: str | None) -> str:
         if not callable(obj):
             raise ArgumentTypeError(
-                f"{obj!r} cannot be a registered {self._name}: register a class or a function, "
-                "and pass the name, if it shall have another, as name="
+                f"{obj!r} cannot be a registered {self._name}: register a class or a function; to register it under "
+                "another name, pass name="
             )
         own_name: str | None = name or getattr(obj, "__name__", None)
         if own_name is None:
-            raise ArgumentTypeError(f"{obj!r} has no name of its own: register it with name=")
+            raise ArgumentTypeError(f"{obj!r} has no __name__: register it with name=")
         return own_name
 
     def _list_names(self) -> str:
@@ -148,18 +160,19 @@ def update_all_registries(root: str | Path, recurse: bool = True, import_prefix:
     """Import the modules under `root` that register something, and no others.
 
     A module registers something if it calls, or decorates with, the `register` of a name that ends in `_REGISTRY`; the
-    source is read for that, not run. A module that was imported before, also as the program's main script, is left
-    alone.
+    source is parsed for that, not run. A module that was imported before, also as the program's main script, is not
+    imported again.
 
     Args:
         root: the directory to search.
-        recurse: search the directories below it too, other than hidden ones and those no package could be named.
-        import_prefix: the dotted name under which `root` itself is imported (`"project.models"`). If it is empty, the
-            name is that which `root` has below the nearest directory on `sys.path`.
+        recurse: also search the directories below it whose names are identifiers.
+        import_prefix: the dotted name under which `root` itself is imported, such as `"project.models"`. If it is
+            empty, the name is derived from the path of `root` below the nearest directory on `sys.path`.
 
     Raises:
-        ConfigurationError: if `root` is no directory, if nothing on `sys.path` leads to it, or if one of the modules
-            cannot be imported; the message names the file and the reason.
+        ArgumentTypeError: if an argument has the wrong type.
+        ConfigurationError: if `root` is no directory, if no directory on `sys.path` contains it, or if one of the
+            modules cannot be imported; the message names the file and the reason.
     """
     if not isinstance(import_prefix, str):
         raise ArgumentTypeError(f"import_prefix is {import_prefix!r}, a {type(import_prefix).__name__}: pass a string")
@@ -167,7 +180,7 @@ def update_all_registries(root: str | Path, recurse: bool = True, import_prefix:
     try:
         folder = folder.resolve()
         is_directory = folder.is_dir()
-    except (OSError, RuntimeError):  # Too long a name, a link to itself.
+    except (OSError, RuntimeError):  # The name is too long, or is a link to itself.
         is_directory = False
     if not is_directory:
         raise ConfigurationError(f"cannot search '{folder}' for modules that register something: it is not a directory")
@@ -193,19 +206,19 @@ def _find_sources(directory: Path, *, recurse: bool) -> Iterator[Path]:
     # Sorted, so that the order of registration does not depend on the file system.
     for path in sorted(directory.iterdir()):
         if path.is_dir():
-            # Leaves out hidden directories, and the insides of virtual environments (python3.11, site-packages).
+            # Hidden directories and virtual environments (python3.11, site-packages) have other names.
             if recurse and path.name.isidentifier() and path.name != "__pycache__":
                 yield from _find_sources(path, recurse=recurse)
         elif path.suffix == ".py" and path.stem != "__main__":  # Importing __main__ would run a program.
             if path.is_file():
                 yield path
-            else:  # Opening a FIFO would wait for ever, and editors leave links that lead nowhere.
-                get_root_logger().warning("passed over '%s': it is no file", path)
+            else:  # Opening a FIFO would wait forever, and some editors make dangling links as lock files.
+                get_root_logger().warning("skipped '%s': it is no file", path)
 
 
 def _registers_something(path: Path) -> bool:
     source = path.read_bytes()
-    # Most files are told apart by this, without being parsed.
+    # This search excludes most files without parsing them.
     if b"_REGISTRY" not in source:
         return False
     try:
@@ -234,7 +247,7 @@ def _is_register(node: ast.expr) -> bool:
 
 
 def _is_loaded(path: Path) -> bool:
-    # Compared by file and not by name: the main script is loaded as __main__, and must not run a second time.
+    # Compared by file and not by name: the main script is loaded as __main__, and must not run again.
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return any(Path(file).resolve() == path for file in files if file and file.endswith(path.name))
 
@@ -248,7 +261,7 @@ def _find_import_name(root: Path) -> str:
         parts.append(directory.name)
     raise ConfigurationError(
         f"no directory on sys.path leads to '{root}': add one (PYTHONPATH, or install the package), "
-        "or pass import_prefix= with the dotted name that the directory is imported under"
+        "or pass import_prefix= with the dotted name under which the directory is imported"
     )
 
 
@@ -258,7 +271,7 @@ def _get_module_parts(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def _import_file(path: Path, name: str) -> None:
-    if _is_loaded(path):  # Perhaps by one of the modules before it.
+    if _is_loaded(path):  # One of the modules before it may have imported it.
         return
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigurationError(f"'{path}' registers something but cannot be imported as {name!r}: rename it")

@@ -1,4 +1,4 @@
-"""Reading files that others wrote, without running what is in them."""
+"""Loading files of `torch.save` without running code in them."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
     """Load what `torch.save` wrote; code in the file is never run.
 
     Args:
-        f: a path, or a binary file that can be sought.
-        map_location: where the tensors go, as in `torch.load`.
+        f: a path, or a seekable binary file.
+        map_location: where to put the tensors, as in `torch.load`.
 
     Raises:
-        ArgumentTypeError: if `f` is neither a path nor a file, or `map_location` nothing that `torch.load` takes.
-        ConfigurationError: if no file can have this path, or no device the name that `map_location` is.
+        ArgumentTypeError: if `f` is neither a path nor a file, or `map_location` has a type that `torch.load` rejects.
+        ConfigurationError: if no file can have this path, or `map_location` is not the name of a device.
         FileAccessError: if the file cannot be opened or read; it is an `OSError`.
         CorruptCheckpointError: if the file is truncated, damaged or not by `torch.save`, or holds anything but plain
             data (tensors, numbers, strings, and lists, tuples and dictionaries of them).
-        DeviceUnavailableError: if the file's tensors lived on a device that is not here, and `map_location` is `None`.
+        DeviceUnavailableError: if the file's tensors were saved from a device that this machine lacks, and
+            `map_location` is `None`.
     """
     map_location = _check_map_location(map_location)
     if isinstance(f, str | os.PathLike):
         f = to_path(f, "f")
     elif not (hasattr(f, "read") and hasattr(f, "seek")):
-        raise ArgumentTypeError(f"f is {f!r}, a {type(f).__name__}: pass a path, or a binary file that can be sought")
+        raise ArgumentTypeError(f"f is {f!r}, a {type(f).__name__}: pass a path, or a seekable binary file")
     try:
         with accessing(getattr(f, "name", f) if hasattr(f, "read") else f), warnings.catch_warnings():
-            # Said of every pickle that is not torch's; whether it can be loaded shows at once.
+            # torch warns of every pickle that it did not write; the call below shows whether it can be loaded.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             if isinstance(f, os.PathLike):
                 ensure_regular(f)
@@ -46,7 +47,7 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        # torch does not say what a damaged file raises; flipped bits gave ten different types.
+        # torch does not document what a damaged file raises; flipping bits gave ten different exception types.
         raise _explain(f, error) from error
 
 
@@ -54,7 +55,7 @@ def _check_map_location(map_location: MAP_LOCATION) -> MAP_LOCATION:
     if isinstance(map_location, str):
         try:
             return torch.device(map_location)
-        except RuntimeError as error:  # The caller's error, not the file's.
+        except RuntimeError as error:  # A mistake of the caller, not of the file.
             first_line = str(error).partition("\n")[0]
             raise ConfigurationError(f"map_location is {map_location!r}: {first_line}") from error
     if map_location is not None and not isinstance(map_location, torch.device | dict) and not callable(map_location):
@@ -68,13 +69,13 @@ def _explain(f: str | os.PathLike[str] | IO[bytes], error: Exception) -> Excepti
     name = os.fspath(f) if isinstance(f, str | os.PathLike) else getattr(f, "name", repr(f))
     reason: BaseException = error
     if isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
-        reason = error.__context__  # torch hides the reason behind advice to load the file unsafely.
+        reason = error.__context__  # torch's own message advises to load the file unsafely; the cause names the reason.
     first_line = next(iter(str(reason).splitlines()), "")
     if first_line.startswith("Attempting to deserialize object on"):
         return DeviceUnavailableError(
-            f"'{name}' needs a device that is not here: pass map_location='cpu'. {first_line}"
+            f"'{name}' needs a device that this machine lacks: pass map_location='cpu'. {first_line}"
         )
     return CorruptCheckpointError(
-        f"'{name}' was refused ({type(reason).__name__}: {first_line}): it must be an undamaged file by torch.save "
-        "that holds plain data alone; code in it is never run"
+        f"'{name}' was refused ({type(reason).__name__}: {first_line}): it must be an undamaged file of torch.save "
+        "that holds plain data only; code in it is never run"
     )

@@ -1,4 +1,4 @@
-"""What has happened in a run: plain data, without behaviour of its own."""
+"""The counters of a run, as plain data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainingUnit(enum.Enum):
 
 
 class Phase(enum.Enum):
-    """Which of its three jobs a run is doing."""
+    """The phase of a run."""
 
     TRAINING = "training"
     VALIDATION = "validation"
@@ -42,15 +42,15 @@ class Phase(enum.Enum):
 
 @dataclasses.dataclass(slots=True)
 class TrainingState:
-    """How far a run has come. It counts only what is complete.
+    """The progress of a run. It counts only what is complete.
 
     Attributes:
-        current_iteration: optimizer steps, that is completed accumulations.
-        global_iteration: batches trained.
-        global_epoch: epochs started; the number of the epoch in hand, counting from 1.
-        validation_cycles: validations completed.
-        dataset_iter: batches done in the epoch in hand; 0 between epochs.
-        early_stop_count: validations in a row without an improvement.
+        current_iteration: optimizer steps, that is, completed accumulations.
+        global_iteration: trained batches.
+        global_epoch: epochs started; the number of the current epoch, counting from 1.
+        validation_cycles: completed validations.
+        dataset_iter: trained batches of the current epoch; 0 between epochs.
+        early_stop_count: consecutive validations without an improvement.
         average_iter_time: seconds per batch, averaged over this process's part of the run.
         running_iter: iterations since the last validation.
     """
@@ -71,7 +71,7 @@ class TrainingState:
 
     @property
     def completed_epochs(self) -> int:
-        """The number of epochs that are done; also the index, from 0, of the epoch in hand or next."""
+        """The number of complete epochs; also the index, from 0, of the current or next epoch."""
         return self.global_epoch - 1 if self.is_epoch_in_progress else self.global_epoch
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +79,6 @@ class TrainingState:
         return dataclasses.asdict(self)
 
     def load_dict(self, counts: Mapping[str, Any]) -> None:
-        """Take over counts from `to_dict`, in place: whoever holds this state sees them."""
+        """Set the counts to those of `to_dict`, in place, so that every holder of this object sees them."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, counts[field.name])

@@ -1,7 +1,7 @@
 """The standard output and error streams, which may be full, closed or missing while training continues.
 
-What a run says there is never worth the run: a stream that fails is left alone from then on, and that is said once, in
-the log and on the other stream.
+An error of these streams does not end a run. A stream that fails is not written to again; this is reported once, in the
+log and on the other stream.
 """
 
 from __future__ import annotations
@@ -19,40 +19,48 @@ _NONE_YET: Final = object()
 
 
 class StandardStream:
-    """One of the two streams of the moment: a program may replace them at any time."""
+    """The current `sys.stdout` or `sys.stderr`; a program may replace them at any time."""
 
     def __init__(self, name: str, title: str) -> None:
-        """Find it by its name in `sys`.
+        """Use a stream of `sys`.
 
         Args:
             name: "stdout" or "stderr".
-            title: what messages call it.
+            title: its name in messages.
         """
         self._name = name
         self._title = title
         self._broken: Any = _NONE_YET  # The object that has failed, which may be `None`.
 
     def use(self, action: Callable[[TextIO], object]) -> bool:
-        """Do something that writes to the stream, and switch the stream off if that fails.
+        """Call a function that writes to the stream, and write to the stream no more if it fails.
+
+        Args:
+            action: called with the stream.
 
         Returns:
-            Whether it was done.
+            Whether the function was called and did not fail.
         """
         stream: TextIO | None = getattr(sys, self._name, None)
         if stream is self._broken:
             return False
         if stream is None:
-            self._switch_off(None, "there is none")
+            self._switch_off(None, "it does not exist")
             return False
         try:
             action(stream)
-        except Exception as error:  # noqa: BLE001 - programs put objects of all kinds there, which raise what they like.
+        except Exception as error:  # noqa: BLE001 - a program may put any object there, which may raise any error.
             self._switch_off(stream, f"{type(error).__name__}: {error}")
             return False
         return True
 
     def write(self, text: str, *, flush: bool = False) -> None:
-        """Write text, with escapes for characters that the stream's encoding lacks."""
+        """Write text; characters that the stream's encoding lacks are written as escapes.
+
+        Args:
+            text: the text.
+            flush: flush the stream afterwards.
+        """
 
         def write_to(stream: TextIO) -> None:
             try:
@@ -68,7 +76,7 @@ class StandardStream:
         self._broken = stream
         message = f"{self._title} cannot be written ({reason}): nothing more is written to it, and training continues"
         _LOGGER.warning(message)
-        if self is STDERR:  # The console of the log is this very stream.
+        if self is STDERR:  # The log is printed on this stream, so the warning above was not.
             STDOUT.write(f"{message}\n", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Timing of what repeats."""
+"""Measuring the average duration of a repeated action."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AverageTimer:
-    """A stopwatch that keeps the mean of the intervals it measured, in seconds.
+    """A stopwatch that computes the mean of the measured intervals, in seconds.
 
     >>> timer = AverageTimer()
     >>> for _ in range(3):
@@ -28,14 +28,14 @@ class AverageTimer:
         self.reset()
 
     def start(self) -> None:
-        """Begin an interval; one that was begun before and not stopped is dropped."""
+        """Begin an interval; an interval in progress is dropped."""
         self._started_at = time.perf_counter()
 
     def stop(self) -> float:
-        """End the interval, count it in, and return its length in seconds.
+        """End the interval, add it to the mean, and return its length in seconds.
 
         Raises:
-            NotRunningError: if no interval was begun.
+            NotRunningError: if no interval is in progress.
         """
         if self._started_at is None:
             raise NotRunningError("the timer was stopped but is not running: call start() before each stop()")
@@ -46,7 +46,7 @@ class AverageTimer:
         return self._last
 
     def reset(self) -> None:
-        """Forget every interval, the one in progress included."""
+        """Drop all intervals, the one in progress included."""
         self._started_at = None
         self._last = 0.0
         self._total = 0.0
@@ -64,7 +64,7 @@ class AverageTimer:
 
     @property
     def total(self) -> float:
-        """The length of all intervals together, in seconds."""
+        """The sum of all intervals, in seconds."""
         return self._total
 
     @property
@@ -80,21 +80,21 @@ class AverageTimer:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the interval; one that ended in an exception is dropped."""
+        """End the interval; it is dropped after an exception."""
         if exc_type is None:
             self.stop()
         else:
             self._started_at = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was measured, as plain data; an interval in progress is not part of it."""
+        """Return the measurements as plain data, without an interval in progress."""
         return {"total": self._total, "count": self._count, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned.
 
         Raises:
-            ConfigurationError: if it is something else; nothing has changed then.
+            ConfigurationError: if it is something else; the timer is then unchanged.
         """
         try:
             total, count, last = float(state_dict["total"]), int(state_dict["count"]), float(state_dict["last"])

@@ -98,7 +98,7 @@ class DataLoaderParams:
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in params if name not in names]
         if unknown:
-            raise ConfigurationError(f"data loader parameters {unknown} are unknown: choose from {names}")
+            raise ConfigurationError(f"data loader parameters {unknown} are unknown: there are {names}")
         return cls(**params)
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def create_loss_function(type_name: str, *args: Any, **kwargs: Any) -> nn.Module
         **kwargs: passed on.
 
     Raises:
-        UnknownNameError: if there is no such name; the message lists those there are.
+        UnknownNameError: if there is no such name; the message lists the registered ones.
     """
     return LOSS_REGISTRY.create(type_name, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Networks by name: torch's layers and networks, and those that a project registers."""
+"""Networks by name: the layers and networks of `torch.nn`, and those that a project registers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from helios.nn.init import default_init_weights
 
 __all__ = ["NETWORK_REGISTRY", "create_network", "default_init_weights", "swa_utils"]
 
-# Bases that cannot be used as they are, deprecated names (one of them a loss), and a wrapper around a network.
+# Abstract base classes, a deprecated loss, and a wrapper around a network.
 _NO_NETWORKS: Final = frozenset({"Module", "Container", "RNNBase", "RNNCellBase", "NLLLoss2d", "DataParallel"})
 
 NETWORK_REGISTRY: Registry[nn.Module] = Registry("network")
-"""The networks; those of `torch.nn`, from layers up, are registered under their class names, but not its losses."""
+"""The networks; the layers and networks of `torch.nn`, not its losses, are registered under their class names."""
 
 NETWORK_REGISTRY.register_members(
     nn,
@@ -36,6 +36,6 @@ def create_network(type_name: str, *args: Any, **kwargs: Any) -> nn.Module:
         **kwargs: passed on.
 
     Raises:
-        UnknownNameError: if there is no such name; the message lists those there are.
+        UnknownNameError: if there is no such name; the message lists the registered ones.
     """
     return NETWORK_REGISTRY.create(type_name, *args, **kwargs)

@@ -31,6 +31,6 @@ def create_optimizer(type_name: str, *args: Any, **kwargs: Any) -> optim.Optimiz
         **kwargs: passed on.
 
     Raises:
-        UnknownNameError: if there is no such name; the message lists those there are.
+        UnknownNameError: if there is no such name; the message lists the registered ones.
     """
     return OPTIMIZER_REGISTRY.create(type_name, *args, **kwargs)

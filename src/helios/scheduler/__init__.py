@@ -31,6 +31,6 @@ def create_scheduler(type_name: str, *args: Any, **kwargs: Any) -> lr_scheduler.
         **kwargs: passed on.
 
     Raises:
-        UnknownNameError: if there is no such name; the message lists those there are.
+        UnknownNameError: if there is no such name; the message lists the registered ones.
     """
     return SCHEDULER_REGISTRY.create(type_name, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""For tests of what plugs into Helios: a tiny model, tiny data, and contracts that a plug-in can be run against."""
+"""For tests of models, data modules and plug-ins: a small model, small data, and tests that every plug-in must pass."""
 
 from helios.testing._contracts import PluginContract
 from helios.testing._equality import are_equal

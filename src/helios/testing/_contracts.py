@@ -1,4 +1,4 @@
-"""What every plug-in must get right, as tests that can be run against one."""
+"""Tests that every plug-in must pass."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 
 class PluginContract(abc.ABC):
-    """Tests that a plug-in must pass, whatever it does; for pytest.
+    """Tests for pytest that every plug-in must pass.
 
-    Derive a class whose name begins with `Test`, and say how the plug-in is made::
+    Derive a class whose name begins with `Test`, and return the plug-in from `make_plugin`::
 
         class TestMyPlugin(PluginContract):
             def make_plugin(self) -> Plugin:
                 return MyPlugin(threshold=3)
 
-    A plug-in that needs a model or data of a certain kind overrides `make_model` and `make_datamodule`, too.
+    For a plug-in that needs a certain model or certain data, override `make_model` and `make_datamodule`, too.
     """
 
     @abc.abstractmethod
     def make_plugin(self) -> Plugin:
-        """Return a new plug-in, made alike each time."""
+        """Return a new plug-in, with the same arguments each time."""
 
     def make_model(self) -> Model:
-        """Return a new model for it to take part in training of."""
+        """Return a new model, in whose training the plug-in takes part."""
         return TinyModel("contract")
 
     def make_datamodule(self) -> DataModule:
-        """Return what that model is trained, validated and tested on."""
+        """Return the data to train, validate and test that model on."""
         return TinyDataModule()
 
     def test_it_is_registered_under_its_id(self) -> None:
@@ -53,7 +53,7 @@ class PluginContract(abc.ABC):
         _require(
             list(trainer.plugins) == [plugin.plug_id], f"the table of plug-ins has the ids {list(trainer.plugins)}"
         )
-        _require(trainer.plugins[plugin.plug_id] is plugin, "another plug-in stands under the id")
+        _require(trainer.plugins[plugin.plug_id] is plugin, "the table has another plug-in under the id")
 
     def test_it_flags_what_it_claims(self) -> None:
         """Every unique method that the plug-in overrides is flagged in `unique_overrides`."""
@@ -70,17 +70,17 @@ class PluginContract(abc.ABC):
         _require(trainer.test(model, datamodule), "test did not end by itself")
 
     def test_its_state_comes_back(self, tmp_path: Path) -> None:
-        """What `state_dict` returns is plain data, and `load_state_dict` of a new plug-in takes it over whole."""
+        """`state_dict` returns plain data, and `load_state_dict` restores all of it in a new plug-in."""
         saved = self._train(tmp_path, 2)["plugins"]
         plugin = self.make_plugin()
         state = saved[plugin.plug_id]
         plugin.trainer = self._trainer(plugin, None)
         plugin.setup()
         plugin.load_state_dict(copy.deepcopy(state))
-        _require(are_equal(plugin.state_dict(), state), f"saved was {state}, and back came {plugin.state_dict()}")
+        _require(are_equal(plugin.state_dict(), state), f"{state} was saved, but {plugin.state_dict()} restored")
 
     def test_a_resumed_run_ends_alike(self, tmp_path: Path) -> None:
-        """A run that stops after an epoch and goes on with a new plug-in ends as one that never stopped."""
+        """A run that stops after an epoch and continues with a new plug-in ends like an uninterrupted one."""
         whole = self._train(tmp_path / "whole", 3)
         self._train(tmp_path / "parts", 1)
         resumed = self._train(tmp_path / "parts", 3)
@@ -93,7 +93,7 @@ class PluginContract(abc.ABC):
         return trainer
 
     def _train(self, root: Path, epochs: int) -> dict[str, Any]:
-        """Train for so many epochs in all, with everything new, and return the last checkpoint."""
+        """Train new objects up to `epochs` epochs in all, and return the last checkpoint."""
         plugin, model = self.make_plugin(), self.make_model()
         trainer = self._trainer(plugin, root, epochs)
         plugin.configure_model(model)
@@ -104,7 +104,7 @@ class PluginContract(abc.ABC):
         return load_archive(path)
 
 
-def _require(condition: bool, complaint: str) -> None:
-    """Fail the test unless a condition holds; pytest explains the `assert`s of test modules only."""
+def _require(condition: bool, message: str) -> None:
+    """Fail the test with a message unless a condition holds; pytest adds messages to `assert` in test modules only."""
     if not condition:
-        raise AssertionError(complaint)
+        raise AssertionError(message)

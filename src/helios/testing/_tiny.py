@@ -1,4 +1,4 @@
-"""A model and data that train in milliseconds, and in which every mistake of a resume shows."""
+"""A model and data that train in milliseconds, and with which an inexact resume is visible."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TinyModel(Model):
         self.batches_seen = 0
 
     def setup(self, fast_init: bool = False) -> None:
-        """Make the layer, and what trains it."""
+        """Make the layer, the optimizer and the scheduler."""
         self.batches_seen = 0
         self.net = nn.Sequential(nn.Dropout(0.25), nn.Linear(3, 1)).to(self.device)
         if fast_init:
@@ -39,22 +39,22 @@ class TinyModel(Model):
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=1, gamma=0.5)
 
     def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
-        """Fit a batch of inputs, (N, 3), to its targets, (N, 1)."""
+        """Train on a batch of inputs of shape (N, 3) and targets of shape (N, 1)."""
         self.batches_seen += 1
         loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's annotation
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has not annotated it.
         self._loss_items["loss"] = loss.detach()
         if self.is_optimizer_step(state):
             self.optimizer.step()
             self.optimizer.zero_grad()
 
     def valid_step(self, batch: list[torch.Tensor], step: int) -> None:
-        """Add up the loss."""
+        """Sum the loss over the batches."""
         del step
         self._val_scores["loss"] = self._val_scores.get("loss", 0.0) + self._loss(batch)
 
     def test_step(self, batch: list[torch.Tensor], step: int) -> None:
-        """Add up the loss."""
+        """Sum the loss over the batches."""
         del step
         self._test_scores["loss"] = self._test_scores.get("loss", 0.0) + self._loss(batch)
 
@@ -64,12 +64,12 @@ class TinyModel(Model):
         self.scheduler.step()
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        """Publish the loss as a metric."""
+        """Set the loss as a metric."""
         del validation_cycle
         self.metrics["loss"] = float(self._val_scores["loss"])
 
     def on_testing_end(self) -> None:
-        """Publish the loss as a metric."""
+        """Set the loss as a metric."""
         self.metrics["test_loss"] = float(self._test_scores["loss"])
 
     def _loss(self, batch: list[torch.Tensor]) -> torch.Tensor:
@@ -78,11 +78,11 @@ class TinyModel(Model):
 
 
 class TinyDataModule(DataModule):
-    """A few samples of three numbers each and what a linear function makes of them, for all three phases.
+    """Inputs of shape (3,) and targets of shape (1,), a linear function of them; float32, for all three phases.
 
     Args:
-        samples: how many; fewer than a whole number of batches shows what happens to short ones.
-        params: how the training samples are loaded; in batches of 4, shuffled, if it is `None`.
+        samples: the number of samples; unless it is a multiple of the batch size, the last batch is short.
+        params: how the training samples are loaded; in shuffled batches of 4 if it is `None`.
     """
 
     def __init__(self, samples: int = 10, params: DataLoaderParams | None = None) -> None:
@@ -91,7 +91,7 @@ class TinyDataModule(DataModule):
         self._params = DataLoaderParams(batch_size=4, shuffle=True) if params is None else params
 
     def setup(self) -> None:
-        """Make the samples; no two are alike."""
+        """Make the samples, all different."""
         inputs = torch.linspace(-1, 1, 3 * self._samples).reshape(-1, 3).sin()
         data = TensorDataset(inputs, inputs @ torch.tensor([[1.0], [-2.0], [3.0]]) + 0.5)
         self._train_dataset = self._create_dataset(data, self._params)
