@@ -1,8 +1,8 @@
-"""How far a shuffle is from chance: the statistics that the benchmark prints and the tests judge.
+"""Statistics of how far a shuffle is from a fair one, for the benchmark and the tests.
 
-A *draw* is a function from a seed to an order of `range(n)`. Each statistic takes many of them, with the seeds 0, 1
-and so on, so that its result is a fixed number. P-values are those of a fair shuffle; z-values are in standard errors
-of the mean.
+A *draw* is a function from a seed to an order of `range(n)`. Each statistic calls it with the seeds 0, 1 and so on, so
+that the result is reproducible. P-values are under the hypothesis of a fair shuffle; z-values are in standard errors of
+the mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def helios_draw(n: int) -> Draw:
-    """Return the draw of Helios' order of `range(n)`, in the epoch 0."""
+    """Return the draw of Helios' order of `range(n)`, in epoch 0."""
     positions = np.arange(n)
     return lambda seed: Permutation(n, seed, 0)(positions)
 
@@ -47,10 +47,10 @@ def orders_p(draw: Draw, n: int, draws: int) -> float:
 
 
 def position_bias_p(draw: Draw, n: int, draws: int, cells: int = 16) -> float:
-    """Return the p-value of every index being equally likely at every position, both put into `cells` groups.
+    """Return the p-value of every index being equally likely at every position (Pearson's chi-square test).
 
-    A permutation's table of positions against indices has fixed margins, so that Pearson's statistic is, on average,
-    n / (n - 1) times its degrees of freedom.
+    Positions and indices are divided into `cells` groups each. A permutation's table of positions against indices has
+    fixed margins, so that Pearson's statistic is, on average, n / (n - 1) times its degrees of freedom.
     """
     cells = min(cells, n)
     part = np.arange(n) * cells // n
@@ -74,17 +74,17 @@ def gaps_p(draw: Draw, n: int, draws: int, cells: int = 64) -> float:
 
 
 def serial_correlation_z(draw: Draw, n: int, draws: int, lag: int = 1) -> float:
-    """Return how far the mean correlation of indices `lag` positions apart is from that of a fair shuffle."""
+    """Return the z-value of the mean correlation of indices `lag` positions apart, under a fair shuffle."""
     centred = (draw(seed) - (n - 1) / 2 for seed in range(draws))
     values = [float((x[:-lag] * x[lag:]).sum() / (x * x).sum()) for x in centred]
     return _z(values, -(n - lag) / (n * (n - 1)))
 
 
 def batch_mix_z(draw: Draw, n: int, draws: int, batch: int = 64, classes: int = 10) -> float:
-    """Return how far the variance of a class's share of a batch is from that of a fair shuffle.
+    """Return the z-value of the variance of the number of samples of one class in a batch, under a fair shuffle.
 
-    The class is the first of `classes` equal blocks of the data, as in a data set that is sorted by its labels. Its
-    number in a batch of a fair shuffle follows the hypergeometric distribution.
+    The class is the first of `classes` equal blocks of the data, as in a dataset that is sorted by its labels. With a
+    fair shuffle, its number in a batch has the hypergeometric distribution.
     """
     members = n // classes
     share = members / n
@@ -95,7 +95,7 @@ def batch_mix_z(draw: Draw, n: int, draws: int, batch: int = 64, classes: int = 
 
 
 def chi_square_p(statistic: float, degrees: int) -> float:
-    """Return the probability that a chi-square variable with so many degrees of freedom exceeds `statistic`."""
+    """Return the probability that a chi-square variable with `degrees` degrees of freedom exceeds `statistic`."""
     a, x = torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(a, x))
 

@@ -1,4 +1,4 @@
-"""What shuffling costs at any number of samples, and how good it is; run with `python -m benchmarks.ordering`."""
+"""The cost of shuffling any number of samples, and its quality; run with `python -m benchmarks.ordering`."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _DRAWN: Final = 1_000_000
 
 
 def run() -> list[Table]:
-    """Measure what shuffling costs, and how good it is."""
+    """Measure the cost and the quality of shuffling."""
     return [run_cost(), run_quality()]
 
 
 def run_cost() -> Table:
-    """Measure time to the first index, seek, peak memory and time per index, beside torch's `RandomSampler`."""
+    """Measure time to the first index, seek, peak memory and time per index, also of torch's `RandomSampler`."""
     rows = [_measure_helios(n) for n in (10**6, 10**8, 10**9)]
     rows.append(_measure("torch RandomSampler", 10**6, lambda: RandomSampler(range(10**6)), None))
     return Table(
         "Shuffling",
         ("sampler", "samples", "first index", "first at the middle", "peak memory", "per index"),
         tuple(rows),
-        (f"Per index: over {_DRAWN:,} indices. Budget: first index under 10 ms, under 2 MB, alike for all sizes.",),
+        (f"Per index: over {_DRAWN:,} indices. Budget for all sizes: first index under 10 ms, under 2 MB.",),
     )
 
 
 def run_quality() -> Table:
-    """Compare Helios' orders with those of `torch.randperm` by the statistics of `_order_quality`."""
+    """Compare the orders of Helios with those of `torch.randperm` by the statistics of `_order_quality`."""
     rows = []
     for n, draws in ((7, 4000), (10, 4000), (100, 2000), (1000, 500), (1797, 500), (10_000, 200)):
         for name, draw in (("helios", quality.helios_draw(n)), ("torch", quality.torch_draw(n))):
@@ -63,7 +63,7 @@ def run_quality() -> Table:
         tuple(rows),
         (
             f"All n! orders equally likely: p = {orders}.",
-            "A fair shuffle has p above 0.001 and z within 4, nearly always.",
+            "A fair shuffle nearly always has p above 0.001 and z within 4.",
         ),
     )
 
@@ -101,7 +101,7 @@ def _time_to_first(make: Callable[[], Iterable[int]]) -> float:
 
 
 def _time_per_index(make: Callable[[], Iterable[int]]) -> float:
-    """Return nanoseconds per index, start-up included, the best of three."""
+    """Return nanoseconds per index, start-up included, the minimum of three."""
     times = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -111,7 +111,7 @@ def _time_per_index(make: Callable[[], Iterable[int]]) -> float:
 
 
 def _peak_memory(make: Callable[[], Iterable[int]]) -> float:
-    """Return the megabytes that Python and NumPy held at most; torch's own tensors come on top of that."""
+    """Return the peak memory of Python and NumPy in megabytes; torch's tensors are not included."""
     tracemalloc.start()
     try:
         collections.deque(itertools.islice(make(), 100_000), maxlen=0)
