@@ -1,4 +1,4 @@
-"""Fetching the samples of a batch, with random draws that do not depend on the process that fetches, nor on the time.
+"""Fetching the samples of a batch, with random draws that depend neither on the process nor on earlier fetches.
 
 torch's `DataLoader` sends what its batch sampler yields to a worker process, or fetches in the training process, and
 calls the dataset's `__getitems__` and the collate function there. Here the batch sampler yields a `Fetch`: the indices
@@ -58,8 +58,8 @@ class KeyedBatchSampler(Sampler[Fetch]):
         batch_size: int,
         *,
         drop_last: bool,
-        worker_seeds: rng.SeedSequence | None = None,
-        seed: int | None = None,
+        worker_seeds: rng.SeedSequence,
+        seed: int,
     ) -> None:
         """Make batches of `batch_size` indices each; the last one may be short unless `drop_last` is set.
 

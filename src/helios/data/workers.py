@@ -174,7 +174,7 @@ def begin_worker(info: DistributedInfo, init_fn: Callable[[int], None] | None, w
         init_fn(worker_id)
 
 
-def seed_workers(loader: DataLoader[Any], seeds: rng.SeedSequence | None, epoch: int) -> None:
+def seed_workers(loader: DataLoader[Any], seeds: rng.SeedSequence, epoch: int) -> None:
     """Make the workers' seeds a function of the epoch, instead of how often the loader was iterated over.
 
     Args:
@@ -182,7 +182,7 @@ def seed_workers(loader: DataLoader[Any], seeds: rng.SeedSequence | None, epoch:
         seeds: its `worker_seeds`.
         epoch: the epoch, from 0.
     """
-    if isinstance(loader.generator, torch.Generator) and seeds is not None:
+    if isinstance(loader.generator, torch.Generator):  # Not where a user has made a loader from parts of another one.
         # Persistent workers keep the seed of the epoch in which they were started, which differs after a resume. So
         # theirs does not depend on the epoch.
         loader.generator.manual_seed(seeds[0 if loader.persistent_workers else epoch])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,46 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
-from helios.checkpoint.plain import decode, encode
 from helios.core.rng import key_generators
 from helios.data.loading import create_dataloader
-from helios.data.samplers import (
-    ResumableDistributedSampler,
-    ResumableRandomSampler,
-    ResumableSampler,
-    ResumableSequentialSampler,
-)
-from helios.data.sources import BatchSource, SamplerSource, SequenceSource, StreamSource, make_source
-from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
-from tests.data.drawing import Drawing, Stream, draw
+from helios.data.samplers import ResumableDistributedSampler, ResumableSequentialSampler
+from helios.data.sources import BatchSource, make_source
+from helios.errors import CheckpointMismatchError
+from tests.data.drawing import Drawing, draw
+from tests.data.sources.reading import make_sampler_source, numbers, position_at, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-def make_sampler_source(size: int, **options: Any) -> BatchSource:
-    return make_source(*create_dataloader(TensorDataset(torch.arange(size)), random_seed=2, **options))
-
-
-def numbers(batches: Iterator[Any]) -> list[list[int]]:
-    return [batch[0].tolist() for batch in batches]
-
-
-def position_at(source: BatchSource, done: int) -> dict[str, Any]:
-    position: dict[str, Any] = decode(encode(source.position_state(done)))
-    return position
-
-
-def take(source: BatchSource, epoch: int, count: int, done: int = 0, position: Any = None) -> list[list[int]]:
-    """Return the first `count` of the remaining batches of an epoch."""
-    batches = source.iterate(epoch, done, position)
-    return [next(batches)[0].tolist() for _ in range(count)]
-
-
-# ------------------------------------------------------------------------------------------------------ map-style data
 
 
 @given(
@@ -174,125 +146,6 @@ def test_data_of_another_size_are_refused() -> None:
     assert len(numbers(other.iterate(1, 0, source.position_state(0)))) == 5
 
 
-# ------------------------------------------------------------------------------------------------------- sequences
-
-
-@given(size=st.integers(1, 9), epoch=st.integers(0, 3))
-@settings(max_examples=20)
-def test_a_list_continues_where_it_was(size: int, epoch: int) -> None:
-    """After every number of batches, a list of batches yields the remaining ones."""
-    source = make_source(list(range(size)), None)
-    assert isinstance(source, SequenceSource)
-    assert source.batches_per_epoch() == size
-    for done in range(size + 1):
-        assert list(source.iterate(epoch, done, position_at(source, done))) == list(range(done, size))
-
-
-def test_a_list_of_another_length_is_refused() -> None:
-    """A position in a list is refused in a list of another length."""
-    position = make_source([1, 2, 3], None).position_state(1)
-    with pytest.raises(CheckpointMismatchError, match="over 3 batches, but there are 2 now"):
-        make_source([1, 2], None).iterate(0, 1, position)
-
-
-def test_another_kind_of_data_is_refused() -> None:
-    """A position in a list, a map-style dataset or a stream is refused by sources of the other two kinds."""
-    stream = make_source(*create_dataloader(Stream([4])))
-    assert isinstance(stream, StreamSource)
-    next(stream.iterate(0))
-    sources = {
-        "a list of": make_source([1, 2, 3, 4], None),
-        "a map-style": make_sampler_source(4),
-        "an iterable": stream,
-    }
-    for saved, source in sources.items():
-        position = position_at(source, 1)
-        for present, other in sources.items():
-            if present != saved:
-                with pytest.raises(CheckpointMismatchError, match=f"over {saved} .* but the data is {present} "):
-                    other.iterate(0, 1, position)
-
-
-class Drawn(Sequence[torch.Tensor]):
-    """Batches that are made in `__getitem__`, with random draws."""
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: Any) -> Any:
-        return torch.tensor([float(index), *draw()], dtype=torch.float64)
-
-
-def test_batches_that_are_made_in_getitem_are_keyed() -> None:
-    """A draw in the `__getitem__` of a sequence of batches is a function of seed, epoch and position."""
-    source = make_source(Drawn(), None, seed=3)
-    epochs = [[batch.tolist() for batch in source.iterate(epoch)] for epoch in (0, 1)]
-    draw()
-    assert [batch.tolist() for batch in make_source(Drawn(), None, seed=3).iterate(1, 2)] == epochs[1][2:]
-    others = [batch.tolist() for batch in make_source(Drawn(), None, seed=4).iterate(1)]
-    assert len({value for rows in (*epochs, others) for row in rows for value in row[1:]}) == 3 * 4 * 4
-
-
-# -------------------------------------------------------------------------------------------------------- other loaders
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_a_loader_of_torch_with_a_resumable_sampler(shuffle: bool, drop_last: bool) -> None:
-    """A plain `DataLoader` of torch resumes, too, if its sampler is resumable."""
-    data = TensorDataset(torch.arange(10))
-
-    def make() -> BatchSource:
-        sampler = ResumableRandomSampler(data, seed=1) if shuffle else ResumableSequentialSampler(data)
-        return make_source(DataLoader(data, batch_size=3, sampler=sampler, drop_last=drop_last), sampler)
-
-    source = make()
-    batches = numbers(source.iterate(2))
-    assert source.batches_per_epoch() == len(batches) == (3 if drop_last else 4)
-    for done in range(len(batches) + 1):
-        assert numbers(make().iterate(2, done, position_at(source, done))) == batches[done:]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
-    """Draws in samples and in the collate function equal those with a loader of `create_dataloader`."""
-
-    def collate(samples: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([*samples, torch.tensor([-1.0, *draw()], dtype=torch.float64)])
-
-    def make(kind: type[DataLoader[Any]] | None) -> BatchSource:
-        sampler = ResumableRandomSampler(range(11), seed=1)
-        options: dict[str, Any] = {"batch_size": 3, "num_workers": workers, "collate_fn": collate, "drop_last": True}
-        data = Drawing(11)
-        if kind is None:
-            return make_source(*create_dataloader(data, random_seed=5, sampler=sampler, **options))
-        return make_source(kind(data, sampler=sampler, worker_init_fn=seed_all, **options), sampler, seed=5)
-
-    expected = [batch.tolist() for batch in make(None).iterate(2)]
-    source = make(DataLoader)
-    assert [batch.tolist() for batch in source.iterate(2)] == expected
-    assert [batch.tolist() for batch in source.iterate(2, 2)] == expected[2:]
-
-
-def seed_all(worker_id: int) -> None:
-    """Seed a generator as users do in their workers; draws that are keyed must not change."""
-    torch.manual_seed(worker_id)
-
-
-def test_a_loader_that_cannot_be_keyed_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Where the draws of samples cannot be keyed, a warning names the dataset, unless it draws nothing."""
-
-    class Own(DataLoader[Any]):
-        pass
-
-    for data in (Drawing(6), TensorDataset(torch.arange(6))):
-        sampler = ResumableRandomSampler(range(6))
-        source = make_source(Own(data, batch_size=2, sampler=sampler), sampler)
-        assert len(list(source.iterate(0, 1))) == 2
-    (record,) = caplog.records
-    assert record.getMessage().startswith("random numbers that Drawing draws for a sample are not keyed")
-
-
 def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
     """`batches_at_end` is that of the epoch of the last `iterate`, not of the one before."""
 
@@ -306,45 +159,6 @@ def test_a_sampler_may_have_epochs_of_different_lengths() -> None:
     source = make_sampler_source(10, sampler=Growing(range(10)), batch_size=2)
     for epoch in (0, 3, 1):
         assert len(numbers(source.iterate(epoch))) == source.batches_at_end() == 1 + epoch
-
-
-def test_a_loader_that_cannot_seek_is_refused() -> None:
-    """A loader that cannot start at a position is refused before training, with the remedy."""
-    data = TensorDataset(torch.arange(6))
-    theirs = DataLoader(data, batch_size=2, shuffle=True)
-    for sampler in (theirs.sampler, None, RandomSampler(data)):
-        with pytest.raises(ArgumentTypeError, match="cannot be resumed: make it with create_dataloader"):
-            make_source(theirs, sampler)
-    with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableRandomSampler"):
-        make_source(theirs, ResumableRandomSampler(data))
-    with pytest.raises(ArgumentTypeError, match="does not take its order from the ResumableSequentialSampler"):
-        make_source(create_dataloader(data)[0], ResumableSequentialSampler(data))
-    ours = ResumableRandomSampler(data)
-    with pytest.raises(ArgumentTypeError, match="batch sampler BatchSampler has no position to resume at"):
-        make_source(DataLoader(data, batch_sampler=BatchSampler(ours, 2, drop_last=False)), ours)
-    with pytest.raises(ArgumentTypeError, match="is no data loader: return what create_dataloader returns"):
-        make_source(iter([1, 2]), None)
-
-
-def test_data_without_a_batch_are_refused() -> None:
-    """An epoch of 0 batches would never end."""
-    with pytest.raises(ConfigurationError, match="has 0 batches"):
-        make_source([], None)
-    sampler = ResumableSequentialSampler(range(2))
-    loader = DataLoader(TensorDataset(torch.arange(2)), batch_size=3, sampler=sampler, drop_last=True)
-    with pytest.raises(ConfigurationError, match="has 0 batches"):
-        make_source(loader, sampler)
-
-
-def test_the_kind_of_source_follows_from_the_data() -> None:
-    """A map-style dataset has a `SamplerSource`, and an iterable one a source of unknown length."""
-    loader, sampler = create_dataloader(TensorDataset(torch.arange(2)))
-    assert isinstance(sampler, ResumableSampler)
-    assert isinstance(make_source(loader, sampler), SamplerSource)
-    assert make_source(*create_dataloader(Stream([2]))).batches_per_epoch() is None
-
-
-# ------------------------------------------------------------------------------------------------------ workers' seeds
 
 
 class FromWorkers(Dataset[torch.Tensor]):
