@@ -11,7 +11,7 @@ from helios.scheduler import SCHEDULER_REGISTRY, create_scheduler
 
 
 def test_every_scheduler_of_torch_is_registered() -> None:
-    """The schedulers of torch.optim.lr_scheduler, without the base class, and those of Helios are registered by name."""
+    """The schedulers of torch.optim.lr_scheduler, without the base class, and those of Helios are registered."""
     expected = set(lr_scheduler.__all__) - {"LRScheduler"}
     assert {"StepLR", "OneCycleLR", "ReduceLROnPlateau"} <= expected
     assert set(SCHEDULER_REGISTRY) == expected | {"CosineAnnealingRestartLR", "MultiStepRestartLR"}

@@ -1,4 +1,4 @@
-"""Small helpers around CUDA that run on machines without it as well."""
+"""Helpers for CUDA that also work on machines without it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def requires_cuda_support() -> None:
 class DisableCuDNNBenchmarkContext:
     """A context in which cuDNN does not benchmark algorithms, for inputs whose shape changes in every batch.
 
-    On exit `torch.backends.cudnn.benchmark` has the value that it had before. Contexts may be nested, and one object
-    may be entered again within itself.
+    On exit, `torch.backends.cudnn.benchmark` has its previous value. The context is reentrant.
     """
 
     def __init__(self) -> None:
@@ -47,5 +46,5 @@ class DisableCuDNNBenchmarkContext:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Restore the value of before."""
+        """Restore the previous value."""
         torch.backends.cudnn.benchmark = self._before.pop()

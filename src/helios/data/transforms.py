@@ -1,4 +1,4 @@
-"""Transforms by name, and the one from an image to a tensor. NumPy and torch are all that is needed."""
+"""Transforms by name, and `ToImageTensor`, which needs NumPy and torch only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["TRANSFORM_REGISTRY", "ToImageTensor", "create_transform"]
 
-_MATRIX: Final = 2  # Dimensions of a grey image, (H, W).
-_IMAGE: Final = 3  # Of an image, (H, W, C).
-_BATCH: Final = 4  # Of a batch of images, (N, H, W, C).
+# Numbers of dimensions.
+_MATRIX: Final = 2  # (H, W), a grey image.
+_IMAGE: Final = 3  # (H, W, C), an image.
+_BATCH: Final = 4  # (N, H, W, C), a batch of images.
 
 TRANSFORM_REGISTRY: Registry[Callable[..., Any]] = Registry("transform")
-"""The transforms: callables that take a sample, or a part of one, and return what it becomes."""
+"""The transforms: callables that take a sample, or a part of one, and return the transformed one."""
 
 
 def create_transform(type_name: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
@@ -36,7 +37,7 @@ def create_transform(type_name: str, *args: Any, **kwargs: Any) -> Callable[...,
         **kwargs: passed on.
 
     Raises:
-        UnknownNameError: if there is no such name; the message lists those there are.
+        UnknownNameError: if there is no such name; the message lists the registered ones.
     """
     return TRANSFORM_REGISTRY.create(type_name, *args, **kwargs)
 
@@ -45,9 +46,9 @@ def create_transform(type_name: str, *args: Any, **kwargs: Any) -> Callable[...,
 class ToImageTensor(nn.Module):
     """Convert images to tensors: from (H, W, C) to (C, H, W), and to floating point.
 
-    It takes a NumPy array, a tensor or anything that `numpy.asarray` reads, such as a PIL image: of shape (H, W), which
-    gets one channel, (H, W, C), or (N, H, W, C) for a batch of images. A list or tuple of images becomes a list of
-    tensors. Unsigned integers are divided by the largest value of their dtype (255 for `uint8`).
+    An image is a NumPy array, a tensor or anything that `numpy.asarray` converts, such as a PIL image. Its shape is
+    (H, W), which gets one channel, (H, W, C), or (N, H, W, C) for a batch of images. A list or tuple of images becomes
+    a list of tensors. Unsigned integers are divided by the largest value of their dtype (255 for `uint8`).
 
     >>> ToImageTensor()(np.full((4, 6, 3), 255, dtype=np.uint8)).shape
     torch.Size([3, 4, 6])
@@ -75,7 +76,7 @@ class ToImageTensor(nn.Module):
         """Return a tensor of shape (C, H, W) or (N, C, H, W), or a list of them for a list or tuple of images.
 
         Raises:
-            ArgumentTypeError: if it is not an image: of another number of dimensions, or not of numbers.
+            ArgumentTypeError: if the image has another number of dimensions, or does not consist of numbers.
         """
         if isinstance(image, list | tuple):
             return [self._convert(each) for each in image]
@@ -90,7 +91,7 @@ class ToImageTensor(nn.Module):
                 f"the image has the shape {tuple(values.shape)}: pass (H, W), (H, W, C) or, for a batch, (N, H, W, C)"
             )
         moved = values.movedim(-1, -3)
-        # A copy, also where the dtype stays: the tensor must not share memory with the dataset's image.
+        # Copied even if the dtype is the same: the tensor must not share memory with the dataset's image.
         converted = moved.to(self.dtype, memory_format=torch.contiguous_format, copy=True).contiguous()
         is_unsigned = not values.dtype.is_floating_point and not values.dtype.is_signed and values.dtype != torch.bool
         return converted.div_(torch.iinfo(values.dtype).max) if self.normalize and is_unsigned else converted
@@ -101,7 +102,7 @@ def _as_tensor(image: Any) -> torch.Tensor:
     if array.dtype.kind not in "biuf":
         raise ArgumentTypeError(
             f"the image is {image!r:.80}, an array of {array.dtype}: pass an array of numbers, or an image that "
-            "numpy.asarray reads as one"
+            "numpy.asarray converts to one"
         )
-    # torch takes neither negative strides nor the other byte order.
+    # torch.from_numpy accepts neither negative strides nor a byte order other than the machine's.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

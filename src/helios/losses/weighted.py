@@ -1,4 +1,4 @@
-"""Losses with a weight of their own."""
+"""Losses with a weight."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WeightedLoss(nn.Module, abc.ABC):
         return self._loss_weight
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return what `_eval` returns for these arguments, multiplied by the weight."""
+        """Return the result of `_eval` for these arguments, multiplied by the weight."""
         return self._loss_weight * self._eval(*args, **kwargs)
 
     @abc.abstractmethod

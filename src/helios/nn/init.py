@@ -27,7 +27,7 @@ def default_init_weights(
 
     Args:
         module_list: a network, or several.
-        scale: the factor of the weights that are drawn.
+        scale: the factor of the drawn weights.
         bias_fill: the value of the biases.
         **kwargs: passed on to `torch.nn.init.kaiming_normal_`.
     """

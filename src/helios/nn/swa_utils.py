@@ -19,7 +19,8 @@ class EMA(AveragedModel):
     """The exponential moving average of a network's parameters.
 
     After each `update_parameters(network)` the average is `decay * average + (1 - decay) * parameters`; the first call
-    copies the parameters. It is a module: calling it runs the averaged network, and checkpoints save it like any other.
+    copies the parameters. The average is a module: calling it runs the averaged network, and checkpoints save it like
+    any other module.
 
     >>> import torch
     >>> network = torch.nn.Linear(1, 1, bias=False)
@@ -32,8 +33,8 @@ class EMA(AveragedModel):
 
     Args:
         network: the network to average; its weights are copied.
-        decay: the share of the average that stays at each update, in [0, 1].
-        device: where the average is kept; that of the network if it is `None`.
+        decay: the factor of the average at each update, in [0, 1].
+        device: the device of the average; that of the network if it is `None`.
         use_buffers: average the buffers, such as the statistics of batch normalization, as well. Otherwise they are
             copied from the network at each update.
 
@@ -50,5 +51,5 @@ class EMA(AveragedModel):
     ) -> None:
         if not 0.0 <= decay <= 1.0:
             raise ConfigurationError(f"decay is {decay!r}: pass a number from 0 to 1")
-        super().__init__(network, device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=use_buffers)  # type: ignore[no-untyped-call, arg-type]  # torch has annotated neither the factory nor what `device` may be in full.
+        super().__init__(network, device, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=use_buffers)  # type: ignore[no-untyped-call, arg-type]  # torch has annotated neither the factory nor all types of `device`.
         self.decay = decay

@@ -1,4 +1,4 @@
-"""Learning rate schedules that start again at given iterations."""
+"""Learning rate schedules with restarts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["CosineAnnealingRestartLR", "MultiStepRestartLR"]
 
 
 class MultiStepRestartLR(LRScheduler):
-    """Multiply the learning rate by `gamma` at milestones, and set it back to a share of the first one at restarts.
+    """Multiply the learning rate by `gamma` at milestones, and reset it to a multiple of its initial value at restarts.
 
     Args:
         optimizer: the optimizer.
@@ -30,10 +30,10 @@ class MultiStepRestartLR(LRScheduler):
         gamma: the factor.
         restarts: the steps at which the learning rate is set to its initial value times the restart's weight.
         restart_weights: the weight of each restart.
-        last_epoch: the last step that was taken; -1 to begin.
+        last_epoch: the index of the last step; -1 to start.
 
     Raises:
-        ConfigurationError: if there is not one weight for each restart.
+        ConfigurationError: if the numbers of restarts and weights differ.
     """
 
     def __init__(
@@ -63,21 +63,21 @@ class MultiStepRestartLR(LRScheduler):
 
 
 class CosineAnnealingRestartLR(LRScheduler):
-    """Let the learning rate fall along half a cosine in each of several periods.
+    """Decrease the learning rate along half a cosine in each of several periods.
 
-    At step `t` of a period of length `T` with weight `w` it is
+    At step `t` of a period of length `T` with weight `w`, the learning rate is
     `eta_min + w * (initial_lr - eta_min) * (1 + cos(pi * t / T)) / 2` (Loshchilov and Hutter, "SGDR: Stochastic
-    Gradient Descent with Warm Restarts", 2017). After the last period it stays at the end of that one.
+    Gradient Descent with Warm Restarts", 2017). After the last period, it stays at the last value of that period.
 
     Args:
         optimizer: the optimizer.
         periods: the length of each period, in steps.
         restart_weights: the weight of each period.
         eta_min: the lowest learning rate.
-        last_epoch: the last step that was taken; -1 to begin.
+        last_epoch: the index of the last step; -1 to start.
 
     Raises:
-        ConfigurationError: if a period is not positive, or there is not one weight for each period.
+        ConfigurationError: if a period is not positive, or the numbers of periods and weights differ.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class CosineAnnealingRestartLR(LRScheduler):
         return [self.eta_min + share * (base_lr - self.eta_min) for base_lr in self.base_lrs]
 
 
-def _ensure_one_weight_each(name: str, places: Sequence[int], weights: Sequence[float]) -> None:
-    if len(places) != len(weights):
+def _ensure_one_weight_each(name: str, steps: Sequence[int], weights: Sequence[float]) -> None:
+    if len(steps) != len(weights):
         raise ConfigurationError(
-            f"there are {len(places)} {name} and {len(weights)} restart_weights: pass one weight for each"
+            f"there are {len(steps)} {name} and {len(weights)} restart_weights: pass one weight for each"
         )
