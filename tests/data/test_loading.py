@@ -141,9 +141,9 @@ def test_a_stream_has_no_sampler() -> None:
     loader, sampler = create_dataloader(Stream([3]), batch_size=2)
     assert sampler is None
     assert len(list(loader)) == 3  # Two batches, and the message that the stream has ended.
-    with pytest.raises(ConfigurationError, match="shuffle=True does not go with an IterableDataset"):
+    with pytest.raises(ConfigurationError, match="shuffle=True cannot be used with an IterableDataset"):
         create_dataloader(Rewinding([3]), shuffle=True)
-    with pytest.raises(ConfigurationError, match="a sampler does not go with an IterableDataset"):
+    with pytest.raises(ConfigurationError, match="a sampler cannot be used with an IterableDataset"):
         create_dataloader(Rewinding([3]), sampler=ResumableSequentialSampler(DATA))
 
 

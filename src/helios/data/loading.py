@@ -145,7 +145,7 @@ def _make_stream_loader(
     if params.shuffle or params.sampler is not None:
         name = "shuffle=True" if params.shuffle else "a sampler"
         raise ConfigurationError(
-            f"{name} does not go with an IterableDataset, which has its own order: shuffle inside of it"
+            f"{name} cannot be used with an IterableDataset, which has its own order: shuffle in the dataset"
         )
     rank = get_dist_info().rank if is_dist_active() else 0
     collate_fn = params.collate_fn or default_collate

@@ -124,8 +124,8 @@ class Permutation:
     def _encipher(self, words: Words) -> Words:
         """Permute `range(2**bits)` in place: in each round, xor one half with a keyed function of the other.
 
-        The halves are `low`, of floor(bits / 2) bits, and `high`, of the rest; they take turns, so that a round is its
-        own inverse whatever the round function is.
+        The halves are `low`, of floor(bits / 2) bits, and `high`, of the rest; the rounds alternate between them. Each
+        round is its own inverse, whatever the keyed function is, and so the network is a bijection.
         """
         low_bits = np.uint64(self._low_bits)
         high = words >> low_bits

@@ -21,12 +21,12 @@ class ResumableIterable(Protocol):
     """An iterable dataset that can continue from a saved state.
 
     `__iter__` after `load_state_dict` yields the remaining items. With workers, each has a copy of the dataset and a
-    state of its own. A dataset with a method `set_epoch(epoch)` gets the epoch (from 0) before each epoch, and starts
-    anew; without that method, it keeps its state from one epoch to the next, as in a loop without Helios.
+    state of its own. A dataset with a method `set_epoch(epoch)` gets the epoch (from 0) before each epoch, and
+    restarts; without that method, it keeps its state from one epoch to the next, as in a loop without Helios.
 
     An `__iter__` that is a generator may draw random numbers before its first item, or after it was resumed from one
-    `yield` and before the next. These draws belong into the state: a new generator repeats the former, and has no way
-    to repeat the latter.
+    `yield` and before the next. The results of these draws must be in the state: a new generator makes the former draws
+    again, with other results, and does not make the latter.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class StreamedBatches(IterableDataset[StreamMessage]):
 
     @property
     def restarts_each_epoch(self) -> bool:
-        """Whether the dataset starts anew in each epoch: it has a method `set_epoch`."""
+        """Whether the dataset restarts in each epoch: it has a method `set_epoch`."""
         return hasattr(self.dataset, "set_epoch")
 
     def __iter__(self) -> Iterator[StreamMessage]:
@@ -197,7 +197,7 @@ class StreamedBatches(IterableDataset[StreamMessage]):
         return progress
 
     def _restore(self, worker: int, epoch: int, progress: WorkerProgress) -> WorkerProgress:
-        """Restore the state of the dataset, and let it reach the ends of its parts of the epochs since then."""
+        """Restore the state of the dataset, then iterate to each end of an epoch that it has reached since."""
         if not self.is_resumable:
             return progress
         if progress.state is not None:

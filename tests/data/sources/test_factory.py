@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from helios.data.loading import create_dataloader
 from helios.data.samplers import ResumableRandomSampler, ResumableSampler, ResumableSequentialSampler
@@ -73,6 +73,29 @@ def test_samples_of_torchs_own_loader_are_keyed(workers: int) -> None:
 def seed_all(worker_id: int) -> None:
     """Seed a generator as users do in their workers; draws that are keyed must not change."""
     torch.manual_seed(worker_id)
+
+
+class InitializedBy(Dataset[int]):
+    """Sample i is the number of the worker for which `set_initialized` ran in the process that fetches, or -1."""
+
+    worker = -1
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return self.worker
+
+
+def set_initialized(worker_id: int) -> None:
+    InitializedBy.worker = worker_id
+
+
+def test_the_worker_init_fn_of_torchs_own_loader_is_called() -> None:
+    """The `worker_init_fn` of a user's `DataLoader` runs in each worker, with the number of the worker."""
+    sampler = ResumableSequentialSampler(range(4))
+    loader = DataLoader(InitializedBy(), sampler=sampler, num_workers=2, worker_init_fn=set_initialized)
+    assert [int(batch) for batch in make_source(loader, sampler).iterate(0)] == [0, 1, 0, 1]
 
 
 def test_a_loader_that_cannot_be_keyed_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,7 +36,7 @@ PHILOX_KEY: Final = PHILOX_START["state"]["key"]
 _NUMPY_RNG: Final = DefaultNumpyRNG(np.random.Generator(PHILOX))
 
 # The functions of module random are methods of one generator. Its C base class seeds it from an integer directly;
-# random.seed comes to the same after checks in Python, and also clears the cached second Gaussian.
+# random.seed does the same after checks in Python, and also clears the cached second Gaussian.
 PYTHON_GENERATOR: Final[Any] = cast("MethodType", random.seed).__self__
 seed_python: Final = super(random.Random, PYTHON_GENERATOR).seed
 seed_torch: Final = torch.default_generator.manual_seed
@@ -69,7 +69,7 @@ def make_seed_fn(device: torch.device | None = None) -> Callable[[int], None]:
     `torch.manual_seed` visits every accelerator and costs hundreds of microseconds; this visits one.
 
     Args:
-        device: the device of the run; `None` or a CPU device for the host alone.
+        device: the device of the run; `None` or a CPU device for the host's generators only.
     """
     if device is None or device.type in _HOST_ONLY:
         return key_generators
@@ -127,10 +127,10 @@ def make_rng_state_saver(device: torch.device | None = None) -> Callable[[], Cal
     """Return a function that saves the states of the generators, and returns the function that restores them.
 
     The generators are those that `make_seed_fn(device)` seeds. Saving and restoring take 0.1 ms, most of it for NumPy's
-    legacy generator; seeding is faster, but starts a stream anew, where this continues in the middle of one.
+    legacy generator. Seeding is faster, but restarts a sequence of draws; this continues in the middle of one.
 
     Args:
-        device: the device of the run; `None` or a CPU device for the host alone.
+        device: the device of the run; `None` or a CPU device for the host's generators only.
     """
     accelerators: list[tuple[Callable[[], Any], Callable[[Any], object]]] = []
     if device is not None and device.type == "cuda":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ResumableSampler(Sampler[int], ABC):
     """An order of samples that can start at any position.
 
-    A subclass defines the order with `indices`, a function of the epoch and the position alone.
+    A subclass defines the order with `indices`, a function of the epoch and the position only.
 
     Args:
         data_source: the dataset, or any collection of the same length.

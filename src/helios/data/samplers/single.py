@@ -1,4 +1,4 @@
-"""The samplers that one rank uses alone."""
+"""The samplers for a single rank."""
 
 from __future__ import annotations
 

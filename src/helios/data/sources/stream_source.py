@@ -85,7 +85,7 @@ class StreamSource(BatchSource):
         return self._unpack(iterate(self._loader, self._phase))
 
     def _next_progress(self) -> dict[int, WorkerProgress]:
-        """Return the progress of the workers at the start of the next epoch; empty if they start anew."""
+        """Return the progress of the workers at the start of the next epoch; empty if they restart."""
         stream = self._stream
         outlives_epoch = self._loader.num_workers == 0 or self._loader.persistent_workers
         if stream.restarts_each_epoch or not outlives_epoch or not stream.is_resumable:
