@@ -12,8 +12,9 @@ from helios.core.state import TrainingState
 from helios.data.sources import SamplerSource
 from helios.model.model import Model
 from helios.parallel import gradients
-from helios.trainer import _jobs, _loop
+from helios.trainer import _jobs
 from helios.trainer._loop import TrainingLoop
+from helios.trainer._schedule import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,7 @@ def _one_step_more() -> None:
 
     def late(self: Any, *, ask: bool = False) -> Any:
         is_first, outcome = next(calls) == 0, original(self, ask=ask)
-        return _loop.Outcome.CONTINUE if is_first and outcome is _loop.Outcome.COMPLETE else outcome
+        return Outcome.CONTINUE if is_first and outcome is Outcome.COMPLETE else outcome
 
     TrainingLoop._outcome = late  # type: ignore[method-assign]  # the point
 

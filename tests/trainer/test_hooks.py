@@ -20,12 +20,14 @@ def hook(name: str, *arguments: object) -> list[str]:
     return [f"a.{text}", f"b.{text}", f"model.{text}"]
 
 
-def step(number: int, in_epoch: int) -> list[str]:
-    """A training step: `b` processes the batch first."""
+def step(number: int, in_epoch: int, accumulation_steps: int = 1) -> list[str]:
+    """A training step: `b` processes the batch first, and an iteration ends after so many batches."""
+    completes = (number + 1) % accumulation_steps == 0
     return [
         f"b.process_training_batch {number}",
         *hook("on_training_batch_start", number),
         f"model.train_step {100.0 + in_epoch} {number}",
+        *(hook("on_optimizer_step", number + 1) if completes else []),
         *hook("on_training_batch_end", number + 1),
     ]
 
@@ -33,9 +35,9 @@ def step(number: int, in_epoch: int) -> list[str]:
 def evaluation_step(phase: str, step_name: str, first: float, number: int) -> list[str]:
     return [
         f"b.process_{phase}_batch {number}",
-        f"model.on_{phase}_batch_start {number}",
+        *hook(f"on_{phase}_batch_start", number),
         f"model.{step_name} {first + number} {number}",
-        f"model.on_{phase}_batch_end {number}",
+        *hook(f"on_{phase}_batch_end", number),
     ]
 
 
@@ -48,6 +50,9 @@ def validation(cycle: int) -> list[str]:
         "model.train",
         *hook("on_validation_end", cycle),
     ]
+
+
+END = [*hook("on_training_end"), "a.on_fit_end False", "b.on_fit_end False"]
 
 
 def run(**options: Any) -> list[str]:
@@ -79,14 +84,14 @@ def test_the_order_in_epochs() -> None:
             *hook("on_training_start"),
             "model.train",
             *hook("on_training_epoch_start", 1),
-            *[line for i in range(3) for line in step(i, i)],
+            *[line for i in range(3) for line in step(i, i, accumulation_steps)],
             *validation(1),
             *hook("on_training_epoch_end", 1),
             *hook("on_training_epoch_start", 2),
-            *[line for i in range(3) for line in step(i + 3, i)],
+            *[line for i in range(3) for line in step(i + 3, i, accumulation_steps)],
             *validation(2),
             *hook("on_training_epoch_end", 2),
-            *hook("on_training_end"),
+            *END,
         ]
 
 
@@ -107,7 +112,7 @@ def test_the_order_in_iterations() -> None:
         *validation(2),
         *step(4, 1),
         *hook("on_training_epoch_end", 2),
-        *hook("on_training_end"),
+        *END,
     ]
 
 
@@ -118,17 +123,17 @@ def test_the_order_in_iterations_of_several_batches() -> None:
         *hook("on_training_start"),
         "model.train",
         *hook("on_training_epoch_start", 1),
-        *step(0, 0),
-        *step(1, 1),
-        *step(2, 2),
+        *step(0, 0, 2),
+        *step(1, 1, 2),
+        *step(2, 2, 2),
         *hook("on_training_epoch_end", 1),
         *hook("on_training_epoch_start", 2),
-        *step(3, 0),
+        *step(3, 0, 2),
         *validation(1),
-        *step(4, 1),
-        *step(5, 2),
+        *step(4, 1, 2),
+        *step(5, 2, 2),
         *hook("on_training_epoch_end", 2),
-        *hook("on_training_end"),
+        *END,
     ]
 
 

@@ -75,12 +75,13 @@ def test_a_plugin_or_the_model_can_stop_training(tmp_path: Path, unit: str, who:
     trace = run()
     steps = [line for line in trace if line.startswith("model.train_step")]
     assert len(steps) == at
-    assert trace[-5:] == [
+    assert trace[-6:] == [
         f"model.on_training_batch_end {at}",
         f"a.on_training_epoch_end {(at + 2) // 3}",
         f"model.on_training_epoch_end {(at + 2) // 3}",
         "a.on_training_end",
         "model.on_training_end",
+        "a.on_fit_end False",
     ]
     path = find_last_checkpoint(tmp_path / "tracing")
     assert path is not None
@@ -89,7 +90,7 @@ def test_a_plugin_or_the_model_can_stop_training(tmp_path: Path, unit: str, who:
     assert saved["stopped"]
     again = run()
     assert not any("train_step" in line for line in again)
-    assert again[-1] == "model.on_training_end"
+    assert again[-2:] == ["model.on_training_end", "a.on_fit_end False"]
 
 
 def test_the_checkpoint_of_a_stopped_run_is_whole(tmp_path: Path) -> None:
@@ -163,14 +164,14 @@ class Asked(SimplePlugin):
         self.calls += 1
         return self.wants
 
-    def _has_stop_news(self) -> bool:
+    def has_stop_news(self) -> bool:
         return self.has_news
 
 
 class AskedAgain(Asked):
     """Gives training up for now: who resumes it asks anew."""
 
-    _stops_for_good = False
+    stop_is_final = False
 
 
 class StopModelWhen(CountingModel):

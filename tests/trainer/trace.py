@@ -9,6 +9,8 @@ import torch
 from helios import Model, Plugin
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from helios import TrainingState
 
 
@@ -36,6 +38,9 @@ class TracingPlugin(Plugin):
     def on_training_batch_start(self, state: TrainingState) -> None:
         self._note("on_training_batch_start", state.global_iteration)
 
+    def on_optimizer_step(self, state: TrainingState) -> None:
+        self._note("on_optimizer_step", state.global_iteration)
+
     def on_training_batch_end(self, state: TrainingState) -> None:
         self._note("on_training_batch_end", state.global_iteration)
 
@@ -45,14 +50,35 @@ class TracingPlugin(Plugin):
     def on_training_end(self) -> None:
         self._note("on_training_end")
 
+    def on_checkpoint_saved(self, path: Path, state: TrainingState) -> None:
+        """Note nothing: how often a run is saved depends on when it is killed."""
+
+    def on_exception(self, error: BaseException) -> None:
+        self._note("on_exception", type(error).__name__)
+
+    def on_fit_end(self, *, interrupted: bool) -> None:
+        self._note("on_fit_end", interrupted)
+
     def on_validation_start(self, validation_cycle: int) -> None:
         self._note("on_validation_start", validation_cycle)
+
+    def on_validation_batch_start(self, step: int) -> None:
+        self._note("on_validation_batch_start", step)
+
+    def on_validation_batch_end(self, step: int) -> None:
+        self._note("on_validation_batch_end", step)
 
     def on_validation_end(self, validation_cycle: int) -> None:
         self._note("on_validation_end", validation_cycle)
 
     def on_testing_start(self) -> None:
         self._note("on_testing_start")
+
+    def on_testing_batch_start(self, step: int) -> None:
+        self._note("on_testing_batch_start", step)
+
+    def on_testing_batch_end(self, step: int) -> None:
+        self._note("on_testing_batch_end", step)
 
     def on_testing_end(self) -> None:
         self._note("on_testing_end")
@@ -123,6 +149,9 @@ class TracingModel(Model):
     def on_training_batch_start(self, state: TrainingState) -> None:
         self._note("on_training_batch_start", state.global_iteration)
 
+    def on_optimizer_step(self, state: TrainingState) -> None:
+        self._note("on_optimizer_step", state.global_iteration)
+
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         self._note("on_training_batch_end", state.global_iteration, *["log"] * should_log)
 
@@ -131,6 +160,12 @@ class TracingModel(Model):
 
     def on_training_end(self) -> None:
         self._note("on_training_end")
+
+    def on_checkpoint_saved(self, path: Path, state: TrainingState) -> None:
+        """Note nothing: how often a run is saved depends on when it is killed."""
+
+    def on_exception(self, error: BaseException) -> None:
+        self._note("on_exception", type(error).__name__)
 
     def on_validation_start(self, validation_cycle: int) -> None:
         self._note("on_validation_start", validation_cycle)

@@ -162,6 +162,16 @@ class RunMember:
         """
         return {}
 
+    def on_exception(self, error: BaseException) -> None:
+        """Run when an exception leaves `fit` or `test` on this rank, before the run is torn down.
+
+        It runs for exceptions that are control flow as well. The exception is raised in any case; one that this hook
+        raises is written to the log.
+
+        Args:
+            error: the exception.
+        """
+
     def _join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
         """Set the properties for a run."""
         self.trainer = trainer

@@ -74,6 +74,16 @@ class TrainingState:
         """The number of complete epochs; also the index, from 0, of the current or next epoch."""
         return self.global_epoch - 1 if self.is_epoch_in_progress else self.global_epoch
 
+    def count_batch(self, accumulation_steps: int) -> bool:
+        """Count a batch that was trained; return whether it completes an accumulation of so many batches."""
+        self.global_iteration += 1
+        self.dataset_iter += 1
+        completes = self.global_iteration % accumulation_steps == 0
+        if completes:
+            self.current_iteration += 1
+            self.running_iter += 1
+        return completes
+
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as plain data."""
         return dataclasses.asdict(self)

@@ -19,6 +19,7 @@ from helios.parallel.wrapping import get_buffer_sync_flags, restore_buffer_sync_
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from pathlib import Path
 
     from helios.core.state import TrainingState
 
@@ -198,6 +199,13 @@ class Model(RunMember, abc.ABC):
     def on_training_batch_start(self, state: TrainingState) -> None:
         """Run before `train_step`; `state` counts the batches before this one."""
 
+    def on_optimizer_step(self, state: TrainingState) -> None:
+        """Run after a batch that completes an iteration, once `train_step` has returned.
+
+        An iteration is `Trainer(accumulation_steps=...)` batches; a model that follows `is_optimizer_step` has stepped
+        its optimizers then. It runs before `on_training_batch_end`, and `state` counts the batch.
+        """
+
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         """Run after `train_step`.
 
@@ -236,6 +244,16 @@ class Model(RunMember, abc.ABC):
 
     def on_testing_end(self) -> None:
         """Run after testing."""
+
+    def on_checkpoint_saved(self, path: Path, state: TrainingState) -> None:
+        """Run on every rank after a checkpoint has been written and is durable.
+
+        What this changes in the model is in the next checkpoint, not in this one.
+
+        Args:
+            path: the checkpoint: a file, or a folder if its tensors are sharded. Rank 0 has written it.
+            state: the progress of training that it holds.
+        """
 
     def have_metrics_improved(self) -> bool:
         """Whether the last validation was better than those before; asked after each one if early stopping is on."""

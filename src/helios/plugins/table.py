@@ -14,7 +14,8 @@ from helios.errors import (
     PluginConflictError,
     UnknownNameError,
 )
-from helios.plugins.plugin import Plugin, UniquePluginOverrides
+from helios.plugins.base import Plugin
+from helios.plugins.claims import UniquePluginOverrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable

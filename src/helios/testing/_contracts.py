@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from helios.data.datamodule import DataModule
     from helios.model.model import Model
-    from helios.plugins.plugin import Plugin
+    from helios.plugins.base import Plugin
 
 
 class PluginContract(abc.ABC):

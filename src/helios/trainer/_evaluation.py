@@ -35,7 +35,9 @@ class _Calls:
     model_start: Hook
     processes: dict[str, Hook]
     step: Hook
+    plugin_batch_starts: dict[str, Hook]
     batch_start: Hook | None
+    plugin_batch_ends: dict[str, Hook]
     batch_end: Hook | None
     plugin_ends: dict[str, Hook]
     model_end: Hook
@@ -52,7 +54,9 @@ def _bind(phase: Phase, model: Model, plugins: PluginTable) -> _Calls:
             model.on_validation_start,
             plugins.bind("process_validation_batch"),
             model.valid_step,
+            plugins.bind("on_validation_batch_start"),
             of_model("on_validation_batch_start"),
+            plugins.bind("on_validation_batch_end"),
             of_model("on_validation_batch_end"),
             plugins.bind("on_validation_end"),
             model.on_validation_end,
@@ -62,15 +66,26 @@ def _bind(phase: Phase, model: Model, plugins: PluginTable) -> _Calls:
         model.on_testing_start,
         plugins.bind("process_testing_batch"),
         model.test_step,
+        plugins.bind("on_testing_batch_start"),
         of_model("on_testing_batch_start"),
+        plugins.bind("on_testing_batch_end"),
         of_model("on_testing_batch_end"),
         plugins.bind("on_testing_end"),
         model.on_testing_end,
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _BatchHooks:
+    """The plug-ins' hooks of each batch, in order, with their seeds."""
+
+    processes: list[tuple[Hook, SeedSequence | None]]
+    starts: list[tuple[Hook, SeedSequence | None]]
+    ends: list[tuple[Hook, SeedSequence | None]]
+
+
 class EvaluationLoop:
-    """Runs a model over a data set without training it.
+    """Runs a model over a dataset without training it.
 
     Every draw on the way is a function of the seed, the rank, the cycle and the step, and in a plug-in of its id;
     nothing of it reaches training, and nothing that a plug-in draws reaches the model.
@@ -84,6 +99,7 @@ class EvaluationLoop:
         plugins: PluginTable,
         source: BatchSource,
         seed_fn: Callable[[int], None],
+        save_rng_state: Callable[[], Callable[[], None]],
         seed: int,
         host_group: HostGroup,
         display: ProgressDisplay | None,
@@ -96,6 +112,7 @@ class EvaluationLoop:
             plugins: the plug-ins.
             source: the batches.
             seed_fn: sets the generators to the stream of a seed.
+            save_rng_state: saves the states of the generators, and returns a function that restores them.
             seed: the seed of the run.
             host_group: what the ranks agree through.
             display: where to show a bar, if anywhere.
@@ -103,10 +120,11 @@ class EvaluationLoop:
         self._phase = phase
         self._model = model
         self._calls = _bind(phase, model, plugins)
-        self._quiet = {plug_id for plug_id, plugin in plugins.items() if not plugin._draws()}  # noqa: SLF001 - the run's side of Plugin.
+        self._drawless = {plug_id for plug_id, plugin in plugins.items() if not plugin._draws()}  # noqa: SLF001 - the run's side of Plugin.
         self._source = source
         self.data = source.description
         self._seed_fn = seed_fn
+        self._save_rng_state = save_rng_state
         self._seed = seed
         self._rank = host_group.rank
         lengths = host_group.all_gather_object(source.batches_per_epoch())
@@ -128,10 +146,11 @@ class EvaluationLoop:
         seeds = SeedSequence(*place)
         scores = self._model._val_scores if is_validation else self._model._test_scores  # noqa: SLF001 - subclasses use them.
         scores.clear()
-        processes = [
-            (process, None if plug_id in self._quiet else SeedSequence(*place, plug_id))
-            for plug_id, process in calls.processes.items()
-        ]
+        hooks = _BatchHooks(
+            processes=self._keyed(calls.processes, *place),
+            starts=self._keyed(calls.plugin_batch_starts, *place, "start"),
+            ends=self._keyed(calls.plugin_batch_ends, *place, "end"),
+        )
         networks = networks_of(self._model).values()
         with kept_modes(networks) if is_validation else contextlib.nullcontext():
             self._model.eval()  # Before the hooks, which may put a part back into training mode.
@@ -141,7 +160,7 @@ class EvaluationLoop:
             self._seed_fn(seeds[-1])
             calls.model_start(*arguments)
             with local_forward(networks, is_uneven=self._is_uneven):
-                steps = self._run_batches(seeds, processes)
+                steps = self._run_batches(seeds, hooks)
         if is_validation and overrides(self._model, "train", Model):
             self._model.train()
         for plug_id, hook in calls.plugin_ends.items():
@@ -150,26 +169,37 @@ class EvaluationLoop:
         self._seed_fn(seeds[steps])
         calls.model_end(*arguments)
 
-    def _run_batches(self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence | None]]) -> int:
+    def _keyed(self, hooks: dict[str, Hook], *place: Any) -> list[tuple[Hook, SeedSequence | None]]:
+        """Return hooks with their seeds; there are none for a plug-in that draws nothing."""
+        return [
+            (hook, None if plug_id in self._drawless else SeedSequence(*place, plug_id))
+            for plug_id, hook in hooks.items()
+        ]
+
+    def _run_batches(self, seeds: SeedSequence, hooks: _BatchHooks) -> int:
         total = self._source.batches_per_epoch()
         bar = None if self._display is None else self._display.open(self._phase.value.capitalize(), "batch", total, 0)
         with contextlib.nullcontext() if bar is None else contextlib.closing(bar):
-            return self._run_steps(seeds, processes, bar)
+            return self._run_steps(seeds, hooks, bar)
 
-    def _run_steps(
-        self, seeds: SeedSequence, processes: list[tuple[Hook, SeedSequence | None]], bar: ProgressBar | None
-    ) -> int:
+    def _run_steps(self, seeds: SeedSequence, hooks: _BatchHooks, bar: ProgressBar | None) -> int:
         calls, step = self._calls, 0
         # Always epoch 0: a validation sees the same samples, drawn alike, whenever it runs.
         for batch in self._source.iterate(0):
-            for process, own_seeds in processes:
+            for process, own_seeds in hooks.processes:
                 if own_seeds is not None:
                     self._seed_fn(own_seeds[step])
                 batch = process(batch, step)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
+            self._call(hooks.starts, step)
             self._seed_fn(seeds[step])
             if calls.batch_start is not None:
                 calls.batch_start(step)
             calls.step(batch, step)
+            if hooks.ends:
+                # The model's own hook continues in the stream of its step.
+                restore = self._save_rng_state()
+                self._call(hooks.ends, step)
+                restore()
             if calls.batch_end is not None:
                 calls.batch_end(step)
             step += 1
@@ -177,3 +207,9 @@ class EvaluationLoop:
                 bar.update(1)
         self._source.check_end(step, f"the {self._phase.value}")
         return step
+
+    def _call(self, hooks: list[tuple[Hook, SeedSequence | None]], step: int) -> None:
+        for hook, seeds in hooks:
+            if seeds is not None:
+                self._seed_fn(seeds[step])
+            hook(step)

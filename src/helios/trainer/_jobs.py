@@ -21,9 +21,10 @@ from helios.model.model import Model
 from helios.parallel.gradients import GradientWatch, collect_gradients, restore_gradients
 from helios.plugins.table import overrides
 from helios.trainer._checks import check_dtypes, list_dtypes
-from helios.trainer._loop import Outcome, TrainingLoop
+from helios.trainer._loop import TrainingLoop
 from helios.trainer._passport import make_passport
 from helios.trainer._ranks import check_lengths
+from helios.trainer._schedule import Outcome
 from helios.trainer._session import Session
 from helios.trainer._signals import SignalWatch
 from helios.trainer._task import Result
@@ -98,7 +99,7 @@ class TrainingJob:
         session.log.info("%d iterations trained: %s", self._state.current_iteration, outcome.value)
         interrupted = outcome is Outcome.INTERRUPTED
         for plugin in session.plugins.values():
-            plugin._after_training(interrupted=interrupted)  # noqa: SLF001 - the run's side of Plugin.
+            plugin.on_fit_end(interrupted=interrupted)
         return not interrupted
 
     def _done(self) -> int:
@@ -115,6 +116,7 @@ class TrainingJob:
         path = self._store.save(name, data, self._host_group)
         self._last_save = (name, digests_of(states_in(data))) if is_last else None
         self._session.log.debug("saved %s", path)
+        self._loop.notify_saved(path)
 
     def _name_checkpoint(self) -> CheckpointName:
         model, state = self._session.model, self._state
@@ -286,10 +288,11 @@ def run_task(task: Task, host_group: HostGroup) -> Result:
 def _conclude(task: Task, host_group: HostGroup, states: PartStates, *, is_finished: bool) -> Result:
     if host_group.world_size == 1:
         return Result(is_finished)
-    words = host_group.broadcast_object({plug_id: plugin._parting_words() for plug_id, plugin in task.plugins.items()})  # noqa: SLF001 - the run's side of Plugin.
-    task.hear(words)
+    own = {key: plugin.rank0_result() for key, plugin in task.plugins.items()} if host_group.rank == 0 else {}
+    results = host_group.broadcast_object(own)
+    task.receive_results(results)
     is_kept = task.phase is Phase.TESTING or task.options.chkpt_root is not None
-    return Result(is_finished, task.model.metrics, words, None if is_kept else _on_cpu(states.collect()))
+    return Result(is_finished, task.model.metrics, results, None if is_kept else _on_cpu(states.collect()))
 
 
 def _on_cpu(value: Any) -> Any:

@@ -7,23 +7,24 @@ remembered here: what has happened is in the state, and what comes next follows 
 
 from __future__ import annotations
 
-import enum
 import time
 from typing import TYPE_CHECKING, Any
 
-from helios.core.rng import SeedSequence, derive_seed
+from helios.core.rng import SeedSequence
 from helios.core.state import TrainingUnit
 from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.table import overrides
 from helios.trainer._checks import list_dtypes
-from helios.trainer._plugin_hooks import PluginHooks
+from helios.trainer._hooks import Hooks
 from helios.trainer._ranks import average_losses, in_step
+from helios.trainer._schedule import Outcome, Schedule, is_due
 from helios.trainer._stopping import StopVote
 from helios.trainer._watches import LossWatch, OptimizerWatch, warn_of_evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from helios.core.state import TrainingState
     from helios.data.sources import BatchSource
@@ -32,23 +33,7 @@ if TYPE_CHECKING:
     from helios.ranks.host_group import HostGroup
     from helios.trainer._evaluation import EvaluationLoop
     from helios.trainer._options import TrainerOptions
-    from helios.trainer._plugin_hooks import KeyedHook
     from helios.trainer._progress import ProgressBar
-
-
-class Outcome(enum.Enum):
-    """How a boundary, or the whole loop, turned out."""
-
-    CONTINUE = "there is more to train"
-    COMPLETE = "all the steps asked for are done"
-    STOPPED = "the model, a plug-in or early stopping has ended training"
-    PRUNED = "a plug-in has given this training up, for now"
-    INTERRUPTED = "a signal asked the process to leave; there is more to train"
-
-
-def is_due(count: int, every: int | None) -> bool:
-    """Whether something that happens every so many counts happens at this one."""
-    return every is not None and count % every == 0
 
 
 class TrainingLoop:
@@ -80,18 +65,17 @@ class TrainingLoop:
             source: the batches.
             validation: what a validation runs.
             save: writes a checkpoint; is told whether it is the last (`is_last`).
-            interrupted: whether the run shall leave here; answered alike on every rank.
+            interrupted: whether the run stops here because of a signal; answered alike on every rank.
             seed_fn: sets the generators to the stream of a seed.
             save_rng_state: notes where the generators are, and returns what puts them back there.
             host_group: what the ranks agree through.
             gradients: looks at the steps of optimizers in a batch after which a checkpoint is going to be taken.
         """
         self.is_stopped = False
-        self._options = options
-        self._unit = options.train_unit
+        self._options, self._unit = options, options.train_unit
         self._model = model
-        self._hooks = PluginHooks(
-            plugins, seed=options.seed, rank=host_group.rank, seed_fn=seed_fn, save_rng_state=save_rng_state
+        self._hooks = Hooks(
+            model, plugins, seed=options.seed, rank=host_group.rank, seed_fn=seed_fn, save_rng_state=save_rng_state
         )
         self._state = state
         self._source = source
@@ -105,6 +89,10 @@ class TrainingLoop:
         self._rank = host_group.rank
         self._bar: ProgressBar | None = None
         self._position: Mapping[str, Any] | None = None
+        self._schedule = Schedule(options, state, source, saves=save is not None)
+        self._seeds = SeedSequence(options.seed, "step", host_group.rank)
+        self._logs = options.print_frequency is not None
+        self._asks_always = options.train_unit is TrainingUnit.ITERATION  # After each iteration, whether it is over.
         self._steps, self._seconds = 0, 0.0
         self._optimizer_watch, self._loss_watch = OptimizerWatch(model), LossWatch(model)
         self._stop_vote = StopVote(model, plugins, host_group)
@@ -146,7 +134,7 @@ class TrainingLoop:
             self._optimizer_watch.close()
 
     def _run(self) -> Outcome:
-        self._call("start", self._hooks.bind("on_training_start"), self._model.on_training_start)
+        self._hooks.call("start", "on_training_start")
         if not self._is_resumed and overrides(self._model, "train", Model):
             self._model.train()  # Otherwise, every module has the mode that `setup`, or the checkpoint, has given it.
         warn_of_evaluation_mode(self._model)
@@ -165,30 +153,19 @@ class TrainingLoop:
         # on the same state, and a run that is given more steps goes on as if they had never run.
         if self._state.is_epoch_in_progress:
             self._end_epoch()
-        self._call("end", self._hooks.bind("on_training_end"), self._model.on_training_end)
+        self._hooks.call("end", "on_training_end")
 
     def _end_epoch(self) -> None:
         self._optimizer_watch.check(self._state.current_iteration)
         self._loss_watch.look(self._state.global_iteration)
-        epoch = self._state.global_epoch
-        self._call("epoch end", self._hooks.bind("on_training_epoch_end"), self._model.on_training_epoch_end, epoch)
-
-    def _call(self, where: str, plugin_hooks: list[KeyedHook], model_hook: Callable[..., Any], *args: int) -> None:
-        """Run a hook that is not part of a step, with the generators keyed by its place."""
-        for hook, own_seeds in plugin_hooks:
-            if own_seeds is not None:
-                self._seed_fn(own_seeds[args[0] if args else 0])
-            hook(*args)
-        self._seed_fn(derive_seed(self._options.seed, where, self._rank, *args))
-        model_hook(*args)
+        self._hooks.call("epoch end", "on_training_epoch_end", self._state.global_epoch)
 
     def _run_epoch(self) -> Outcome:
         state = self._state
         epoch = state.completed_epochs
         if not state.is_epoch_in_progress:
             state.global_epoch += 1
-            hooks = self._hooks.bind("on_training_epoch_start")
-            self._call("epoch start", hooks, self._model.on_training_epoch_start, state.global_epoch)
+            self._hooks.call("epoch start", "on_training_epoch_start", state.global_epoch)
         position, self._position = self._position, None
         batches = self._source.iterate(epoch, state.dataset_iter, position)
         if self._host_group.world_size > 1 and self._source.batches_per_epoch() is None:
@@ -205,89 +182,65 @@ class TrainingLoop:
             )
         return self._after_epoch()
 
-    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901, PLR0912, PLR0915 - the hot path: written out, no calls.
-        state, model, seed_fn = self._state, self._model, self._seed_fn
-        seeds = SeedSequence(self._options.seed, "step", self._rank)
-        processes, starts = self._hooks.bind("process_training_batch"), self._hooks.bind("on_training_batch_start")
-        model_start = model.on_training_batch_start if overrides(model, "on_training_batch_start", Model) else None
-        train_step, accumulation_steps = model.train_step, self._options.accumulation_steps
-        end_batch = model._end_batch  # noqa: SLF001 - a part of the base class that no subclass may lose.
-        model_end = model.on_training_batch_end if overrides(model, "on_training_batch_end", Model) else None
-        plugin_ends = self._hooks.bind_batch_ends(is_last=model_end is None and not self._stop_vote.asks_model)
-        may_stop, has_stop_news = self._stop_vote.may_stop, self._stop_vote.has_news
-        asks_every_iteration, interrupted = self._unit is TrainingUnit.ITERATION, self._interrupted
-        logs, is_watching = self._options.print_frequency is not None, self._optimizer_watch.is_waiting
-        next_save = self._next_save()
-        clock, steps = time.perf_counter, self._steps
+    def _run_batches(self, batches: Any) -> Outcome:  # noqa: C901 - the hot path: written out, with few calls.
+        state, model, seed_fn, seeds, vote = self._state, self._model, self._seed_fn, self._seeds, self._stop_vote
+        process, start, model_start, train_step, end_batch, step_end, end, model_end = self._hooks.bind_all(vote)
+        may_stop, has_stop_news, requests, interrupted = vote.may_stop, vote.has_news, vote.requests, self._interrupted
+        is_watching, next_save, clock = self._optimizer_watch.is_waiting, self._schedule.next_save(), time.perf_counter
+        steps, accumulation_steps = self._steps, self._options.accumulation_steps
         began = clock() - self._seconds
-
         for batch in batches:
             if state.global_iteration + 1 >= next_save:
                 self._gradients.arm()
-            for process, own_seeds in processes:
-                if own_seeds is not None:
-                    seed_fn(own_seeds[state.global_iteration])
+            if process is not None:
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
             model._loss_items.clear()  # noqa: SLF001 - subclasses use it; a step may well assign another dict to it.
-            for hook, own_seeds in starts:
-                if own_seeds is not None:
-                    seed_fn(own_seeds[state.global_iteration])
-                hook(state)
+            if start is not None:
+                start(state)
             seed_fn(seeds[state.global_iteration])  # After the plug-ins: what they draw never reaches the model.
             if model_start is not None:
                 model_start(state)
             train_step(batch, state)
-            state.global_iteration += 1
-            state.dataset_iter += 1
-            completes = state.global_iteration % accumulation_steps == 0
-            if completes:
-                state.current_iteration += 1
-                state.running_iter += 1
+            completes = state.count_batch(accumulation_steps)
             if model._loss_items:  # noqa: SLF001 - see above.
                 end_batch()
-            should_log = logs and self._should_log(completes)
-            if should_log:
-                self._average_losses()
-            if plugin_ends is not None:
-                plugin_ends(state)
+            if completes and step_end is not None:
+                step_end(state)
+            should_log = self._logs and self._log_if_due(completes)
+            if end is not None:
+                end(state)
             if model_end is not None:
                 model_end(state, should_log)
             if is_watching and completes:
                 is_watching = self._optimizer_watch.look(state.current_iteration)
             steps += 1
             state.average_iter_time = (clock() - began) / steps
-            has_news = may_stop and has_stop_news()
-            if has_news or (completes and asks_every_iteration) or interrupted():
-                paused = clock()
-                outcome = self._after_batch(completes, ask=has_news)
+            has_news = (may_stop and has_stop_news()) or bool(requests)
+            if has_news or (completes and self._asks_always) or interrupted():
+                outcome, pause = self._after_batch(completes, ask=has_news)
                 if outcome is not Outcome.CONTINUE:
                     return outcome
-                began += clock() - paused
-                next_save = self._next_save()
+                began, next_save = began + pause, self._schedule.next_save()
         self._steps, self._seconds = steps, clock() - began
         return Outcome.CONTINUE
 
-    def _should_log(self, completes: bool) -> bool:
-        state, every = self._state, self._options.print_frequency
-        if every is None:
-            return False
-        if self._unit is TrainingUnit.ITERATION:
-            return completes and is_due(state.current_iteration, every)
-        # An epoch is logged at its last batch; one whose length nobody knows has none that can be told.
-        return is_due(state.global_epoch, every) and state.dataset_iter == self._source.batches_at_end()
+    def _log_if_due(self, completes: bool) -> bool:
+        """Return whether a log entry is due; if so, average the losses over the ranks before anybody reads them."""
+        should_log = self._schedule.is_log_due(completes=completes)
+        if should_log:
+            average_losses(self._model, self._host_group)
+            self._loss_watch.look(self._state.global_iteration)
+        return should_log
 
-    def _average_losses(self) -> None:
-        """Average the losses over the ranks, before anybody reads them: plug-ins and the model see the same."""
-        average_losses(self._model, self._host_group)
-        self._loss_watch.look(self._state.global_iteration)
-
-    def _after_batch(self, completes: bool, *, ask: bool) -> Outcome:
+    def _after_batch(self, completes: bool, *, ask: bool) -> tuple[Outcome, float]:
+        """Do what is due after a batch; return how it turned out, and how many seconds it took."""
+        began = time.perf_counter()
         is_boundary = completes and self._unit is TrainingUnit.ITERATION
         count = self._state.current_iteration if is_boundary else None
         if count is not None and is_due(count, self._options.valid_frequency):
             self._validate()
             ask = True
-        return self._at_boundary(count, ask=ask)
+        return self._at_boundary(count, ask=ask), time.perf_counter() - began
 
     def _after_epoch(self) -> Outcome:
         state, is_boundary = self._state, self._unit is TrainingUnit.EPOCH
@@ -314,24 +267,9 @@ class TrainingLoop:
             self._save(is_last=outcome in (Outcome.COMPLETE, Outcome.STOPPED))
         return outcome
 
-    def _next_save(self) -> float:
-        """Return after which batch the next checkpoint is going to be taken, unless something comes before."""
-        if self._save is None:
-            return float("inf")
-        state, options, every = self._state, self._options, self._options.chkpt_frequency
-        if self._unit is TrainingUnit.ITERATION:
-            count = options.total_steps if every is None else (state.current_iteration // every + 1) * every
-            return min(count, options.total_steps) * options.accumulation_steps
-        length, epoch = self._source.batches_per_epoch(), state.global_epoch
-        is_save_due = is_due(epoch, every) or epoch >= options.total_steps
-        if length is None or not (state.is_epoch_in_progress or state.dataset_iter == 0) or not is_save_due:
-            return float("inf")
-        return state.global_iteration - state.dataset_iter + length
-
     def _outcome(self, *, ask: bool = False) -> Outcome:
         state, options = self._state, self._options
-        done = state.current_iteration if self._unit is TrainingUnit.ITERATION else state.completed_epochs
-        if done >= options.total_steps:
+        if self._schedule.is_complete():
             return Outcome.COMPLETE
         for_good, for_now = self._stop_vote.ask(state) if ask else (False, False)
         self.is_stopped = self.is_stopped or for_good
@@ -342,6 +280,10 @@ class TrainingLoop:
         if options.early_stop_cycles is not None and state.early_stop_count >= options.early_stop_cycles:
             return Outcome.STOPPED
         return Outcome.INTERRUPTED if self._interrupted() else Outcome.CONTINUE
+
+    def notify_saved(self, path: Path) -> None:
+        """Run the hooks after a checkpoint that is durable; the generators are left as they were."""
+        self._hooks.notify("on_checkpoint_saved", self._state.global_iteration, path, self._state)
 
     def _validate(self) -> None:
         state, model = self._state, self._model

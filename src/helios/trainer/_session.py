@@ -82,6 +82,7 @@ class Session(contextlib.ExitStack):
         self.states = PartStates(self.model, self.plugins, self.datamodule)
         self.display: ProgressDisplay | None = None
         self._store: CheckpointStore | None = None
+        self._is_set_up = False
         self.log = get_root_logger()
 
     def __exit__(
@@ -90,7 +91,16 @@ class Session(contextlib.ExitStack):
         """Tell the other ranks of an error before anything is undone, which may take long, and undo it."""
         if error is not None:
             self.host_group.announce(error)
+            self._tell_of(error)
         return super().__exit__(kind, error, traceback)
+
+    def _tell_of(self, error: BaseException) -> None:
+        """Run the hooks `on_exception`, if the parts have been set up; what they raise is logged."""
+        for part in (*self.plugins.values(), self.datamodule, self.model) if self._is_set_up else ():
+            try:
+                part.on_exception(error)
+            except Exception:  # The error that is being raised must not be hidden by this one.
+                self.log.exception("%s.on_exception failed", type(part).__name__)
 
     def own_store(self) -> CheckpointStore | None:
         """Return the folder of the model's checkpoints, which the run owns from now on; `None` if it writes none.
@@ -140,6 +150,7 @@ class Session(contextlib.ExitStack):
         self.model.setup(fast_init=self._phase is Phase.TESTING)
         self.states.mark(self.device)
         self.callback(self.states.leave)
+        self._is_set_up = True
 
     @contextlib.contextmanager
     def open_bar(self, title: str, done: int) -> Iterator[ProgressBar | None]:
@@ -193,6 +204,7 @@ class Session(contextlib.ExitStack):
             plugins=self.plugins,
             source=make_source(*loader, phase.value, self.options.seed),
             seed_fn=self.seed_fn,
+            save_rng_state=self.save_rng_state,
             seed=self.options.seed,
             host_group=self.host_group,
             display=self.display,

@@ -11,7 +11,7 @@ from helios.checkpoint.states import decode_state, encode_state
 from helios.core.logging import get_root_logger
 from helios.data.datamodule import DataModule
 from helios.model.model import Model
-from helios.plugins.plugin import Plugin
+from helios.plugins.base import Plugin
 from helios.plugins.table import overrides
 
 if TYPE_CHECKING:

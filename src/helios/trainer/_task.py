@@ -21,13 +21,13 @@ class Result:
     Attributes:
         is_finished: false if a signal has stopped training.
         metrics: those of the model.
-        words: what each plug-in has to tell the one in the calling process, by id.
+        plugin_results: what the `rank0_result` of each plug-in has returned, by id.
         trained_state: the model's state, on the CPU, where no checkpoint holds it.
     """
 
     is_finished: bool = True
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
-    words: dict[str, Any] = dataclasses.field(default_factory=dict)
+    plugin_results: dict[str, Any] = dataclasses.field(default_factory=dict)
     trained_state: dict[str, Any] | None = None
 
 
@@ -59,8 +59,8 @@ class Task:
         """Do what is done once, before all ranks begin."""
         self.datamodule.prepare_data()
 
-    def hear(self, words: dict[str, Any]) -> None:
-        """Let this process's plug-ins take over what those of rank 0 have to tell."""
+    def receive_results(self, results: dict[str, Any]) -> None:
+        """Pass what the plug-ins of rank 0 have returned on to this process's plug-ins."""
         for plug_id, plugin in self.plugins.items():
-            if plug_id in words:
-                plugin._take_parting_words(words[plug_id])  # noqa: SLF001 - the run's side of Plugin.
+            if plug_id in results:
+                plugin.receive_result(results[plug_id])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from helios.data.datamodule import DataModule
     from helios.model.model import Model
-    from helios.plugins.plugin import Plugin
+    from helios.plugins.base import Plugin
     from helios.trainer._task import Result
     from helios.trainer.launch.launcher import Launcher
 

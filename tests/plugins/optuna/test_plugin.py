@@ -220,7 +220,7 @@ def test_a_distributed_run_returns_and_the_caller_raises() -> None:
     plugin = hlpo.OptunaPlugin(make_trial(), "score")
     plugin.is_distributed = True
     plugin._reports, plugin._is_pruned = {1: 1.0}, True
-    plugin._after_training(interrupted=False)
+    plugin.on_fit_end(interrupted=False)
     with pytest.raises(optuna.TrialPruned):
         plugin.check_pruned()
 

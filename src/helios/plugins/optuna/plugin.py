@@ -10,10 +10,11 @@ import optuna
 from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, UnknownNameError
+from helios.plugins.base import Plugin
 from helios.plugins.optuna.storage.owners import mark_owner
 from helios.plugins.optuna.storage.retry import be_patient
 from helios.plugins.optuna.trial import intermediate_values, is_pruned_at, original_number
-from helios.plugins.plugin import PLUGIN_REGISTRY, Plugin
+from helios.plugins.registry import PLUGIN_REGISTRY
 
 if TYPE_CHECKING:
     from helios.plugins.optuna.space.space import SearchSpace
@@ -53,7 +54,7 @@ class OptunaPlugin(Plugin):
     """
 
     plugin_id: ClassVar[str] = "optuna"
-    _stops_for_good: ClassVar[bool] = False
+    stop_is_final: ClassVar[bool] = False
 
     def __init__(self, trial: Any, metric_name: str) -> None:
         """Join a trial."""
@@ -195,19 +196,23 @@ class OptunaPlugin(Plugin):
         """Whether the trial is pruned."""
         return self._is_pruned
 
-    def _has_stop_news(self) -> bool:
+    def has_stop_news(self) -> bool:
+        """Return whether a metric was reported since the last call; a subclass with its own reasons is always asked."""
         if type(self).should_training_stop is not OptunaPlugin.should_training_stop:
-            return True  # A subclass has reasons of its own.
+            return True
         has_news, self._has_news = self._has_news, False
         return has_news
 
-    def _parting_words(self) -> Any:
+    def rank0_result(self) -> Any:
+        """Return the reports, whether the trial is pruned, and whether a signal has stopped training."""
         return self._reports, self._is_pruned, self._is_interrupted
 
-    def _take_parting_words(self, words: Any) -> None:
-        self._reports, self._is_pruned, self._is_interrupted = words
+    def receive_result(self, result: Any) -> None:
+        """Take over what rank 0 has returned."""
+        self._reports, self._is_pruned, self._is_interrupted = result
 
-    def _after_training(self, *, interrupted: bool) -> None:
+    def on_fit_end(self, *, interrupted: bool) -> None:
+        """Raise `optuna.TrialPruned` out of `fit` if the trial is pruned and this is the only process."""
         self._is_interrupted = interrupted
         if self._is_pruned and not interrupted and not self.is_distributed:
             raise optuna.TrialPruned(self._describe_pruning())

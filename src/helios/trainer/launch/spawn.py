@@ -66,7 +66,7 @@ class Spawn:
             result = _RankPool(task, self.queue, self._world_size).run()
             task.model.metrics.clear()
             task.model.metrics.update(result.metrics)
-            task.hear(result.words)
+            task.receive_results(result.plugin_results)
             return result
 
 
