@@ -128,7 +128,7 @@ class EvaluationLoop:
         self._seed = seed
         self._rank = host_group.rank
         lengths = host_group.all_gather_object(source.batches_per_epoch())
-        # Nobody knows how long a stream is: that of one rank may end while others go on.
+        # The length of a stream is unknown: that of one rank may end while those of others continue.
         self._is_uneven = None in lengths or len(set(lengths)) > 1
         self._display = display
 

@@ -150,7 +150,7 @@ class TrainingLoop:
 
     def _finish(self) -> None:
         # After the last checkpoint on purpose: resuming a complete run, or one killed in these hooks, runs them again
-        # on the same state, and a run that is given more steps goes on as if they had never run.
+        # on the same state, and a run that is given more steps continues as if they had never run.
         if self._state.is_epoch_in_progress:
             self._end_epoch()
         self._hooks.call("end", "on_training_end")
@@ -176,7 +176,7 @@ class TrainingLoop:
         self._source.check_end(state.dataset_iter, f"epoch {state.global_epoch}")
         if not state.is_epoch_in_progress:
             raise TrainingError(
-                f"epoch {state.global_epoch} has no batch, so training would never end: a data set must yield at "
+                f"epoch {state.global_epoch} has no batch, so training would never end: a dataset must yield at "
                 "least one in every epoch; an iterable one that keeps its position must go back to its start when it "
                 "has ended",
             )
@@ -251,7 +251,7 @@ class TrainingLoop:
         return self._at_boundary(state.global_epoch if is_boundary else None, ask=True)
 
     def _at_boundary(self, count: int | None, *, ask: bool) -> Outcome:
-        """Decide how to go on, and save if that is due.
+        """Decide how training continues, and save if that is due.
 
         Args:
             count: steps done in the unit of training; `None` if this is no boundary of that unit.
