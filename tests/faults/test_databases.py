@@ -69,7 +69,7 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ("setting", "is_in_objective", "message"),
     [
         # SQLite takes no page more, as on a full disk.
-        ("max_page_count = 1", True, r"\(database or disk is full\): its disk is full\. .*: make room, and run"),
+        ("max_page_count = 1", True, r"\(database or disk is full\): its disk is full\. .*: make room, and then run"),
         ("query_only = ON", True, r"readonly database\): it was deleted, moved away or made read-only"),
         ("query_only = ON", False, r"readonly database\): it was deleted, moved away or made read-only"),
     ],
@@ -106,7 +106,7 @@ def test_a_database_that_is_deleted_is_kept(expected: list[Any], *, is_in_object
             Path("study.db").unlink()
         return objective(trial) if is_in_objective else value
 
-    with pytest.raises(StudyStorageError, match=r"study\.db', was deleted .* is kept in '.*study-rescued-1\.db'"):
+    with pytest.raises(StudyStorageError, match=r"study\.db', was deleted .* is in '.*study-rescued-1\.db'"):
         run_study(Disk().make_study, deleting, TRIALS)
     Path("study-rescued-1.db").rename("study.db")
     assert table(run_study(Disk().make_study, objective, TRIALS)) == expected
@@ -168,7 +168,7 @@ def test_errors_of_the_objectives_own_stay(expected: list[Any]) -> None:
 @pytest.mark.parametrize("values", [None, "1.5", [1.0, 2.0], [], [None]])
 def test_an_objective_that_returns_no_number_is_named(values: Any) -> None:
     """What is no number ends the study with an error: Optuna alone would fail trials without end."""
-    with pytest.raises(ArgumentTypeError, match="the objective returned .* for trial 0: let it return a number"):
+    with pytest.raises(ArgumentTypeError, match="the objective returned .* for trial 0: return a number"):
         run_study(optuna.create_study, lambda _: values, 2)
 
 

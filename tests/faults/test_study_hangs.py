@@ -19,12 +19,14 @@ from optuna.storages import RDBStorage
 
 from helios.errors import ArgumentTypeError, ConfigurationError, StudyTimeoutError
 from helios.plugins.optuna import run_study, runner
+from helios.plugins.optuna.optuna_internals import tables
 from helios.plugins.optuna.storage import heartbeat as _heartbeat
 from helios.plugins.optuna.storage import locks as _locks
-from helios.plugins.optuna.storage import rdb as _rdb
-from helios.plugins.optuna.storage import waiting as _waiting
+from helios.plugins.optuna.storage import wait_timer as _wait_timer
 from helios.plugins.optuna.storage.locks import study_lock
+from helios.plugins.optuna.storage.orphans import requeue_orphans, requeue_trial
 from helios.plugins.optuna.storage.owners import mark_owner, owner_of
+from helios.plugins.optuna.storage.rdb import find_heartbeat_ages
 from tests.faults.stopping import stopped
 from tests.plugins.optuna.conftest import closed_connections, postgres_server, postgres_url
 from tests.plugins.optuna.storage.test_locks import KINDS, Holder, load, place
@@ -40,19 +42,19 @@ def age_heartbeats(storage: Any, seconds: float) -> None:
     """Have all heartbeats in a database be older than they are."""
     with storage.engine.begin() as connection:
         for trial_id, beat in connection.execute(
-            sqlalchemy.select(_rdb._HEARTBEATS.c.trial_id, _rdb._HEARTBEATS.c.heartbeat)
+            sqlalchemy.select(tables().heartbeats.c.trial_id, tables().heartbeats.c.heartbeat)
         ).all():
-            older = _rdb._HEARTBEATS.update().values(heartbeat=beat - datetime.timedelta(seconds=seconds))
-            connection.execute(older.where(_rdb._HEARTBEATS.c.trial_id == trial_id))
+            older = tables().heartbeats.update().values(heartbeat=beat - datetime.timedelta(seconds=seconds))
+            connection.execute(older.where(tables().heartbeats.c.trial_id == trial_id))
 
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have 0.3 s pass between two looks of who waits, and warnings come every 0.2 s, however fast the machine is."""
     clock = itertools.count()
-    monkeypatch.setattr(_waiting, "time", types.SimpleNamespace(monotonic=lambda: 0.3 * next(clock)))
-    monkeypatch.setattr(_waiting, "_REPEAT", 0.2)
-    monkeypatch.setattr(_locks, "_UNUSUAL", 0.1)
+    monkeypatch.setattr(_wait_timer, "time", types.SimpleNamespace(monotonic=lambda: 0.3 * next(clock)))
+    monkeypatch.setattr(_wait_timer, "_WARNING_INTERVAL", 0.2)
+    monkeypatch.setattr(_locks, "_FIRST_WARNING", 0.1)
 
 
 def suggest(trial: optuna.Trial) -> float:
@@ -83,9 +85,11 @@ def test_a_worker_is_killed_and_the_host_gets_another_name(
         run_study(lambda: make_study(spec, folder), make_objective(spec, folder), spec.trials)
     assert table(spec, folder) == table(spec, tmp_path / "whole" / "study")
     assert len(naps) == 2
-    told = r"trial 1 is run by process \d+ on host 'pod-a', last heard of 2\d\d s ago: the trial is taken up after 300"
+    told = (
+        r"trial 1 is run by process \d+ on host 'pod-a', whose last heartbeat is 2\d\d s old: it is run here after 300"
+    )
     assert re.search(told, caplog.text)
-    assert "trial 1 was left by a process that is gone" in caplog.text
+    assert "the process of trial 1 is gone" in caplog.text
 
 
 @pytest.mark.usefixtures("ticking")
@@ -157,17 +161,17 @@ def test_a_limit_that_is_not_above_zero_is_refused(limit: float) -> None:
 def test_a_heartbeat_is_recorded_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a trial runs, a database hears of it again and again, though its storage was made without a heartbeat."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    monkeypatch.setattr(_heartbeat, "BEAT", 0.1)
+    monkeypatch.setattr(_heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     beats: list[float] = []
 
     def objective(trial: optuna.Trial) -> float:
         deadline = time.monotonic() + 30
         storage, study_id = trial.study._storage, trial.study._study_id
         while len(beats) < 3 and time.monotonic() < deadline:
-            (silence,) = _rdb.find_silences(storage, study_id).values()
+            (silence,) = find_heartbeat_ages(storage, study_id).values()
             if not beats or silence < 50:
                 beats.append(silence)
-                age_heartbeats(storage._backend, 100)  # type: ignore[attr-defined]  # It is a database's.
+                age_heartbeats(RDBStorage(url), 100)
             time.sleep(0.02)
         return suggest(trial)
 
@@ -194,7 +198,7 @@ def test_a_trial_that_was_taken_over_is_dropped(tmp_path: Path, caplog: pytest.L
             # As from another host, which cannot see this process.
             elsewhere = pytest.MonkeyPatch()
             elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
-            runner._take_back_orphans(other)
+            requeue_orphans(other)
             taken = other.ask()
             assert taken.number == trial.number
             mark_owner(taken)
@@ -217,10 +221,10 @@ def test_the_next_owner_is_not_taken_for_the_last(tmp_path: Path) -> None:
     trial = study.ask()
     storage: Any = study._storage
     storage.record_heartbeat(trial._trial_id)
-    assert len(_rdb.find_silences(storage, study._study_id)) == 1
-    runner._let_wait(study, trial)
+    assert len(find_heartbeat_ages(storage, study._study_id)) == 1
+    requeue_trial(study, trial)
     assert study.ask().number == trial.number
-    assert _rdb.find_silences(storage, study._study_id) == {}
+    assert find_heartbeat_ages(storage, study._study_id) == {}
 
 
 # ------------------------------------------------------------------------------------------------ a worker is stopped
@@ -232,8 +236,8 @@ def test_a_stopped_process_keeps_the_lock(place: str, caplog: pytest.LogCaptureF
     """While a stopped process holds the study's lock, others warn with its name, and give up at the limit."""
     study = load(place)
     other = Holder(place)
-    other.go_on()
-    assert other.hears("locked", 30)
+    other.continue_()
+    assert other.receives("locked", 30)
     with (
         stopped(other.process.pid),
         pytest.raises(StudyTimeoutError, match="given up after 1 s") as caught,
@@ -242,9 +246,9 @@ def test_a_stopped_process_keeps_the_lock(place: str, caplog: pytest.LogCaptureF
     name = f"the lock of study 'study' is held by process {other.process.pid} on host '{socket.gethostname()}'"
     assert name in str(caught.value)
     if not place.startswith("postgres"):
-        assert f"which is stopped: 'kill -CONT {other.process.pid}' has it go on" in str(caught.value)
+        assert f"which is stopped: 'kill -CONT {other.process.pid}' continues it" in str(caught.value)
     assert len([text for text in caplog.messages if name in text]) >= 2
-    other.go_on()
+    other.continue_()
     with study_lock(study, give_up_after=30):
         pass
     other.end()
@@ -278,7 +282,7 @@ def test_a_worker_is_stopped_in_its_trial(
         with pytest.raises(StudyTimeoutError) as caught:
             run_study(lambda: make_study(spec, folder), suggest, 1, give_up_after=1)
     assert f"trial 0 is run by process {process.pid} on host" in str(caught.value)
-    assert f"which is stopped: 'kill -CONT {process.pid}' has it go on" in str(caught.value)
+    assert f"which is stopped: 'kill -CONT {process.pid}' continues it" in str(caught.value)
     assert f"'kill -KILL {process.pid}' ends it" in str(caught.value)
     assert "waiting for 0 s so far; given up after 1 s (give_up_after): trial 0" in caplog.text
     (trial,) = run_study(lambda: make_study(spec, folder), suggest, 1).trials

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import pickle
-import re
 import sqlite3
 import subprocess
 import sys
@@ -16,23 +13,15 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 import sqlalchemy as sql
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import TrialState
 from torch import nn
 
 from helios import DataModule, Model, Trainer
 from helios.plugins.optuna import OptunaPlugin, run_study
-from helios.plugins.optuna.storage import retry
-from helios.plugins.optuna.storage.retry import (
-    PatientStorage,
-    be_patient,
-    is_beginning,
-    is_locked,
-    is_passing,
-    keep_trying,
-)
+from helios.plugins.optuna.storage import retry as _retry
+from helios.plugins.optuna.storage.retry import is_creation_conflict, is_locked, is_transient, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +153,7 @@ def test_a_study_begins_while_its_database_is_locked(tmp_path: Path, monkeypatch
         storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0.2}})
         return optuna.load_study(storage=storage, study_name="s")
 
-    monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(_retry, "_LONGEST_PAUSE", 0.3)
     study = run_study(make_impatient, lambda _: 1.0, 1)
     assert len(tries) > 1
     assert len(study.trials) == 1
@@ -215,27 +204,29 @@ def test_what_may_pass_and_what_may_not() -> None:
 
     locked = wrapped(sqlite3.OperationalError("database is locked"))
     assert is_locked(locked)
-    assert is_passing(locked)
-    assert not is_passing(wrapped(sqlite3.OperationalError("no such table: trials")))
-    assert not is_passing(wrapped(sqlite3.OperationalError("database or disk is full")))
-    assert is_passing(wrapped(ConnectionError("gone")))
+    assert is_transient(locked)
+    assert not is_transient(wrapped(sqlite3.OperationalError("no such table: trials")))
+    assert not is_transient(wrapped(sqlite3.OperationalError("database or disk is full")))
+    assert is_transient(wrapped(ConnectionError("gone")))
     assert not is_locked(wrapped(ConnectionError("gone")))
-    assert not is_passing(wrapped(ValueError("too long"), sql.exc.DataError))
-    assert not is_passing(ValueError("is locked"))
+    assert not is_transient(wrapped(ValueError("too long"), sql.exc.DataError))
+    assert not is_transient(ValueError("is locked"))
 
 
 def test_what_may_pass_while_a_study_is_made() -> None:
     """Others who make the tables, or the study, at the same time; nothing else."""
-    assert is_beginning(sql.exc.OperationalError("s", {}, sqlite3.OperationalError("table trials already exists")))
-    assert is_beginning(sql.exc.IntegrityError("s", {}, sqlite3.IntegrityError("UNIQUE constraint failed")))
-    assert is_beginning(sql.exc.OperationalError("s", {}, sqlite3.OperationalError("database is locked")))
-    assert not is_beginning(sql.exc.OperationalError("s", {}, ConnectionError("no such server")))
-    assert not is_beginning(optuna.exceptions.DuplicatedStudyError("already exists"))
+    assert is_creation_conflict(
+        sql.exc.OperationalError("s", {}, sqlite3.OperationalError("table trials already exists"))
+    )
+    assert is_creation_conflict(sql.exc.IntegrityError("s", {}, sqlite3.IntegrityError("UNIQUE constraint failed")))
+    assert is_creation_conflict(sql.exc.OperationalError("s", {}, sqlite3.OperationalError("database is locked")))
+    assert not is_creation_conflict(sql.exc.OperationalError("s", {}, ConnectionError("no such server")))
+    assert not is_creation_conflict(optuna.exceptions.DuplicatedStudyError("already exists"))
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not pass is raised after a bounded time; what cannot pass, at once."""
-    monkeypatch.setattr(retry, "PATIENCE", 0.5)
+    monkeypatch.setattr(_retry, "RETRY_TIMEOUT", 0.5)
     calls = []
 
     def fail(error: Exception) -> None:
@@ -244,50 +235,9 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     away = sql.exc.OperationalError("statement", {}, ConnectionError("away"))
     with pytest.raises(sql.exc.OperationalError, match="away"):
-        keep_trying(lambda: fail(away))
+        retry(lambda: fail(away))
     assert len(calls) == 3  # At 0, 0.1 and 0.3 seconds.
     calls.clear()
     with pytest.raises(sql.exc.DataError):
-        keep_trying(lambda: fail(sql.exc.DataError("statement", {}, ValueError("too long"))))
+        retry(lambda: fail(sql.exc.DataError("statement", {}, ValueError("too long"))))
     assert len(calls) == 1
-
-
-def test_a_tell_whose_answer_was_lost_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The transaction arrived and the connection broke: the second attempt finds it done. A real second tell raises."""
-    study = make(f"sqlite:///{tmp_path / 'study.db'}")
-    be_patient(study)
-    trial = study.ask()
-    original = RDBStorage.set_trial_state_values
-    broken: list[bool] = []
-
-    def break_once(self: RDBStorage, *args: Any, **kwargs: Any) -> bool:
-        done = original(self, *args, **kwargs)
-        if not broken:
-            broken.append(True)
-            raise sql.exc.OperationalError("commit", {}, ConnectionError("lost"))
-        return done
-
-    monkeypatch.setattr(RDBStorage, "set_trial_state_values", break_once)
-    study.tell(trial, 2.5)
-    assert broken
-    assert study.trials[0].value == 2.5
-    with pytest.raises(UpdateFinishedTrialError):
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0])
-
-
-def test_all_that_the_cache_asks_of_the_database_is_patient() -> None:
-    """Whatever Optuna's cache calls on the database waits, but for what makes and deletes studies and the pure ones."""
-    called = set(re.findall(r"self\._backend\.(\w+)\(", inspect.getsource(_CachedStorage)))
-    assert len(called) > 15
-    impatient = {name for name in called if name not in vars(PatientStorage)}
-    allowed = {"create_new_study", "delete_study", "get_heartbeat_interval", "remove_session"}
-    assert impatient - allowed <= {"get_failed_trial_callback", "get_heartbeat_stale_trial_callback"}
-
-
-def test_a_patient_storage_can_be_pickled(tmp_path: Path) -> None:
-    """A study that was made patient still travels to other processes, and stays patient."""
-    study = make(f"sqlite:///{tmp_path / 'study.db'}")
-    be_patient(study)
-    copy = pickle.loads(pickle.dumps(study))
-    assert type(copy._storage._backend) is PatientStorage
-    assert copy.trials == []

@@ -17,8 +17,10 @@ from optuna.trial import TrialState
 
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.optuna import run_study, runner
+from helios.plugins.optuna.optuna_internals import tables
 from helios.plugins.optuna.plugin import TrialInterrupted
-from helios.plugins.optuna.storage import locks, rdb
+from helios.plugins.optuna.storage import locks
+from helios.plugins.optuna.storage.orphans import requeue_orphans
 from helios.plugins.optuna.storage.owners import OWNER_KEY, mark_owner, owner_of, this_process
 from tests.plugins.optuna import studies
 
@@ -150,8 +152,8 @@ def test_orphans_go_on_in_their_slots(make: Callable[[], optuna.Study], caplog: 
         study = run_study(make, suggest, 3)
     assert states(study) == ["COMPLETE"] * 3
     assert [trial.params["x"] for trial in study.trials[:2]] == params
-    assert "trial 0 was left" in caplog.text
-    assert "trial 1 was left" in caplog.text
+    assert "the process of trial 0 is gone" in caplog.text
+    assert "the process of trial 1 is gone" in caplog.text
 
 
 @pytest.mark.parametrize("silence", [0, 3600])
@@ -166,9 +168,9 @@ def test_a_heartbeat_tells_of_other_hosts(sqlite_url: str, silence: int) -> None
     study._storage.set_trial_system_attr(trial._trial_id, OWNER_KEY, dataclasses.asdict(elsewhere))
     study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]  # it is a database's
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # as above
-        beat = connection.execute(sqlalchemy.select(rdb._HEARTBEATS.c.heartbeat)).scalar_one()
-        connection.execute(rdb._HEARTBEATS.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
-    runner._take_back_orphans(study)
+        beat = connection.execute(sqlalchemy.select(tables().heartbeats.c.heartbeat)).scalar_one()
+        connection.execute(tables().heartbeats.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
+    requeue_orphans(study)
     assert states(study) == ["WAITING" if silence else "RUNNING"]
 
 
@@ -183,8 +185,8 @@ def test_trials_of_the_living_are_waited_for(
 
     def sleep(_seconds: float) -> None:
         # Waiting is done without the lock, so that the other may have it.
-        assert locks._threads.acquire(blocking=False)
-        locks._threads.release()
+        assert locks._threads.lock.acquire(blocking=False)
+        locks._threads.lock.release()
         sleeps.append(states(study))
         if len(sleeps) == 3:
             study.tell(alive, 1.0)

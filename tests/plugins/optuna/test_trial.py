@@ -5,15 +5,18 @@ import pickle
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 
 from helios.errors import ConfigurationError, NotRunningError, UnknownNameError
 from helios.plugins.optuna import SearchSpace
-from helios.plugins.optuna.trial import SharedTrial, TrialStandIn, share
+from helios.plugins.optuna.shared_trial import SharedTrial
 from helios.ranks.object_host import ObjectHost, host_channel
+
+if TYPE_CHECKING:
+    from helios.plugins.optuna.trial import RemoteTrial
 
 
 class Counting(optuna.samplers.RandomSampler):
@@ -26,7 +29,7 @@ class Counting(optuna.samplers.RandomSampler):
         return super().sample_independent(*arguments)
 
 
-def make_stand_in(trial: optuna.Trial) -> tuple[TrialStandIn, ObjectHost]:
+def make_stand_in(trial: optuna.Trial) -> tuple[RemoteTrial, ObjectHost]:
     """Return what another process is sent in the place of a trial, and its home."""
     home = ObjectHost()
     sent = pickle.loads(home.pack({"trial": trial, "again": trial}))
@@ -63,7 +66,7 @@ def test_a_stand_in_answers_as_the_trial_does() -> None:
         assert stand_in.should_prune()
         assert study.trials[0].intermediate_values == {1: 2.0}
     assert stand_in.number == trial.number == 0
-    assert repr(stand_in) == "TrialStandIn(number=0)"
+    assert repr(stand_in) == "RemoteTrial(number=0)"
 
 
 def test_a_stand_in_raises_what_the_trial_raises() -> None:
@@ -96,9 +99,7 @@ def test_a_space_is_recorded_by_a_stand_in() -> None:
 def test_a_trial_that_is_shared_is_suggested_once() -> None:
     """Threads that suggest the same parameters at once consult the sampler once for each."""
     sampler = Counting(seed=0)
-    trial = optuna.create_study(sampler=sampler).ask()
-    share(trial)
-    assert isinstance(trial, SharedTrial)
+    trial = SharedTrial(optuna.create_study(sampler=sampler).ask())
     gate, seen = threading.Barrier(4), []
 
     def suggest() -> None:
@@ -126,8 +127,7 @@ def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread(*, mul
         study = optuna.create_study(sampler=sampler)
         with ThreadPoolExecutor(max_workers=1) as other:
             for _ in range(8):
-                trial = study.ask()
-                share(trial)
+                trial = SharedTrial(study.ask())
                 if elsewhere:
                     other.submit(getattr, trial, "relative_params").result()
                 for number, name in enumerate("abc"):
@@ -142,3 +142,37 @@ def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread(*, mul
     expected = search(elsewhere=0)
     assert search(elsewhere=1) == expected
     assert search(elsewhere=2) == expected
+
+
+def test_a_shared_trial_is_the_trial() -> None:
+    """Every public method and property of Optuna's trial gives the same on a shared one, and the study records it."""
+    study = optuna.create_study(sampler=Counting(seed=0), pruner=optuna.pruners.ThresholdPruner(upper=1.0))
+    trial = study.ask()
+    shared = SharedTrial(trial)
+    assert shared.suggest_float("x", 0.0, 1.0) == trial.suggest_float("x", 0.0, 1.0)
+    assert shared.suggest_int("n", 1, 9) == trial.params["n"]
+    assert shared.suggest_categorical("c", ["a", "b"]) == trial.params["c"]
+    with pytest.warns(FutureWarning, match="deprecated"):
+        assert shared.suggest_uniform("u", 0.0, 1.0) == trial.params["u"]
+    shared.set_user_attr("note", 1)
+    shared.set_constraint("limit", 2.0)
+    assert not shared.should_prune()
+    shared.report(2.0, 1)
+    assert shared.should_prune()
+    for name in (
+        *("params", "distributions", "user_attrs", "constraints", "datetime_start", "number", "relative_params"),
+        *("study", "storage", "relative_search_space"),
+    ):
+        assert getattr(shared, name) == getattr(trial, name), name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        shared.no_such_name  # noqa: B018 - the access is what is tested.
+    study.tell(shared, 1.0)
+    (told,) = study.trials
+    assert (told.value, told.params, told.intermediate_values) == (1.0, trial.params, {1: 2.0})
+
+
+def test_every_public_method_of_a_trial_is_shared() -> None:
+    """A method that a new Optuna adds to its trial would run without the lock: pass it on in shared_trial.py."""
+    public = {name for name in vars(optuna.Trial) if not name.startswith("_")}
+    assert len(public) > 10
+    assert public <= set(vars(SharedTrial))

@@ -13,11 +13,11 @@ except ImportError as error:
 
 from helios.plugins.optuna.plugin import OptunaPlugin, TrialInterrupted
 from helios.plugins.optuna.report.report import write_report
+from helios.plugins.optuna.resume import resume_study
 from helios.plugins.optuna.runner import run_study
+from helios.plugins.optuna.samplers.checkpoint import checkpoint_sampler, restore_sampler
 from helios.plugins.optuna.samplers.reproducible import ReproducibleSampler
-from helios.plugins.optuna.samplers.saving import checkpoint_sampler, restore_sampler
 from helios.plugins.optuna.space.space import SearchSpace
-from helios.plugins.optuna.study import resume_study
 
 __all__ = [
     "OptunaPlugin",

@@ -12,7 +12,7 @@ from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError, UnknownNameError
 from helios.plugins.base import Plugin
 from helios.plugins.optuna.storage.owners import mark_owner
-from helios.plugins.optuna.storage.retry import be_patient
+from helios.plugins.optuna.storage.retrying import retry_storage
 from helios.plugins.optuna.trial import intermediate_values, is_pruned_at, original_number
 from helios.plugins.registry import PLUGIN_REGISTRY
 
@@ -89,7 +89,7 @@ class OptunaPlugin(Plugin):
         self._register_in_trainer(trainer)
         self._append_train_exceptions(optuna.TrialPruned, trainer)
         if isinstance(self._trial, optuna.Trial):
-            be_patient(self._trial.study)
+            retry_storage(self._trial.study, self._trial)
         mark_owner(self._trial)
 
     def configure_model(self, model: Any) -> None:

@@ -1,20 +1,21 @@
-"""What stands in for a trial in processes other than the one it lives in."""
+"""`RemoteTrial`, which represents a trial in processes other than its own, and the calls that it can make."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 
 from helios.errors import UnknownNameError
-from helios.plugins.optuna.storage.questions import ask_pruner
+from helios.plugins.optuna.optuna_internals import trial_id_of
+from helios.plugins.optuna.pruning import ask_pruner
+from helios.plugins.optuna.shared_trial import SharedTrial
 from helios.ranks.object_host import call_host, register_proxy
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from optuna.distributions import BaseDistribution
 
@@ -24,18 +25,18 @@ _CALLS: Final = frozenset(
 _READS: Final = frozenset(("datetime_start", "distributions", "params", "relative_params", "user_attrs"))
 
 
-class TrialStandIn:
-    """A trial that lives in another process, where every question is answered: one trial, whoever asks.
+class RemoteTrial:
+    """A trial of another process: every call is made there.
 
-    The sampler is asked once for each parameter, by whichever rank comes first; all others are given what it answered.
+    The first rank that suggests a parameter has the sampler draw its value; all other ranks get the same value.
 
     Args:
-        home: the number of the trial in the process that it lives in.
+        host_id: the number under which the object host of that process knows the trial.
         number: the trial's number in its study.
     """
 
-    def __init__(self, home: int, number: int) -> None:
-        self._object_host = home
+    def __init__(self, host_id: int, number: int) -> None:
+        self._host_id = host_id
         self._number = number
 
     def __repr__(self) -> str:
@@ -48,19 +49,19 @@ class TrialStandIn:
 
     @property
     def params(self) -> dict[str, Any]:
-        """What has been suggested so far, by name."""
+        """The values that were suggested so far, by name."""
         params: dict[str, Any] = self.ask("params")
         return params
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """What the values so far were drawn from, by name."""
+        """The distributions of these values, by name."""
         distributions: dict[str, BaseDistribution] = self.ask("distributions")
         return distributions
 
     @property
     def relative_params(self) -> dict[str, Any]:
-        """What the sampler has drawn together, before anything was asked for."""
+        """The parameters that the sampler draws jointly."""
         params: dict[str, Any] = self.ask("relative_params")
         return params
 
@@ -105,73 +106,13 @@ class TrialStandIn:
         self.ask("set_user_attr", key, value)
 
     def ask(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """Ask the trial where it lives."""
-        return call_host(self._object_host, name, *arguments, **options)
-
-
-class SharedTrial(optuna.Trial):
-    """A trial that its own process and others use at the same time.
-
-    Optuna's trials expect one user: two that suggest the same parameter at once would both consult the sampler. And a
-    sampler is shown the trials as each thread has first seen them, which for a thread that serves many trials is long
-    ago: whichever thread suggests, it is shown what the trial's own one would be.
-    """
-
-    def take_over(self) -> None:
-        """Begin with what this thread's sampler was shown when it made the trial."""
-        self.turn = threading.RLock()
-        self._is_drawing = False
-        self._cache = self.study._thread_local  # noqa: SLF001 - optuna has no public way to what a sampler is shown.
-        self._seen: list[optuna.trial.FrozenTrial] | None = self._cache.cached_all_trials
-
-    @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        with self.turn:
-            if self._is_drawing:
-                yield  # One draw takes another one.
-                return
-            self._is_drawing, self._cache.cached_all_trials = True, self._seen
-            try:
-                yield
-            finally:
-                self._is_drawing, self._seen = False, self._cache.cached_all_trials
-
-    @property
-    def relative_params(self) -> dict[str, Any]:
-        """What the sampler draws together."""
-        with self._drawing():
-            return super().relative_params
-
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        with self._drawing():
-            return super()._suggest(name, distribution)
-
-    def report(self, value: float, step: int) -> None:
-        """Report a value."""
-        with self.turn:
-            super().report(value, step)
-
-    def should_prune(self) -> bool:
-        """Ask the pruner."""
-        with self.turn:
-            return super().should_prune()
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """Set a user attribute."""
-        with self.turn:
-            super().set_user_attr(key, value)
-
-
-def share(trial: optuna.Trial) -> None:
-    """Let several threads use a trial, in its place: whoever holds it shall not notice."""
-    shared = cast("SharedTrial", trial)
-    shared.__class__ = SharedTrial
-    shared.take_over()
+        """Make a call in the process of the trial, and return its result."""
+        return call_host(self._host_id, name, *arguments, **options)
 
 
 def original_number(trial: Any) -> int:
-    """Return a trial's number; for a retried trial, that of the trial which was run first."""
-    if isinstance(trial, TrialStandIn):
+    """Return a trial's number; for the retry of a trial, the number of the first attempt."""
+    if isinstance(trial, RemoteTrial):
         number: int = trial.ask("original_number")
         return number
     frozen = _frozen(trial)
@@ -179,8 +120,8 @@ def original_number(trial: Any) -> int:
 
 
 def intermediate_values(trial: Any) -> dict[int, float]:
-    """Return what has been reported to a trial, by step; empty for one that has no storage."""
-    if isinstance(trial, TrialStandIn):
+    """Return the values that were reported to a trial, by step; empty for a trial without a storage."""
+    if isinstance(trial, RemoteTrial):
         values: dict[int, float] = trial.ask("intermediate_values")
         return values
     frozen = _frozen(trial)
@@ -188,22 +129,20 @@ def intermediate_values(trial: Any) -> dict[int, float]:
 
 
 def is_pruned_at(trial: Any, step: int) -> bool:
-    """Return whether a trial shall be pruned, as of the report at this step; see `ask_pruner`."""
-    return bool(trial.ask("is_pruned_at", step)) if isinstance(trial, TrialStandIn) else ask_pruner(trial, step)
+    """Return whether a trial should be pruned, given its reports up to this step; see `ask_pruner`."""
+    return bool(trial.ask("is_pruned_at", step)) if isinstance(trial, RemoteTrial) else ask_pruner(trial, step)
 
 
 def _frozen(trial: Any) -> optuna.trial.FrozenTrial | None:
-    """Return the trial as the storage has it; `None` if it has no storage."""
-    if not isinstance(trial, optuna.Trial):
-        return None
-    return trial.storage.get_trial(trial._trial_id)  # noqa: SLF001 - optuna has no public way to a single trial.
+    """Return the state of a trial in its storage; `None` if it has no storage."""
+    return trial.storage.get_trial(trial_id_of(trial)) if isinstance(trial, optuna.Trial) else None
 
 
-def _record(trial: optuna.Trial, space: Any) -> None:  # A SearchSpace, whose room imports this one.
+def _record(trial: optuna.Trial, space: Any) -> None:  # `space` is a SearchSpace, whose module imports this one.
     space.ensure_recorded(trial)
 
 
-_OURS: Final[dict[str, Callable[..., Any]]] = {
+_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "original_number": original_number,
     "intermediate_values": intermediate_values,
     "is_pruned_at": is_pruned_at,
@@ -212,15 +151,15 @@ _OURS: Final[dict[str, Callable[..., Any]]] = {
 
 
 def _answer(trial: optuna.Trial, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Answer what a stand-in asks."""
-    with trial.turn if isinstance(trial, SharedTrial) else contextlib.nullcontext():
-        if name in _OURS:
-            return _OURS[name](trial, *arguments, **options)
+    """Make a call of a `RemoteTrial` here, in the process of the trial."""
+    with trial.locked() if isinstance(trial, SharedTrial) else contextlib.nullcontext():
+        if name in _FUNCTIONS:
+            return _FUNCTIONS[name](trial, *arguments, **options)
         if name in _READS:
             return getattr(trial, name)
         if name in _CALLS:
             return getattr(trial, name)(*arguments, **options)
-    raise UnknownNameError(f"a trial cannot be asked for {name!r}: there are {sorted({*_CALLS, *_READS, *_OURS})}")
+    raise UnknownNameError(f"a trial cannot be asked for {name!r}: there are {sorted({*_CALLS, *_READS, *_FUNCTIONS})}")
 
 
-register_proxy(optuna.Trial, lambda trial, home: (TrialStandIn, (home, trial.number)), _answer)
+register_proxy(optuna.Trial, lambda trial, host_id: (RemoteTrial, (host_id, trial.number)), _answer)

@@ -255,7 +255,7 @@ def test_trial_that_is_never_told_is_not_kept() -> None:
     for _ in range(12):
         study.ask({"x": FloatDistribution(0, 1)})
 
-    assert sampler._halfway == {}
+    assert sampler._inferring == {}
 
 
 def test_questions_are_not_mixed_up() -> None:
@@ -274,11 +274,11 @@ def test_questions_are_not_mixed_up() -> None:
 def test_unusable_factories() -> None:
     """A factory that gives no sampler, one and the same, or one without its seed is refused, with the reason."""
     one = RandomSampler(seed=1)
-    with pytest.raises(ArgumentTypeError, match="returned None: it shall return a new optuna sampler"):
+    with pytest.raises(ArgumentTypeError, match="returned None: return a new Optuna sampler"):
         ReproducibleSampler(lambda _seed: None, 1)  # type: ignore[arg-type, return-value]  # the mistake tested
     with pytest.raises(ConfigurationError, match="the same RandomSampler twice: make a new one in each call"):
         ReproducibleSampler(lambda _seed: one, 1)
-    with pytest.raises(ConfigurationError, match="leaves TPESampler._rng without a seed: pass on the seed"):
+    with pytest.raises(ConfigurationError, match="leaves TPESampler._rng without a seed: pass its argument"):
         ReproducibleSampler(lambda _seed: TPESampler(), 1)
     with pytest.raises(ConfigurationError, match="leaves CmaEsSampler._independent_sampler._rng without a seed"):
         ReproducibleSampler(lambda seed: CmaEsSampler(seed=seed, independent_sampler=RandomSampler()), 1)

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from helios.plugins.optuna.storage.locks import study_lock
-from helios.plugins.optuna.storage.retry import be_patient
+from helios.plugins.optuna.storage.retrying import retry_storage
 from tests.plugins.optuna import studies
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def hold(place: str, pipe: Any, name: str) -> None:
-    """Take the lock, say so, and keep it until told to let go."""
+    """Take the lock, say so, and keep it until told to release it."""
     study = load(place, name)
     pipe.send("ready")
     pipe.recv()
@@ -61,12 +61,12 @@ class Holder:
         self.process = studies._context.Process(target=hold, args=(place, theirs, name), daemon=True)
         self.process.start()
         theirs.close()
-        assert self.hears("ready", 30)
+        assert self.receives("ready", 30)
 
-    def hears(self, word: str, seconds: float = 10) -> bool:
+    def receives(self, word: str, seconds: float = 10) -> bool:
         return bool(self.pipe.poll(seconds)) and self.pipe.recv() == word
 
-    def go_on(self) -> None:
+    def continue_(self) -> None:
         self.pipe.send(None)
 
     def end(self) -> None:
@@ -80,22 +80,22 @@ def test_the_lock_excludes_other_processes(place: str) -> None:
     study = load(place)
     other = Holder(place)
     with study_lock(study):
-        other.go_on()
-        assert not other.hears("locked", 0.4)
+        other.continue_()
+        assert not other.receives("locked", 0.4)
         begin = time.monotonic()
         study.ask()  # A journal has a lock file of its own, which Optuna breaks after 30 s.
         assert time.monotonic() - begin < 20
-    assert other.hears("locked")
+    assert other.receives("locked")
     other.end()
 
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
-def test_a_killed_process_lets_go_of_the_lock(place: str) -> None:
+def test_a_killed_process_releases_the_lock(place: str) -> None:
     """After SIGKILL of the process that held it, the lock is free at once."""
     study = load(place)
     other = Holder(place)
-    other.go_on()
-    assert other.hears("locked")
+    other.continue_()
+    assert other.receives("locked")
     other.process.kill()
     begin = time.monotonic()
     with study_lock(study):
@@ -131,9 +131,9 @@ def test_studies_of_one_file_share_its_lock(tmp_path: Path) -> None:
     place = f"sqlite:///{tmp_path / 'study.db'}"
     study, other = load(place, "mine"), Holder(place, "theirs")
     with study_lock(study):
-        other.go_on()
-        assert not other.hears("locked", 0.3)
-    assert other.hears("locked")
+        other.continue_()
+        assert not other.receives("locked", 0.3)
+    assert other.receives("locked")
     other.end()
 
 
@@ -145,9 +145,9 @@ def test_a_relative_path_means_the_directory_it_was_opened_in(tmp_path: Path, mo
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     with study_lock(study):
-        other.go_on()
-        assert not other.hears("locked", 0.3)
-    assert other.hears("locked")
+        other.continue_()
+        assert not other.receives("locked", 0.3)
+    assert other.receives("locked")
     other.end()
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -163,8 +163,8 @@ def test_a_forked_child_does_not_keep_the_lock(place: str) -> None:
             time.sleep(30)
             os._exit(0)
     try:
-        other.go_on()
-        assert other.hears("locked", 5)
+        other.continue_()
+        assert other.receives("locked", 5)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -210,7 +210,7 @@ def test_a_server_that_restarts_takes_the_lock_away(
 ) -> None:
     """A PostgreSQL server that restarts under a held lock: leaving it raises nothing, and it can be had again."""
     study = load(postgres_url)
-    be_patient(study)
+    retry_storage(study)
     with study_lock(study):
         postgres_server.stop()
         postgres_server.start()

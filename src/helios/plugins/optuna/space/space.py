@@ -17,7 +17,7 @@ from helios.plugins.optuna.space.conditions import check_existence, read_conditi
 from helios.plugins.optuna.space.definitions import read_domain
 from helios.plugins.optuna.space.domains import Parameter
 from helios.plugins.optuna.space.errors import SpaceErrors, quote, type_name
-from helios.plugins.optuna.trial import TrialStandIn
+from helios.plugins.optuna.trial import RemoteTrial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +159,7 @@ class SearchSpace(Mapping[str, Parameter]):
         Raises:
             ConfigurationError: if the study has another search space recorded.
         """
-        if isinstance(trial, TrialStandIn):
+        if isinstance(trial, RemoteTrial):
             trial.ask("record", self)
         else:
             self.ensure_recorded(trial)

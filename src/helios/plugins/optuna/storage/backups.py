@@ -1,6 +1,6 @@
-"""Backups of a study: a file beside a SQLite file, a study beside the study in any other database.
+"""Backups of a study: in SQLite a copy of the file beside it, in other databases a copy of the study in the database.
 
-Both are made within the transaction that changes the study, so they hold what it was at that very moment.
+A backup is made within the transaction that changes the study, so it holds the study exactly as it was before.
 """
 
 from __future__ import annotations
@@ -10,37 +10,22 @@ import re
 import shutil
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import sqlalchemy as sql
-from optuna.storages._rdb import models
 
 from helios.checkpoint.files import atomic_write
 from helios.errors import ConfigurationError
+from helios.plugins.optuna.optuna_internals import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_STUDIES: Final[sql.Table] = models.StudyModel.__table__
-_TRIALS: Final[sql.Table] = models.TrialModel.__table__
-_PARTS_OF_STUDY: Final[tuple[sql.Table, ...]] = (
-    models.StudyDirectionModel.__table__,
-    models.StudyUserAttributeModel.__table__,
-    models.StudySystemAttributeModel.__table__,
-)
-_PARTS_OF_TRIAL: Final[tuple[sql.Table, ...]] = (
-    models.TrialParamModel.__table__,
-    models.TrialValueModel.__table__,
-    models.TrialIntermediateValueModel.__table__,
-    models.TrialUserAttributeModel.__table__,
-    models.TrialSystemAttributeModel.__table__,
-)
-
 
 def back_up_file(connection: sql.Connection, _study_name: str) -> Path:
-    """Copy a SQLite file beside itself, whole, though it is in use: `study.db` to `study-backup-1.db` and so on.
+    """Copy a SQLite file while it is in use: `study.db` to `study-backup-1.db` and so on.
 
-    The connection must hold the file's write lock: that makes the number this caller's own.
+    The connection must hold the file's write lock: no other process can then choose the same number.
 
     Raises:
         ConfigurationError: if the database is in memory.
@@ -56,9 +41,9 @@ def back_up_file(connection: sql.Connection, _study_name: str) -> Path:
 
     def write(file: BinaryIO) -> None:
         shutil.copymode(path, file.name)
-        # Through a connection of its own: SQLite does not read out of one that is about to write.
+        # SQLite cannot copy from a connection with an open write transaction, so a second connection is used.
         with contextlib.closing(sqlite3.connect(file.name)) as target, connection.engine.connect() as source:
-            target.execute("PRAGMA journal_mode = MEMORY")  # A second file would stay behind after a kill.
+            target.execute("PRAGMA journal_mode = MEMORY")  # A journal file would be left behind by a kill.
             cast("sqlite3.Connection", source.connection.driver_connection).backup(target)
 
     atomic_write(backup, write)
@@ -66,25 +51,26 @@ def back_up_file(connection: sql.Connection, _study_name: str) -> Path:
 
 
 def back_up_study(connection: sql.Connection, study_name: str) -> str:
-    """Copy a study beside itself in its database: `name` to `name-backup-1` and so on.
+    """Copy a study within its database: `name` to `name-backup-1` and so on.
 
     Returns:
         The name of the copy.
     """
+    studies, trials = tables().studies, tables().trials
     prefix = f"{study_name}-backup-"
     names = connection.execute(
-        sql.select(_STUDIES.c.study_name).where(_STUDIES.c.study_name.startswith(prefix, autoescape=True))
+        sql.select(studies.c.study_name).where(studies.c.study_name.startswith(prefix, autoescape=True))
     ).scalars()
     name = f"{prefix}{_next(re.compile(re.escape(prefix) + r'([0-9]+)'), names)}"
-    connection.execute(sql.insert(_STUDIES).values(study_name=name))
+    connection.execute(sql.insert(studies).values(study_name=name))
     study_id, copy_id = _id_of(connection, study_name), _id_of(connection, name)
-    for part in (*_PARTS_OF_STUDY, _TRIALS):
+    for part in (*tables().of_study, trials):
         columns = _columns(part, "study_id")
         old = sql.select(sql.literal(copy_id), *columns).where(part.c.study_id == study_id)
         _copy(connection, part, ["study_id", *(column.name for column in columns)], old)
-    old_trials, new_trials = _TRIALS.alias(), _TRIALS.alias()
+    old_trials, new_trials = trials.alias(), trials.alias()
     pairs = (new_trials.c.number == old_trials.c.number) & (new_trials.c.study_id == copy_id)
-    for part in _PARTS_OF_TRIAL:
+    for part in tables().of_trial:
         columns = _columns(part, "trial_id")
         old = (
             sql.select(new_trials.c.trial_id, *columns)
@@ -97,8 +83,10 @@ def back_up_study(connection: sql.Connection, study_name: str) -> str:
 
 
 def _id_of(connection: sql.Connection, study_name: str) -> int:
-    query = sql.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study_name)
-    return int(connection.execute(query).scalar_one())
+    studies = tables().studies
+    return int(
+        connection.execute(sql.select(studies.c.study_id).where(studies.c.study_name == study_name)).scalar_one()
+    )
 
 
 def _columns(table: sql.Table, link: str) -> list[sql.Column[Any]]:
@@ -106,7 +94,7 @@ def _columns(table: sql.Table, link: str) -> list[sql.Column[Any]]:
 
 
 def _copy(connection: sql.Connection, table: sql.Table, names: list[str], rows: sql.Select[Any]) -> None:
-    # In the order of the keys: Optuna reads parameters in that order, and numbers trials by it.
+    # In the order of the primary keys: Optuna reads parameters and numbers trials in that order.
     ordered = rows.order_by(*(table.primary_key.columns))
     connection.execute(sql.insert(table).from_select(names, ordered))
 
@@ -120,5 +108,5 @@ def _escape_glob(name: str) -> str:
 
 
 def _next(pattern: re.Pattern[str], names: Iterable[str]) -> int:
-    """Return the number after the highest in use, so that order by number is order by age."""
+    """Return the highest number in use plus one, so that a higher number means a newer backup."""
     return 1 + max((int(match[1]) for name in names if (match := pattern.fullmatch(name))), default=0)

@@ -1,4 +1,4 @@
-"""What a database that is full, deleted, damaged or out of reach is called, and what remains to be done about it."""
+"""The error for a database that is full, deleted, damaged or unreachable, with the remedy in its message."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import sqlalchemy as sql
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 
 from helios.checkpoint.files import atomic_write
 from helios.errors import StudyStorageError
+from helios.plugins.optuna.optuna_internals import storage_of
+from helios.plugins.optuna.storage.delegating import database_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import optuna
+    from optuna.storages import RDBStorage
 
-_AGAIN: Final = "run the study again then: trials that were being run are continued from their checkpoints"
-# What drivers say, in lower case, and what to do.
+_AGAIN: Final = "then run the study again: unfinished trials are resumed from their checkpoints"
+# Parts of the drivers' messages, in lower case, and the remedy.
 _REMEDIES: Final = (
     (
         ("disk is full", "no space left", "disk full", "diskfull"),
-        f"its disk is full. What it held is as it was: make room, and {_AGAIN}",
+        f"its disk is full. Its content is unchanged: make room, and {_AGAIN}",
     ),
     (
         ("readonly database", "read-only", "no such table", "unable to open", "does not exist"),
         (
-            "it was deleted, moved away or made read-only while it was in use, or cannot be opened: bring it back, "
-            f"from a backup if need be (resume_study keeps them beside it), and {_AGAIN}"
+            "it was deleted, moved away or made read-only while it was in use, or cannot be opened: restore it, "
+            f"from a backup if necessary (resume_study writes them beside it), and {_AGAIN}"
         ),
     ),
     (
         ("malformed", "not a database", "disk i/o error", "corrupt"),
         (
-            "it is damaged, or its disk fails: bring it back from a backup (resume_study keeps them beside it), and "
+            "it is damaged, or its disk fails: restore it from a backup (resume_study writes them beside it), and "
             f"{_AGAIN}"
         ),
     ),
@@ -45,10 +47,10 @@ _REMEDIES: Final = (
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raise one error of ours where a database fails for good.
+    """Raise a `StudyStorageError` in place of every error of a database.
 
     Raises:
-        StudyStorageError: it says what has failed, and what to do.
+        StudyStorageError: with the message of the database and the remedy.
     """
     try:
         yield
@@ -57,7 +59,7 @@ def storage_errors() -> Iterator[None]:
 
 
 def find_storage_error(error: BaseException | None) -> StudyStorageError | None:
-    """Return the error of ours that was being handled when another one was raised, or `None` if there was none."""
+    """Return the `StudyStorageError` among an error and its causes, or `None` if there is none."""
     while error is not None and not isinstance(error, StudyStorageError):
         error = error.__cause__ or error.__context__
     return error
@@ -65,65 +67,65 @@ def find_storage_error(error: BaseException | None) -> StudyStorageError | None:
 
 def _explain(error: BaseException) -> StudyStorageError:
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ is not None else error
-    # Of the driver alone: what SQLAlchemy adds to it is the statement, with all of its values.
+    # The driver's message only: SQLAlchemy appends the statement with all of its values.
     text = str(cause.orig) if isinstance(cause, sql.exc.DBAPIError) else str(cause)
-    said = text.strip().partition("\n")[0]
+    message = text.strip().partition("\n")[0]
     for marks, remedy in _REMEDIES:
-        if any(mark in said.lower() for mark in marks):
-            return StudyStorageError(f"the database of the study cannot be used ({said}): {remedy}")
+        if any(mark in message.lower() for mark in marks):
+            return StudyStorageError(f"the database of the study cannot be used ({message}): {remedy}")
     return StudyStorageError(
-        f"the database of the study cannot be used ({said}). What it held is as it was: see to it that it can be read "
-        f"and written, and {_AGAIN}"
+        f"the database of the study cannot be used ({message}). Its content is unchanged: make it readable and "
+        f"writable, and {_AGAIN}"
     )
 
 
 @contextlib.contextmanager
-def rescued(study: optuna.Study) -> Iterator[None]:
-    """Keep what a SQLite file held if it is deleted in this context: the open connections still have it.
+def rescue_deleted_file(study: optuna.Study) -> Iterator[None]:
+    """Copy the content of a SQLite file that is deleted in this context: its open connections can still read it.
 
     Raises:
-        StudyStorageError: in place of one that ended the context; it says where the content is kept.
+        StudyStorageError: in place of the one that ended the context; it names the copy.
     """
-    backend = getattr(study._storage, "_backend", None)  # noqa: SLF001 - Optuna has no public way to the database.
-    path = _path_of(backend)
+    database = database_of(storage_of(study))
+    path = None if database is None else _path_of(database)
     try:
         yield
     except StudyStorageError as error:
-        if path is None or path.exists():
+        if database is None or path is None or path.exists():
             raise
-        kept = None
+        copy = None
         with contextlib.suppress(OSError, sqlite3.Error, sql.exc.SQLAlchemyError):
-            kept = _rescue(cast("RDBStorage", backend).engine, path)
-        if kept is None:
+            copy = _copy(database.engine, path)
+        if copy is None:
             raise
         raise StudyStorageError(
-            f"the database of the study, '{path}', was deleted or moved away while it was in use. What it held is kept "
-            f"in '{kept}': give that its name, and {_AGAIN}"
+            f"the database of the study, '{path}', was deleted or moved away while it was in use. Its content is in "
+            f"'{copy}': rename that to '{path.name}', and {_AGAIN}"
         ) from error
 
 
-def _path_of(backend: object) -> Path | None:
-    if not isinstance(backend, RDBStorage) or backend.engine.dialect.name != "sqlite":
+def _path_of(database: RDBStorage) -> Path | None:
+    if database.engine.dialect.name != "sqlite":
         return None
-    with storage_errors(), backend.engine.connect() as connection:
+    with storage_errors(), database.engine.connect() as connection:
         rows = connection.exec_driver_sql("PRAGMA database_list").all()
     file = next((str(file or "") for _, name, file in rows if name == "main"), "")
     return Path(file) if file else None
 
 
-def _rescue(engine: sql.Engine, path: Path) -> Path:
-    number = next(n for n in range(1, 10**6) if not _name_rescued(path, n).exists())
+def _copy(engine: sql.Engine, path: Path) -> Path:
+    number = next(n for n in range(1, 10**6) if not _rescued_path(path, n).exists())
 
     def write(file: BinaryIO) -> None:
         with contextlib.closing(sqlite3.connect(file.name)) as target, engine.connect() as source:
-            target.execute("PRAGMA journal_mode = MEMORY")  # A second file would stay behind after a kill.
+            target.execute("PRAGMA journal_mode = MEMORY")  # A journal file would be left behind by a kill.
             cast("sqlite3.Connection", source.connection.driver_connection).backup(target)
             if not target.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.OperationalError("the connection is a new one, to a new file")
+                raise sqlite3.OperationalError("this connection was opened after the file was deleted")
 
-    atomic_write(_name_rescued(path, number), write)
-    return _name_rescued(path, number)
+    atomic_write(_rescued_path(path, number), write)
+    return _rescued_path(path, number)
 
 
-def _name_rescued(path: Path, number: int) -> Path:
+def _rescued_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-rescued-{number}{path.suffix}")

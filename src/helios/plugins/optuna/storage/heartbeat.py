@@ -1,8 +1,8 @@
-"""Signs of life of the process that runs a trial, for those who cannot see that process.
+"""Heartbeats of the process that runs a trial, for processes on other hosts and in other containers.
 
-They are Optuna's own heartbeats, in its table, and each `run_study` on a database records them, whether or not its
-storage was made with `heartbeat_interval`. That argument stays the user's: it would also have Optuna *fail* trials that
-are silent, those of stopped processes on this host among them, where a study that is to end exactly lets them wait.
+They are stored in Optuna's own table, and `run_study` records them in every database, whether or not the storage was
+created with `heartbeat_interval`. With that argument Optuna also *fails* every trial whose heartbeat is stale, for
+example that of a stopped process on this host, which `run_study` requeues instead.
 """
 
 from __future__ import annotations
@@ -11,59 +11,63 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from optuna.storages import RDBStorage
-
 from helios.core.logging import get_root_logger
+from helios.plugins.optuna.storage.delegating import database_of
 from helios.plugins.optuna.storage.locks import sqlite_path
 from helios.plugins.optuna.storage.owners import owner_of, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BEAT: Final = 60.0  # Seconds between two signs of life.
-# A process that beats at all, and has not for so long, is gone. Databases may be away for two minutes: see PATIENCE.
-SILENCE: Final = 300.0
+    from optuna.storages import BaseStorage
+
+HEARTBEAT_INTERVAL: Final = 60.0  # Seconds.
+# Seconds without a heartbeat after which a process counts as gone. It exceeds `RETRY_TIMEOUT`, during which a process
+# that waits for its database cannot record one.
+STALE_AFTER: Final = 300.0
 
 
 def record_heartbeat(storage: Any, trial_id: int) -> None:
-    """Give a sign of life for a trial, on a storage that has a place for it."""
-    if has_heartbeats(storage):
+    """Record a heartbeat for a trial, if the storage supports them."""
+    if supports_heartbeats(storage):
         storage.record_heartbeat(trial_id)
 
 
-def has_heartbeats(storage: Any) -> bool:
-    """Return whether other processes can read a sign of life from a storage."""
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, RDBStorage):
+def supports_heartbeats(storage: BaseStorage) -> bool:
+    """Return whether other processes can read heartbeats from a storage."""
+    database = database_of(storage)
+    if database is None:
         return False
-    # A database in memory is one for each of its connections, and this process's alone.
-    return backend.engine.dialect.name != "sqlite" or bool(sqlite_path(backend.engine))
+    # Each connection to a SQLite database in memory has a database of its own.
+    return database.engine.dialect.name != "sqlite" or bool(sqlite_path(database.engine))
 
 
 @contextlib.contextmanager
-def beating(storage: Any, trial_id: int) -> Iterator[None]:
-    """Give signs of life for a trial, in a thread, while the context lasts and the trial is this process's."""
-    if not has_heartbeats(storage):
+def heartbeats(storage: Any, trial_id: int) -> Iterator[None]:
+    """Record heartbeats for a trial in a thread while the context lasts and this process owns the trial."""
+    if not supports_heartbeats(storage):
         yield
         return
-    is_over = threading.Event()
-    thread = threading.Thread(target=_beat, args=(storage, trial_id, is_over), name="helios-heartbeat", daemon=True)
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_record_until, args=(stop, storage, trial_id), name="helios-heartbeat", daemon=True
+    )
     thread.start()
     try:
         yield
     finally:
-        is_over.set()
+        stop.set()
         thread.join()
 
 
-def _beat(storage: Any, trial_id: int, is_over: threading.Event) -> None:
-    while not is_over.wait(BEAT):
+def _record_until(stop: threading.Event, storage: Any, trial_id: int) -> None:
+    while not stop.wait(HEARTBEAT_INTERVAL):
         try:
-            # Somebody may have taken the trial while this process was stopped.
+            # Another process may have taken the trial over while this one was stopped.
             if owner_of(storage.get_trial(trial_id)) != this_process():
                 return
             storage.record_heartbeat(trial_id)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises: the trial goes on, and the next beat may come through.
+        except Exception as error:  # noqa: BLE001 - drivers raise errors of all kinds, and the next attempt may succeed.
             get_root_logger().warning("the heartbeat of a trial could not be recorded: %s", error)
         finally:
-            storage.remove_session()  # Each thread has one of its own.
+            storage.remove_session()  # Each thread has its own.

@@ -1,4 +1,4 @@
-"""Who runs a trial: a mark on it, and whether the process that left the mark still lives."""
+"""The process that runs a trial: a system attribute of the trial names it, and others check whether it is alive."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 
+from helios.plugins.optuna.optuna_internals import trial_id_of
 from helios.ranks.processes import exists, is_stopped
 
 if TYPE_CHECKING:
@@ -19,20 +20,19 @@ if TYPE_CHECKING:
 OWNER_KEY: Final = "helios:owner"
 
 _PROC: Final = Path("/proc")
-_ENDED: Final = ("Z", "X")  # A killed process that its parent has not looked after yet runs nothing any more.
+_ENDED: Final = ("Z", "X")  # States of a process that has ended; a zombie waits for its parent to read its exit status.
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process, told from all others, earlier and later ones too.
+    """A process, identified uniquely although process ids are reused.
 
     Attributes:
-        host: the name of its machine.
-        boot: the kernel's name for the time since the machine was started; empty where there is none.
-        namespace: the kernel's name for the space that process ids count in, one for each container; empty where there
-            is none.
+        host: the name of its host.
+        boot: the kernel's boot id; empty where there is none.
+        namespace: the kernel's PID namespace, one for each container; empty where there is none.
         pid: its process id.
-        start: when it started, in clock ticks since the machine did; `None` where the system does not tell.
+        start: its start time in clock ticks since the boot; `None` where the system does not provide it.
     """
 
     host: str
@@ -46,22 +46,22 @@ class Owner:
 
 
 def mark_owner(trial: Any) -> None:
-    """Write on a trial, in its storage, that this process runs it.
+    """Record in the storage of a trial that this process runs it.
 
-    A trial that lives in no storage (a `FixedTrial`, a stand-in for a trial in another process) stays as it is.
+    Does nothing for an object that is no `optuna.Trial`, such as a `FixedTrial` or a `RemoteTrial`.
     """
     if isinstance(trial, optuna.Trial):
         mark = dataclasses.asdict(this_process())
-        trial.storage.set_trial_system_attr(trial._trial_id, OWNER_KEY, mark)  # noqa: SLF001 - storages know ids alone.
+        trial.storage.set_trial_system_attr(trial_id_of(trial), OWNER_KEY, mark)
 
 
 def owner_of(trial: FrozenTrial) -> Owner | None:
-    """Return who a trial says runs it, or ran it last; `None` if it says nothing that can be read."""
+    """Return the process that runs a trial, or ran it last; `None` if the trial has no valid record of one."""
     return parse_owner(trial.system_attrs.get(OWNER_KEY))
 
 
 def parse_owner(mark: object) -> Owner | None:
-    """Return the owner that `mark_owner` wrote, or `None` if this is no such mark."""
+    """Return the owner that `mark_owner` wrote, or `None` if the value has another form."""
     if not isinstance(mark, dict):
         return None
     try:
@@ -74,7 +74,7 @@ def parse_owner(mark: object) -> Owner | None:
 
 
 def is_alive(owner: Owner) -> bool | None:
-    """Return whether a process still lives, or `None` where that cannot be known from here."""
+    """Return whether a process is alive, or `None` if this process cannot tell."""
     here = this_process()
     if owner.host != here.host:
         return None
@@ -88,14 +88,14 @@ def is_alive(owner: Owner) -> bool | None:
 
 
 def describe_owner(owner: Owner) -> str:
-    """Return who an owner is, and that it is stopped if that can be seen from here, with what to do then."""
+    """Return the name of an owner; where this host shows that it is stopped, with the command that continues it."""
     if is_alive(owner) and is_stopped(owner.pid):
-        return f"{owner}, which is stopped: 'kill -CONT {owner.pid}' has it go on"
+        return f"{owner}, which is stopped: 'kill -CONT {owner.pid}' continues it"
     return str(owner)
 
 
 def this_process() -> Owner:
-    """Return the mark of the calling process."""
+    """Return the calling process."""
     namespace = ""
     with contextlib.suppress(OSError):
         namespace = str((_PROC / "self/ns/pid").readlink())
@@ -110,11 +110,11 @@ def _boot() -> str:
 
 
 def _start_of(pid: int) -> int | None:
-    """Return when a process started, or `None` if there is no such process or the system does not tell."""
+    """Return the start time of a process, or `None` if it does not exist or the system does not provide it."""
     try:
         status = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The second field is the name in brackets, and may hold blanks and brackets itself.
+    # The second field is the name in parentheses, which may itself contain spaces and parentheses.
     state, *fields = status.rpartition(")")[2].split()
     return None if state in _ENDED else int(fields[18])

@@ -1,7 +1,7 @@
-"""Optuna's tables in a relational database: the one room that reads and writes them directly.
+"""Reads and writes of Optuna's tables in a relational database.
 
-Optuna offers no way to change a trial that has finished, nor to change several in one step. Both are needed to take a
-study up again without a moment at which it is half done.
+Optuna has no method that changes a finished trial, or several trials in one transaction. `resume_study` needs both, so
+that an interruption leaves either the old study or the new one.
 """
 
 from __future__ import annotations
@@ -15,56 +15,50 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sql
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from helios.errors import ConfigurationError
+from helios.plugins.optuna.optuna_internals import tables
+from helios.plugins.optuna.storage.delegating import database_of
 from helios.plugins.optuna.storage.owners import OWNER_KEY, Owner, parse_owner
 from helios.plugins.optuna.storage.urls import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-# How long another process may hold a SQLite file before a wait for it is given up. SQLite itself waits for 5 s.
-_LOCK_TIMEOUT: Final = 60.0
+    from optuna.storages import BaseStorage
 
-# Databases limit how many values one statement may have.
-_CHUNK: Final = 500
-
-# What one run of a trial leaves, and the next may not find: Optuna refuses to set a constraint that is set already.
+_LOCK_TIMEOUT: Final = 60.0  # Seconds to wait for a locked SQLite file; the default of SQLite is 5 s.
+_CHUNK: Final = 500  # Databases limit the number of values in one statement.
+# The system attributes of constraints, which Optuna never overwrites: a trial must not have them when it runs again.
 _CONSTRAINTS: Final = "constraints"
-
-_STUDIES: Final[sql.Table] = models.StudyModel.__table__
-_TRIALS: Final[sql.Table] = models.TrialModel.__table__
-_VALUES: Final[sql.Table] = models.TrialValueModel.__table__
-_HEARTBEATS: Final[sql.Table] = models.TrialHeartbeatModel.__table__
-_NOTES: Final[sql.Table] = models.TrialSystemAttributeModel.__table__
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialRow:
-    """What there is to know about a trial before it is changed.
+    """What is known about a trial before it is changed.
 
     Attributes:
         trial_id: its id in the database.
         number: its number in the study.
         state: its state.
-        owner: who runs it, or ran it last.
-        silence: seconds since its last heartbeat; `None` if it never had one.
+        owner: the process that runs it, or ran it last.
+        heartbeat_age: seconds since its last heartbeat; `None` if it never had one.
     """
 
     trial_id: int
     number: int
     state: TrialState
     owner: Owner | None
-    silence: float | None
+    heartbeat_age: float | None
 
 
 def open_storage(storage: str) -> RDBStorage:
-    """Open the database of a storage URL, patiently: other processes may hold it, and servers may be restarted.
+    """Open the database of a storage URL with a long lock timeout and with connections that are checked before use.
 
     Raises:
-        ConfigurationError: if the string is no storage URL, or a SQLite file is none, or its folder does not exist.
+        ConfigurationError: if the string is not a storage URL, if a SQLite path is not a file, or if its folder does
+            not exist.
     """
     url = parse_url(storage)
     if url.get_backend_name() != "sqlite":
@@ -75,112 +69,121 @@ def open_storage(storage: str) -> RDBStorage:
     file = Path(url.database or "")
     if "uri" not in url.query and file.exists() and not file.is_file():
         raise ConfigurationError(f"storage is in {file}, which is no file: move it away, or correct the URL")
-    patience = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT}
-    return RDBStorage(storage, engine_kwargs={"connect_args": patience})
+    timeout = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT}
+    return RDBStorage(storage, engine_kwargs={"connect_args": timeout})
 
 
 @contextlib.contextmanager
 def transaction(engine: sql.Engine, study_name: str) -> Iterator[tuple[sql.Connection, int]]:
-    """Change a study in one step: all that happens in the context takes place when it ends, or nothing does.
+    """Change a study in one transaction, which is committed at the end of the context.
 
-    Meanwhile nobody else changes the study: no trial is begun, and none of those read here moves on.
+    Until then no other process can change the study: it can neither start a trial nor change one that was read here.
 
-    Returns:
+    Yields:
         The connection and the study's id.
     """
+    studies = tables().studies
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            # SQLite locks nothing before the first change, and what was read by then may be out of date.
+            # By default SQLite takes its lock at the first write, when the rows that were read may be out of date.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        query = sql.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == study_name)
+        query = sql.select(studies.c.study_id).where(studies.c.study_name == study_name)
         yield connection, connection.execute(query.with_for_update()).scalar_one()
         connection.commit()
 
 
 def has_trials(connection: sql.Connection, study_id: int) -> bool:
     """Return whether a study has any trial."""
-    query = sql.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id).limit(1)
+    trials = tables().trials
+    query = sql.select(trials.c.trial_id).where(trials.c.study_id == study_id).limit(1)
     return connection.execute(query).first() is not None
 
 
 def read_trials(connection: sql.Connection, study_id: int, states: Collection[TrialState]) -> list[TrialRow]:
-    """Return the trials of a study that are in one of some states, by number, and hold them until the end."""
-    chosen = (_TRIALS.c.study_id == study_id) & _TRIALS.c.state.in_(states)
-    query = sql.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state).where(chosen)
-    rows = connection.execute(query.order_by(_TRIALS.c.trial_id).with_for_update()).all()
-    ids = sql.select(_TRIALS.c.trial_id).where(chosen)
-    marks = sql.select(_NOTES.c.trial_id, _NOTES.c.value_json)
+    """Return the trials of a study in these states, by number, and lock them until the transaction ends."""
+    trials, attrs = tables().trials, tables().system_attrs
+    chosen = (trials.c.study_id == study_id) & trials.c.state.in_(states)
+    query = sql.select(trials.c.trial_id, trials.c.number, trials.c.state).where(chosen)
+    rows = connection.execute(query.order_by(trials.c.trial_id).with_for_update()).all()
+    ids = sql.select(trials.c.trial_id).where(chosen)
+    marks = sql.select(attrs.c.trial_id, attrs.c.value_json)
     owners = {
         trial_id: parse_owner(json.loads(mark))
-        for trial_id, mark in connection.execute(marks.where(_NOTES.c.key == OWNER_KEY, _NOTES.c.trial_id.in_(ids)))
+        for trial_id, mark in connection.execute(marks.where(attrs.c.key == OWNER_KEY, attrs.c.trial_id.in_(ids)))
     }
-    silences = _read_silences(connection, ids)
+    ages = _read_heartbeat_ages(connection, ids)
     return [
-        TrialRow(trial_id, number, state, owners.get(trial_id), silences.get(trial_id))
-        for trial_id, number, state in rows
+        TrialRow(trial_id, number, state, owners.get(trial_id), ages.get(trial_id)) for trial_id, number, state in rows
     ]
 
 
-def find_silences(storage: object, study_id: int) -> dict[int, float]:
-    """Return how many seconds ago the running trials of a study gave their last heartbeat, by their ids.
+def find_heartbeat_ages(storage: BaseStorage, study_id: int) -> dict[int, float]:
+    """Return the seconds since the last heartbeat of each running trial of a study, by trial id.
 
-    Trials that never gave one are not in it; nor is any where there is no relational database.
+    Trials without a heartbeat are left out. The result is empty for a storage that is not a relational database.
     """
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, RDBStorage):
+    database = database_of(storage)
+    if database is None:
         return {}
-    chosen = (_TRIALS.c.study_id == study_id) & (_TRIALS.c.state == TrialState.RUNNING)
-    with backend.engine.connect() as connection:
-        return _read_silences(connection, sql.select(_TRIALS.c.trial_id).where(chosen))
+    trials = tables().trials
+    chosen = (trials.c.study_id == study_id) & (trials.c.state == TrialState.RUNNING)
+    with database.engine.connect() as connection:
+        return _read_heartbeat_ages(connection, sql.select(trials.c.trial_id).where(chosen))
 
 
-def forget_heartbeat(storage: object, trial_id: int) -> None:
-    """Take the last heartbeat off a trial: whoever runs it next need not be taken for somebody who is silent."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, RDBStorage):
-        with backend.engine.begin() as connection:
-            connection.execute(sql.delete(_HEARTBEATS).where(_HEARTBEATS.c.trial_id == trial_id))
+def delete_heartbeat(storage: BaseStorage, trial_id: int) -> None:
+    """Delete the last heartbeat of a trial, so that the next process that runs it does not look stale."""
+    database = database_of(storage)
+    if database is not None:
+        heartbeats = tables().heartbeats
+        with database.engine.begin() as connection:
+            connection.execute(sql.delete(heartbeats).where(heartbeats.c.trial_id == trial_id))
 
 
-def _read_silences(connection: sql.Connection, ids: sql.Select[Any]) -> dict[int, float]:
-    # By the database's own clock, as Optuna does: its heartbeats are in local time on one database, in UTC on another.
+def _read_heartbeat_ages(connection: sql.Connection, ids: sql.Select[Any]) -> dict[int, float]:
+    heartbeats = tables().heartbeats
+    # As in Optuna, by the clock of the database: heartbeats are in local time in some databases, in UTC in others.
     now: datetime.datetime = connection.execute(sql.select(sql.func.now())).scalar_one().replace(tzinfo=None)
-    query = sql.select(_HEARTBEATS.c.trial_id, _HEARTBEATS.c.heartbeat).where(_HEARTBEATS.c.trial_id.in_(ids))
-    return {trial_id: (now - beat).total_seconds() for trial_id, beat in connection.execute(query)}
+    query = sql.select(heartbeats.c.trial_id, heartbeats.c.heartbeat).where(heartbeats.c.trial_id.in_(ids))
+    return {trial_id: (now - heartbeat).total_seconds() for trial_id, heartbeat in connection.execute(query)}
 
 
 def requeue(connection: sql.Connection, trial_ids: Sequence[int]) -> None:
-    """Let trials wait in their own slots, with their parameters, attributes and intermediate values.
+    """Set trials to waiting, with their numbers, parameters, attributes and intermediate values.
 
-    What their last run left behind as its result is taken off: values, constraints, dates, owner and heartbeat.
+    The results of their last run are deleted: values, constraints, dates, owner and heartbeat.
     """
+    trials, values, heartbeats = tables().trials, tables().values, tables().heartbeats
+    attrs = tables().system_attrs
     is_result = (
-        (_NOTES.c.key == OWNER_KEY)
-        | (_NOTES.c.key == _CONSTRAINTS)
-        | _NOTES.c.key.startswith(f"{_CONSTRAINTS}:", autoescape=True)
+        (attrs.c.key == OWNER_KEY)
+        | (attrs.c.key == _CONSTRAINTS)
+        | attrs.c.key.startswith(f"{_CONSTRAINTS}:", autoescape=True)
     )
     for ids in _chunks(trial_ids):
-        connection.execute(sql.delete(_VALUES).where(_VALUES.c.trial_id.in_(ids)))
-        connection.execute(sql.delete(_HEARTBEATS).where(_HEARTBEATS.c.trial_id.in_(ids)))
-        connection.execute(sql.delete(_NOTES).where(_NOTES.c.trial_id.in_(ids), is_result))
+        connection.execute(sql.delete(values).where(values.c.trial_id.in_(ids)))
+        connection.execute(sql.delete(heartbeats).where(heartbeats.c.trial_id.in_(ids)))
+        connection.execute(sql.delete(attrs).where(attrs.c.trial_id.in_(ids), is_result))
         waiting = {"state": TrialState.WAITING, "datetime_start": None, "datetime_complete": None}
-        connection.execute(sql.update(_TRIALS).where(_TRIALS.c.trial_id.in_(ids)).values(waiting))
+        connection.execute(sql.update(trials).where(trials.c.trial_id.in_(ids)).values(waiting))
 
 
-def let_fail(connection: sql.Connection, trial_ids: Sequence[int]) -> None:
-    """Mark trials as failed now."""
-    # Optuna keeps dates in UTC, without saying so in them.
+def mark_failed(connection: sql.Connection, trial_ids: Sequence[int]) -> None:
+    """Set trials to failed, at the current time."""
+    trials = tables().trials
+    # Optuna stores dates in UTC without a time zone.
     failed = {"state": TrialState.FAIL, "datetime_complete": datetime.datetime.now(datetime.UTC).replace(tzinfo=None)}
     for ids in _chunks(trial_ids):
-        connection.execute(sql.update(_TRIALS).where(_TRIALS.c.trial_id.in_(ids)).values(failed))
+        connection.execute(sql.update(trials).where(trials.c.trial_id.in_(ids)).values(failed))
 
 
-def forget_notes(storage: object, trial_id: int, names: Sequence[str]) -> None:
-    """Take system attributes off a trial that has not finished; does nothing where there is no relational database."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, RDBStorage) and names:
-        with backend.engine.begin() as connection:
-            connection.execute(sql.delete(_NOTES).where(_NOTES.c.trial_id == trial_id, _NOTES.c.key.in_(names)))
+def delete_system_attrs(storage: BaseStorage, trial_id: int, names: Sequence[str]) -> None:
+    """Delete system attributes of an unfinished trial; does nothing if the storage is not a relational database."""
+    database = database_of(storage)
+    if database is not None and names:
+        attrs = tables().system_attrs
+        with database.engine.begin() as connection:
+            connection.execute(sql.delete(attrs).where(attrs.c.trial_id == trial_id, attrs.c.key.in_(names)))
 
 
 def _chunks(trial_ids: Sequence[int]) -> Iterator[Sequence[int]]:

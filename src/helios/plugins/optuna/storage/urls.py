@@ -1,13 +1,13 @@
-"""URLs of databases: read, and shown without what may be a password in them."""
+"""Storage URLs: parsed, and shown without anything that may be a password."""
 
 from __future__ import annotations
 
 from typing import Final
 
 import sqlalchemy as sql
-from optuna.storages._rdb import models
 
 from helios.errors import ConfigurationError
+from helios.plugins.optuna.optuna_internals import fill_url_template
 
 _RULE: Final = (
     "storage is no storage URL (it is not shown, as it may hold a password): pass one that SQLAlchemy knows, such as "
@@ -20,40 +20,40 @@ def parse_url(storage: str) -> sql.URL:
     """Return the parts of a storage URL.
 
     Raises:
-        ConfigurationError: if the string is no storage URL. It is not repeated: it may hold a password.
+        ConfigurationError: if the string is not a storage URL. The message does not show it: it may hold a password.
     """
     url = _parse(storage)
-    # Not raised while another error is handled: that one may quote the string, and would be printed with this one.
+    # Raised outside of the `except` block of `_parse`: the traceback would show that error, which may quote the string.
     if url is None:
         raise ConfigurationError(_RULE)
     if url.get_backend_name() == "sqlite" and (url.username or url.password or url.host or url.port):
-        # SQLAlchemy refuses it as well, but prints the password.
+        # SQLAlchemy raises an error as well, but shows the password.
         raise ConfigurationError(
-            "storage is a SQLite URL with a user or a host, which SQLite has not: write sqlite:/// and the path of the "
-            "file, as in 'sqlite:///study.db' or 'sqlite:////folder/study.db'"
+            "storage is a SQLite URL with a user or a host, and SQLite has neither: write sqlite:/// and the path of "
+            "the file, as in 'sqlite:///study.db' or 'sqlite:////folder/study.db'"
         )
     return url
 
 
 def _parse(storage: str) -> sql.URL | None:
     try:
-        url = sql.make_url(storage.format(SCHEMA_VERSION=models.SCHEMA_VERSION))
+        url = sql.make_url(fill_url_template(storage))
         url.get_dialect()
     except (sql.exc.ArgumentError, LookupError, ValueError):
         return None
     if url.get_backend_name() == "sqlite":
         return url
-    # A password with an @ or a / in it ends early, and drivers print what is taken for the host then.
+    # A password that contains @ or / is split there, and drivers print its second part as the host.
     rest = storage.partition("@")[2] if url.username is not None else storage
-    is_torn = "@" in rest.partition("?")[0] or (url.username is None and ":" in (url.database or ""))
-    return None if is_torn else url
+    is_split = "@" in rest.partition("?")[0] or (url.username is None and ":" in (url.database or ""))
+    return None if is_split else url
 
 
 def show_url(url: sql.URL) -> str:
-    """Return a URL for people: without the password, and without the part after the "?", which may hold one as well."""
+    """Return a URL for messages, without the password and without the query, which may hold one as well."""
     if url.get_backend_name() == "sqlite":
         return repr(f"{url.drivername}:///{url.database or ''}")
-    # Where there is no user, what is taken for the port may be a password: "user:1234" in place of "user:1234@host".
+    # Without a user, the port may be a password: "user:1234" written in place of "user:1234@host".
     port = None if url.username is None else url.port
     shown = sql.URL.create(url.drivername, url.username, url.password, url.host, port, url.database)
     return repr(shown.render_as_string(hide_password=True))

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from helios.checkpoint.archive import load_archive, save_archive
 from helios.core import distributed
 from helios.errors import ArgumentTypeError, CheckpointError, CorruptCheckpointError
+from helios.plugins.optuna.samplers.checkpoint import checkpoint_sampler, restore_sampler
 from helios.plugins.optuna.samplers.reproducible import ReproducibleSampler
-from helios.plugins.optuna.samplers.saving import checkpoint_sampler, restore_sampler
 from tests.plugins.optuna.sampler_parts import MAKERS, Killed, make_objective, table
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def test_torn_file_is_passed_over(damage: str, tmp_path: Path, caplog: pytest.Lo
 
     with caplog.at_level(logging.WARNING, "helios"):
         assert isinstance(restore_sampler(tmp_path), RandomSampler)
-    assert f"passed over the sampler in {newest}, which is torn" in caplog.text
+    assert f"skipped the sampler in {newest}, which is truncated" in caplog.text
 
     (tmp_path / "sampler-000001_trial-0.pth").unlink()
     assert restore_sampler(tmp_path) is None
@@ -320,7 +320,7 @@ def test_reproducible_sampler_is_not_saved(tmp_path: Path, caplog: pytest.LogCap
 
 def test_only_rank_0_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the other ranks, whose trial is a stand-in without a study, nothing happens."""
-    monkeypatch.setattr("helios.plugins.optuna.samplers.saving.get_global_rank", lambda: 1)
+    monkeypatch.setattr("helios.plugins.optuna.samplers.checkpoint.get_global_rank", lambda: 1)
     checkpoint_sampler(object(), tmp_path)  # type: ignore[arg-type]  # a stand-in
 
     assert _names(tmp_path) == []
@@ -348,4 +348,4 @@ def test_other_optuna_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     save_archive(path, load_archive(path) | {"optuna": "4.9.0"})
 
     assert isinstance(restore_sampler(tmp_path), RandomSampler)
-    assert f"saved by Optuna 4.9.0; that of {optuna.__version__} may go on differently" in caplog.text
+    assert f"saved by Optuna 4.9.0; with Optuna {optuna.__version__} it may suggest other values" in caplog.text

@@ -1,10 +1,10 @@
-"""A study on the ranks that do not hold it: what they are sent over a store, and what they make of that."""
+"""A read-only view of a study for ranks other than 0: how it is sent through a store, and how it is rebuilt there."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 from optuna.distributions import (
@@ -22,12 +22,13 @@ from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.errors import ArgumentTypeError, StudyViewError
 from helios.plugins.optuna.space.space import SearchSpace
+from helios.plugins.optuna.storage.delegating import DelegatingStorage
 from helios.ranks.messages import encode_message, register_message_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_TRIAL: Final = (  # What Optuna makes a trial of, besides its id in a storage.
+_TRIAL_FIELDS: Final = (  # The arguments of `FrozenTrial`, except its id in a storage.
     *("number", "state", "values", "datetime_start", "datetime_complete", "params", "distributions", "user_attrs"),
     *("system_attrs", "intermediate_values"),
 )
@@ -40,18 +41,18 @@ register_message_type(CategoricalDistribution, lambda domain: domain.choices, Ca
 register_message_type(SearchSpace, SearchSpace.to_dict, SearchSpace.from_dict)
 register_message_type(
     FrozenTrial,
-    lambda trial: {name: getattr(trial, name) for name in _TRIAL},
+    lambda trial: {name: getattr(trial, name) for name in _TRIAL_FIELDS},
     lambda fields: FrozenTrial(**fields, value=None, trial_id=0),
 )
 
 
 def describe_study(study: optuna.Study) -> dict[str, Any]:
-    """Return what `view_study` shows of a study; all of it can be sent in a message."""
+    """Return the content of a study for `view_study`, in a form that can be sent as a message."""
     return {
         "study_name": study.study_name,
         "directions": study.directions,
         "metric_names": study.metric_names,
-        "user_attrs": _legible(study.user_attrs, "the study"),
+        "user_attrs": _as_sendable(study.user_attrs, "the study"),
         "trials": [_describe_trial(trial) for trial in study.get_trials(deepcopy=False)],
     }
 
@@ -59,60 +60,61 @@ def describe_study(study: optuna.Study) -> dict[str, Any]:
 def _describe_trial(trial: FrozenTrial) -> FrozenTrial:
     whose = f"trial {trial.number}"
     described = copy.copy(trial)
-    described.params = _legible(trial.params, whose)
+    described.params = _as_sendable(trial.params, whose)
     described.distributions = {
-        name: CategoricalDistribution([*_legible(dict(enumerate(domain.choices)), f"{name} of {whose}").values()])
+        name: CategoricalDistribution([*_as_sendable(dict(enumerate(domain.choices)), f"{name} of {whose}").values()])
         if isinstance(domain, CategoricalDistribution)
         else domain
         for name, domain in trial.distributions.items()
     }
-    described.user_attrs = _legible(trial.user_attrs, whose)
-    described._system_attrs = _legible(trial.system_attrs, whose)  # noqa: SLF001 - a trial has no other way.
+    described.user_attrs = _as_sendable(trial.user_attrs, whose)
+    described.system_attrs = _as_sendable(trial.system_attrs, whose)
     return described
 
 
-def _legible(values: Mapping[Any, Any], whose: str) -> dict[Any, Any]:
-    """Return values with a text in the place of those that a message cannot hold; a storage in memory takes any."""
-    legible = {}
+def _as_sendable(values: Mapping[Any, Any], whose: str) -> dict[Any, Any]:
+    """Return values with the `repr` of each that cannot be sent: a storage in memory accepts values of any type."""
+    sendable = {}
     for name, value in values.items():
         try:
             encode_message(value)
-            legible[name] = value
+            sendable[name] = value
         except ArgumentTypeError:
             get_root_logger().warning(
-                "%r of %s is a %s: ranks other than 0 see its text alone", name, whose, type(value).__qualname__
+                "%r of %s is a %s: ranks other than 0 get its repr", name, whose, type(value).__qualname__
             )
-            legible[name] = repr(value)
-    return legible
+            sendable[name] = repr(value)
+    return sendable
 
 
-class _Sealed(InMemoryStorage):
-    """A study that can be read, and nothing else."""
+class ReadOnlyStorage(DelegatingStorage):
+    """A storage that can be read, and raises `StudyViewError` for every change."""
 
-    def _refuse(self, *_arguments: Any, **_options: Any) -> NoReturn:
-        raise StudyViewError(
-            f"this is a view of a study that rank 0 holds, and this is rank {get_dist_info().rank}: change it there"
-        )
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the wrapped storage by its name, if it changes nothing.
 
-    create_new_study = delete_study = create_new_trial = _refuse
-    set_study_user_attr = set_study_system_attr = _refuse
-    set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse
-    set_trial_user_attr = set_trial_system_attr = _refuse
+        Raises:
+            StudyViewError: if it would change a study.
+        """
+        if name.startswith(("create_", "delete_", "set_")):
+            raise StudyViewError(
+                f"this is a view of a study that rank 0 holds, and this is rank {get_dist_info().rank}: change it there"
+            )
+        return super().call(name, *args, **kwargs)
 
 
 def view_study(described: dict[str, Any]) -> optuna.Study:
-    """Return a study that can only be read, as `describe_study` has described it."""
+    """Return a read-only study with the content that `describe_study` returned."""
     storage = InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=described["study_name"], directions=described["directions"])
     for key, value in described["user_attrs"].items():
         study.set_user_attr(key, value)
     if described["metric_names"] is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Rank 0's user was warned.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # It was shown on rank 0.
             study.set_metric_names(described["metric_names"])
     study_id = storage.get_study_id_from_name(study.study_name)
     for trial in described["trials"]:
-        # Not through `study.add_trials`, which refuses what was enqueued outside of the range that it was suggested in.
+        # `study.add_trials` would reject a value that was enqueued outside of the range of its parameter.
         storage.create_new_trial(study_id, template_trial=trial)
-    storage.__class__ = _Sealed
-    return study
+    return optuna.load_study(study_name=study.study_name, storage=ReadOnlyStorage(storage))

@@ -1,4 +1,4 @@
-"""Studies that are taken up again after they were interrupted."""
+"""`resume_study`, which continues a study after its processes were killed or its trials failed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from helios.core.logging import get_root_logger
 from helios.errors import ConfigurationError, StudyInUseError, StudyStorageError
-from helios.plugins.optuna._arguments import check_failed_states, check_flag, check_study_args
+from helios.plugins.optuna.arguments import check_failed_states, check_flag, check_study_args
 from helios.plugins.optuna.storage import backups, rdb
 from helios.plugins.optuna.storage.errors import storage_errors
-from helios.plugins.optuna.storage.heartbeat import SILENCE
+from helios.plugins.optuna.storage.heartbeat import STALE_AFTER
 from helios.plugins.optuna.storage.locks import study_lock
 from helios.plugins.optuna.storage.owners import is_alive, this_process
 
@@ -29,39 +29,38 @@ def resume_study(
     failed_states: Collection[TrialState] | TrialState = (TrialState.FAIL,),
     backup_study: bool = True,
 ) -> optuna.Study:
-    """Take up a study where it was interrupted: what has finished stays as it is, what failed waits for its next run.
+    """Resume an interrupted study: finished trials are kept, and failed trials are set to waiting.
 
-    A study that does not exist is created; one without trials is returned as it is. Trials in `failed_states` wait in
-    the slots of their own numbers, with their parameters, attributes and intermediate values. A running trial outside
-    `failed_states` whose process is gone is marked as failed. All this happens in one transaction: a crash leaves the
-    old study or the new one. Other studies in the database are not touched.
+    A study that does not exist is created; a study without trials is returned unchanged. Trials in `failed_states` wait
+    with their numbers, parameters, attributes and intermediate values. A running trial outside `failed_states` whose
+    process is gone is marked as failed. All of this is one transaction: a crash leaves either the old study or the new
+    one. Other studies in the database are not changed.
 
-    A trial is known to be run by a live process if `OptunaPlugin` or `run_study` runs it on this host, or if it has a
-    fresh heartbeat of Optuna's. A trial with neither mark nor heartbeat counts as left behind.
+    A trial counts as running if `OptunaPlugin` or `run_study` runs it in a live process on this host, or if it has a
+    recent heartbeat of Optuna's. A trial with neither a recorded process nor a heartbeat counts as abandoned.
 
     Args:
         study_args: the arguments of `optuna.create_study`. `storage` must be a database URL, `study_name` must be
             given, and `load_if_exists` must be true. Sampler and pruner of the result are those given here; its
             directions and attributes are those of the study.
-        failed_states: the states that count as failed, or one alone. With `TrialState.RUNNING` among them, the caller
-            says that nobody runs the trials whose processes cannot be seen from here (on other hosts), nor those of
-            this process.
-        backup_study: keep a copy of what the study was before: for SQLite, of the whole file beside it
-            (`study-backup-1.db` and so on); in other databases, of the study beside it (`<name>-backup-1` and so on).
+        failed_states: the states that count as failed, or a single one. `TrialState.RUNNING` states that no process
+            runs the trials of processes on other hosts, which cannot be checked from here, nor those of this process.
+        backup_study: whether to copy the study before it is changed: for SQLite the whole file, to `study-backup-1.db`
+            and so on beside it; in other databases the study, to `<name>-backup-1` and so on in the database.
 
     Returns:
         The study.
 
     Raises:
-        ArgumentTypeError: if `storage` is no string, `failed_states` holds something else than states, or another
-            argument has the wrong type.
+        ArgumentTypeError: if `storage` is not a string, `failed_states` contains a value that is not a state, or
+            another argument has the wrong type.
         MissingArgumentError: if `load_if_exists` is not true, or `study_name` is not given.
-        ConfigurationError: if `storage` is no database URL, states of finished trials are among `failed_states`, or no
-            study can be made of `study_args`.
-        StudyStorageError: if the database, or the disk of its backup, is full, damaged or out of reach; nothing has
-            changed then.
-        StudyInUseError: if a process runs a trial of the study, and the database is SQLite; nothing has changed then.
-            In other databases such trials are left alone.
+        ConfigurationError: if `storage` is not a database URL, `failed_states` contains a state of finished trials, or
+            `optuna.create_study` rejects `study_args`.
+        StudyStorageError: if the database, or the disk of its backup, is full, damaged or unreachable; the study is
+            unchanged.
+        StudyInUseError: if a process runs a trial of the study, and the database is SQLite; the study is unchanged. In
+            other databases such trials are skipped.
     """
     study_args, failed_states = check_study_args(study_args), check_failed_states(failed_states)
     check_flag("backup_study", backup_study)
@@ -70,9 +69,9 @@ def resume_study(
     try:
         with storage_errors():
             study = _create_study({**study_args, "storage": database})
-            # Under this lock `run_study` marks its trials: none is found before its mark.
+            # `run_study` holds this lock until the owner of a new trial is recorded.
             with study_lock(study):
-                _take_up(database.engine, study.study_name, failed_states, backup_study=backup_study)
+                _requeue(database.engine, study.study_name, failed_states, backup_study=backup_study)
     except BaseException:
         database.remove_session()
         database.engine.dispose()
@@ -84,10 +83,10 @@ def _create_study(study_args: Mapping[str, Any]) -> optuna.Study:
     try:
         return optuna.create_study(**study_args)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"no study can be made of study_args ({error}): correct them") from error
+        raise ConfigurationError(f"optuna.create_study rejects study_args ({error}): correct them") from error
 
 
-def _take_up(
+def _requeue(
     engine: sqlalchemy.Engine, study_name: str, failed_states: Collection[TrialState], *, backup_study: bool
 ) -> None:
     is_file = engine.dialect.name == "sqlite"
@@ -100,27 +99,27 @@ def _take_up(
         if backup_study:
             back_up = backups.back_up_file if is_file else backups.back_up_study
             try:
-                kept = back_up(connection, study_name)
+                backup = back_up(connection, study_name)
             except (OSError, sqlite3.Error) as error:
                 raise StudyStorageError(
                     f"study {study_name!r} could not be backed up ({error}), and was not changed: make room beside its "
                     "database, or pass backup_study=False"
                 ) from error
-            get_root_logger().info("study %r as it was is kept in %s", study_name, kept)
+            get_root_logger().info("the backup of study %r is %s", study_name, backup)
         rdb.requeue(connection, plan.waiting)
-        rdb.let_fail(connection, plan.failing)
+        rdb.mark_failed(connection, plan.failing)
     plan.report()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What becomes of the trials that have not finished.
+    """The changes to the unfinished trials of a study.
 
     Attributes:
-        waiting: ids of trials that shall wait.
-        failing: ids of trials that shall be marked as failed.
+        waiting: ids of the trials to set to waiting.
+        failing: ids of the trials to mark as failed.
         running: trials that a process runs.
-        unclear: trials of which nobody here can tell whether a process runs them.
+        unclear: trials that may be run by a process on another host or in another container.
     """
 
     waiting: list[int]
@@ -129,7 +128,7 @@ class _Plan:
     unclear: list[rdb.TrialRow]
 
     def ensure_free(self, study_name: str) -> None:
-        """Refuse if anybody runs a trial, or might."""
+        """Raise if a process runs a trial, or may run one."""
         if self.running:
             raise StudyInUseError(
                 f"study {study_name!r} is in use: {_describe(self.running)}. Wait for them, or end these processes"
@@ -141,16 +140,16 @@ class _Plan:
             )
 
     def report(self) -> None:
-        """Say what was done, and what was left."""
+        """Log the changes, and the trials that were skipped."""
         logger = get_root_logger()
         if self.waiting or self.failing:
-            logger.info("%d trials wait again, %d are marked as failed", len(self.waiting), len(self.failing))
+            logger.info("set %d trials to waiting and %d to failed", len(self.waiting), len(self.failing))
         if self.running:
-            logger.info("left alone: %s", _describe(self.running))
+            logger.info("skipped because they are running: %s", _describe(self.running))
         if self.unclear:
             logger.warning(
-                "left alone, though their processes cannot be seen from here and may be gone: %s. If they are, add"
-                " TrialState.RUNNING to failed_states",
+                "skipped because their processes cannot be seen from here: %s. If they are gone, add TrialState.RUNNING"
+                " to failed_states",
                 _describe(self.unclear),
             )
 
@@ -172,13 +171,13 @@ def _make_plan(rows: list[rdb.TrialRow], failed_states: Collection[TrialState]) 
 
 
 def _is_running(row: rdb.TrialRow) -> bool | None:
-    """Return whether a process runs a trial, or `None` where that cannot be known."""
-    is_beating = None if row.silence is None else row.silence < SILENCE
+    """Return whether a process runs a trial, or `None` if this process cannot tell."""
+    has_recent_heartbeat = None if row.heartbeat_age is None else row.heartbeat_age < STALE_AFTER
     if row.owner is None:
-        return bool(is_beating)
+        return bool(has_recent_heartbeat)
     lives = is_alive(row.owner)
-    return is_beating if lives is None else lives
+    return has_recent_heartbeat if lives is None else lives
 
 
 def _describe(rows: list[rdb.TrialRow]) -> str:
-    return ", ".join(f"trial {row.number} by {row.owner or 'a process with a fresh heartbeat'}" for row in rows)
+    return ", ".join(f"trial {row.number} by {row.owner or 'a process with a recent heartbeat'}" for row in rows)

@@ -1,4 +1,4 @@
-"""Waiting for other processes of a study: not without a word, and not longer than the caller wants to."""
+"""`WaitTimer`: warnings and a time limit for a wait for other processes of a study."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from helios.errors import ArgumentTypeError, ConfigurationError, StudyTimeoutErr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_REPEAT: Final = 60.0  # Seconds between two warnings.
-_LONGEST_STEP: Final = 5.0  # Seconds between two looks that count at most: this process may itself have been stopped.
+_WARNING_INTERVAL: Final = 60.0  # Seconds between two warnings.
+_LONGEST_STEP: Final = 5.0  # Seconds that count at most between two checks: this process may have been stopped.
 
 
-class Wait:
-    """Counts the time of a wait: warns of it again and again, and ends it at a limit.
+class WaitTimer:
+    """Measures a wait, logs a warning every minute, and raises at a limit.
 
     Args:
-        limit: how many seconds to wait at most; `None` for no limit.
-        first: after how many seconds to warn first.
+        limit: the longest wait in seconds; `None` for no limit.
+        first_warning: seconds until the first warning.
     """
 
-    def __init__(self, limit: float | None, *, first: float = 0.0) -> None:
+    def __init__(self, limit: float | None, *, first_warning: float = 0.0) -> None:
         self._limit = limit
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self._waited = 0.0
-        self._warn_at = first
+        self._warn_at = first_warning
 
-    def start_again(self) -> None:
-        """Begin to wait anew: what is waited for has moved."""
-        self._waited, self._warn_at = 0.0, _REPEAT
+    def restart(self) -> None:
+        """Set the waited time to 0, because the other process has made progress."""
+        self._waited, self._warn_at = 0.0, _WARNING_INTERVAL
 
-    def look(self, describe: Callable[[], str]) -> None:
-        """Warn, or give up, if it is time to.
+    def check(self, describe: Callable[[], str]) -> None:
+        """Log a warning or raise if it is time for that; to be called repeatedly during the wait.
 
         Args:
-            describe: says what is waited for, and what to do about it. It is called only if it is time.
+            describe: returns the reason of the wait and the remedy; called only for a warning or an error.
 
         Raises:
             StudyTimeoutError: if the limit is reached.
         """
         now = time.monotonic()
-        self._waited += min(now - self._looked_at, _LONGEST_STEP)
-        self._looked_at = now
+        self._waited += min(now - self._checked_at, _LONGEST_STEP)
+        self._checked_at = now
         if self._limit is not None and self._waited >= self._limit:
             raise StudyTimeoutError(f"given up after {self._limit:g} s (give_up_after): {describe()}")
         if self._waited >= self._warn_at:
-            self._warn_at = self._waited + _REPEAT
+            self._warn_at = self._waited + _WARNING_INTERVAL
             until = "" if self._limit is None else f"; given up after {self._limit:g} s (give_up_after)"
             get_root_logger().warning("waiting for %.0f s so far%s: %s", self._waited, until, describe())
 
 
-def check_limit(give_up_after: object) -> None:
-    """Check a limit that a caller has given.
+def check_give_up_after(give_up_after: object) -> None:
+    """Check the argument `give_up_after` of `run_study`.
 
     Raises:
         ArgumentTypeError: if it is neither a number nor `None`.

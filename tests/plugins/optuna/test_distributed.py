@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 
 from helios import DataModule, Model, Trainer
 from helios.errors import ArgumentTypeError, ConfigurationError, StudyViewError, UnknownNameError
-from helios.plugins.optuna import OptunaPlugin, SearchSpace, run_study
-from helios.plugins.optuna import _ranks as ranks
-from helios.plugins.optuna._study_view import describe_study, view_study
-from helios.plugins.optuna.trial import TrialStandIn, intermediate_values, share
+from helios.plugins.optuna import OptunaPlugin, SearchSpace, distributed, run_study
+from helios.plugins.optuna.shared_trial import SharedTrial
+from helios.plugins.optuna.study_view import describe_study, view_study
+from helios.plugins.optuna.trial import RemoteTrial, intermediate_values
 from helios.ranks.messages import decode_message, encode_message
 from helios.ranks.object_host import ObjectHost, ask_by
 from helios.ranks.stores import connect_store, host_store
@@ -266,18 +266,17 @@ def test_a_view_shows_the_text_of_what_cannot_be_sent(caplog: pytest.LogCaptureF
     (trial,) = view.trials
     assert trial.user_attrs == {"colour": repr(Colour.RED)}
     assert trial.params["c"] in (repr(Colour.RED), "b")
-    assert "'kind' of the study is a Colour: ranks other than 0 see its text alone" in caplog.text
+    assert "'kind' of the study is a Colour: ranks other than 0 get its repr" in caplog.text
     assert "'colour' of trial 0 is a Colour" in caplog.text
 
 
 @contextlib.contextmanager
-def stand_in_for(trial: optuna.Trial) -> Iterator[TrialStandIn]:
+def stand_in_for(trial: optuna.Trial) -> Iterator[RemoteTrial]:
     """Return what another rank has of a trial, which is asked over a store."""
     store, port = host_store()
-    home = ObjectHost()
-    share(trial)
-    with ranks._answering(store.clone(), home), ask_by(ranks._Asker(connect_store(port), 1).ask):
-        yield TrialStandIn(home.number_of(trial), trial.number)
+    host = ObjectHost()
+    with distributed._serving(store.clone(), host), ask_by(distributed._Client(connect_store(port), 1).request):
+        yield RemoteTrial(host.number_of(SharedTrial(trial)), trial.number)
 
 
 def test_a_trial_is_asked_over_a_store() -> None:

@@ -25,8 +25,9 @@ from helios.errors import (
     StudyInUseError,
     StudyStorageError,
 )
+from helios.plugins.optuna import resume as resume_module
 from helios.plugins.optuna import resume_study
-from helios.plugins.optuna import study as study_module
+from helios.plugins.optuna.optuna_internals import tables
 from helios.plugins.optuna.storage import rdb
 from helios.plugins.optuna.storage.owners import mark_owner, owner_of, this_process
 from tests.plugins.optuna.old_studies import FORMER_BOOT, NAME, NUMBERS_BY_STATE, SPACE, args, describe, make, snapshot
@@ -354,7 +355,7 @@ def test_heartbeat_tells_where_the_process_cannot_be_seen(url: str, mark: Any, s
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         storage = optuna.storages.RDBStorage(url, heartbeat_interval=60)
     storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(1, 3))
-    table = rdb._HEARTBEATS
+    table = tables().heartbeats
     with storage.engine.begin() as connection:
         beat = connection.execute(sqlalchemy.select(table.c.heartbeat)).scalar_one()
         connection.execute(table.update().values(heartbeat=beat - datetime.timedelta(seconds=silence)))
@@ -373,7 +374,7 @@ def test_heartbeat_of_the_last_run_goes(url: str) -> None:
     storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(1, 2))
     resume_study(args(url))
     with storage.engine.connect() as connection:
-        assert connection.execute(sqlalchemy.select(rdb._HEARTBEATS)).all() == []
+        assert connection.execute(sqlalchemy.select(tables().heartbeats)).all() == []
 
 
 def test_postgres_backup_is_the_study_as_it_was(postgres_url: str) -> None:
@@ -514,7 +515,7 @@ def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url:
 def test_many_trials_are_changed_in_one_step(url: str) -> None:
     """More trials than one statement can name, all wait."""
     study = optuna.create_study(storage=url, study_name=NAME)
-    trials = rdb._TRIALS
+    trials = tables().trials
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # Of an RDB storage.
         rows = [{"study_id": 1, "number": number, "state": TrialState.FAIL} for number in range(1201)]
         connection.execute(trials.insert(), rows)
@@ -526,7 +527,7 @@ def test_many_trials_are_changed_in_one_step(url: str) -> None:
 def test_callers_side_by_side_wait_for_each_other(url: str, has_lock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each gets the study as one alone gets it, also where the database's own locks are all there is."""
     if not has_lock:
-        monkeypatch.setattr(study_module, "study_lock", contextlib.nullcontext)
+        monkeypatch.setattr(resume_module, "study_lock", contextlib.nullcontext)
     make(url)
     threads = [threading.Thread(target=resume_study, args=(args(url), BOTH)) for _ in range(3)]
     for thread in threads:
@@ -542,7 +543,7 @@ def test_trial_that_is_being_begun_is_waited_for(postgres_url: str) -> None:
     study = make(postgres_url)
     resumed: list[optuna.Study] = []
     call = threading.Thread(target=lambda: resumed.append(resume_study(args(postgres_url), backup_study=False)))
-    studies, trials = rdb._STUDIES, rdb._TRIALS
+    studies, trials = tables().studies, tables().trials
     with rdb.open_storage(postgres_url).engine.begin() as other:
         other.execute(sqlalchemy.select(studies).where(studies.c.study_name == NAME).with_for_update())
         call.start()

@@ -1,9 +1,11 @@
-"""A sampler of Optuna as plain data, and back, without running anything that the data asks for.
+"""Encoding of Optuna's samplers as plain data, and decoding without running code that the data names.
 
-A pickle could not do this safely, however short the list of names it may ask for: `GPSampler` holds tensors, and the
-function that pickles of tensors ask for loads *any* pickle in turn; and one opcode sets attributes of whatever was
-asked for, classes included. So a sampler is taken apart into plain data here, each of its objects into the name of its
-class and its attributes, and put together again from objects that were made without calling their classes.
+A pickle would not be safe even with an allow-list: `GPSampler` has tensors, and the function with which tensors are
+unpickled loads *any* pickle in turn; and one opcode sets attributes of any object, classes included. So each object
+of a sampler is encoded as the name of its class and its attributes, and decoded without calling its class.
+
+The names below include private classes of Optuna, as strings: they are looked up when a sampler is encoded or decoded.
+A test encodes every sampler of the installed Optuna, and fails where a new release has added or renamed a class.
 """
 
 from __future__ import annotations
@@ -17,14 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from optuna.samplers import BaseSampler
-from optuna.samplers._lazy_random_state import LazyRandomState
 
 from helios.errors import ArgumentTypeError, CorruptCheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What the samplers of Optuna 5 are made of: found by taking apart each of them, before and after trials.
+# The classes of the objects in Optuna 5's samplers, before and after trials.
 _CLASSES: Final = frozenset({
     "optuna._gp.gp:GPRegressor",
     "optuna.distributions:CategoricalDistribution",
@@ -70,25 +71,26 @@ _FUNCTIONS: Final = frozenset({
 
 _ATOMS: Final = (type(None), bool, int, float, str)
 _SEQUENCES: Final = {"list": list, "tuple": tuple, "set": set}
+_LAZY_GENERATOR: Final = "optuna.samplers._lazy_random_state:LazyRandomState"
 _MERSENNE_TWISTER: Final = "MT19937"
 _MERSENNE_WORDS: Final = 624
 
 
 def encode_sampler(sampler: BaseSampler) -> Any:
-    """Return a sampler of Optuna as plain data that `decode_sampler` takes back.
+    """Return a sampler of Optuna as plain data for `decode_sampler`.
 
     Raises:
-        ArgumentTypeError: if a part of it is not Optuna's own; the message has its path and says what to do.
+        ArgumentTypeError: if a part of it is not one of Optuna's classes or functions; the message contains its path.
     """
     return _Encoder().encode(sampler, type(sampler).__name__)
 
 
 def decode_sampler(plain: Any) -> BaseSampler:
-    """Return the sampler that `encode_sampler` took apart, in the state that it was in.
+    """Return the sampler that `encode_sampler` encoded, with its state.
 
     Raises:
-        CorruptCheckpointError: if the data asks for anything that no sampler of Optuna is made of, by name, or is not
-            what `encode_sampler` makes.
+        CorruptCheckpointError: if the data name a class or function that is not part of Optuna's samplers, or have
+            another form than the result of `encode_sampler`.
     """
     try:
         sampler = _Decoder().decode(plain)
@@ -107,13 +109,13 @@ def _name_of(value: type | types.FunctionType) -> str:
 
 def _resolve(name: Any, admitted: frozenset[str]) -> Any:
     if name not in admitted:
-        raise CorruptCheckpointError(f"it asks for {name!r}, which no sampler of Optuna is made of")
+        raise CorruptCheckpointError(f"it names {name!r}, which is not part of Optuna's samplers")
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 class _Encoder:
-    """Takes objects apart; one that is met again is referred to, so that what was shared stays shared."""
+    """Encodes objects. An object that occurs again is encoded as a reference, so that it stays shared."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
@@ -163,25 +165,25 @@ class _Encoder:
         if id(value) in self._numbers:
             return {"kind": "same", "as": self._numbers[id(value)]}
         self._numbers[id(value)] = len(self._numbers)
-        if isinstance(value, LazyRandomState):
-            value.rng  # noqa: B018 - a generator without a seed gets one when asked for: the one that is saved.
+        if name == _LAZY_GENERATOR:
+            value.rng  # noqa: B018 - the first access seeds a generator without a seed, and that seed is saved.
         attributes = {key: self.encode(part, f"{path}.{key}") for key, part in vars(value).items()}
         return {"kind": "object", "class": name, "attributes": attributes}
 
     def _admit(self, value: type | types.FunctionType, what: str, admitted: frozenset[str]) -> str:
         name = _name_of(value)
-        # Anybody can write Optuna's name on a class of their own.
+        # A class outside of Optuna can have the same `__module__` and `__qualname__`.
         if name not in admitted or _resolve(name, admitted) is not value:
             raise ArgumentTypeError(
                 f"{what} {name.replace(':', '.')}, which is not a part of Optuna's own samplers: a sampler with it "
-                "could be restored only by running code from a file. Use what Optuna ships, or wrap the sampler in "
-                "ReproducibleSampler, which needs no checkpoint"
+                "could be restored only by running code from a file. Use Optuna's classes and functions only, or wrap "
+                "the sampler in ReproducibleSampler, which needs no checkpoint"
             )
         return name
 
 
 class _Decoder:
-    """Puts objects together from what `_Encoder` made of them, and admits nothing else."""
+    """Decodes the objects that `_Encoder` encoded, and rejects all other data."""
 
     def __init__(self) -> None:
         self._objects: list[Any] = []
@@ -210,33 +212,31 @@ class _Decoder:
         return self._class(node, enum.Enum)[node["name"]]
 
     def _decode_record(self, node: dict[str, Any]) -> Any:
-        cls = self._class(node, tuple)
-        items = self._decode_all(node["items"])
-        if len(items) != len(cls._fields):
-            raise CorruptCheckpointError(f"it has {len(items)} fields for a {cls.__name__}")
-        return tuple.__new__(cls, items)
+        return self._class(node, tuple)(*self._decode_all(node["items"]))  # Named tuples, whose classes run no code.
 
     def _decode_object(self, node: dict[str, Any]) -> Any:
         value = object.__new__(self._class(node, object))
         self._objects.append(value)
         for name, part in node["attributes"].items():
             if name.startswith("__") or hasattr(type(value), name):
-                raise CorruptCheckpointError(f"it would put {name!r} in the place of what {type(value).__name__} has")
+                raise CorruptCheckpointError(
+                    f"it sets {name!r}, which is an attribute of the class {type(value).__name__}"
+                )
             vars(value)[name] = self.decode(part)
         return value
 
     def _class(self, node: dict[str, Any], base: type) -> Any:
         cls = _resolve(node["class"], _CLASSES)
         if not issubclass(cls, base):
-            raise CorruptCheckpointError(f"it takes {node['class']!r} for a {base.__name__}")
+            raise CorruptCheckpointError(f"it names {node['class']!r}, which is not a {base.__name__}")
         return cls
 
 
 def _decode_generator(node: dict[str, Any]) -> np.random.RandomState:
     words, position = np.asarray(node["words"]), int(node["position"])
-    # NumPy would read memory that is not its own at a position that it was not told by itself.
+    # NumPy does not check the position, and would read outside of its array.
     if words.shape != (_MERSENNE_WORDS,) or not 0 <= position <= _MERSENNE_WORDS:
-        raise CorruptCheckpointError(f"a generator has {words.shape} words and stands at {position}")
+        raise CorruptCheckpointError(f"a generator has {words.shape} words and the position {position}")
     generator = np.random.RandomState(0)
     generator.set_state((_MERSENNE_TWISTER, words, position, int(node["has_gauss"]), float(node["gauss"])))
     return generator

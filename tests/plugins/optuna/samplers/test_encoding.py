@@ -9,8 +9,8 @@ from optuna.samplers import NSGAIISampler
 
 from helios.checkpoint.archive import save_archive
 from helios.errors import CorruptCheckpointError
-from helios.plugins.optuna.samplers import state as _sampler_state
-from helios.plugins.optuna.samplers.saving import restore_sampler
+from helios.plugins.optuna.samplers import encoding as _encoding
+from helios.plugins.optuna.samplers.checkpoint import restore_sampler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def test_anything_else_is_refused_by_name(kind: str, name: str, tmp_path: Path) 
     }
     save_archive(tmp_path / "sampler-000001_trial-0.pth", {"sampler": outer})
 
-    with pytest.raises(CorruptCheckpointError, match=f"asks for '{name}', which no sampler of Optuna is made of"):
+    with pytest.raises(CorruptCheckpointError, match=f"names '{name}', which is not part of Optuna's samplers"):
         restore_sampler(tmp_path)
 
 
@@ -57,20 +57,20 @@ _WORDS = np.zeros(624, np.uint32)
         ({"kind": "list", "items": []}, "the data are those of a list, not of a sampler"),
         ({"kind": "name", "name": _RANDOM}, "the data are those of a ABCMeta, not of a sampler"),
         ({"kind": "object", "class": "optuna.trial._state:TrialState", "attributes": {}}, "malformed"),
-        ({"kind": "object", "class": _RANDOM, "attributes": {"__class__": 1}}, "'__class__' in the place of"),
-        ({"kind": "object", "class": _RANDOM, "attributes": {"sample_relative": 1}}, "'sample_relative' in the place"),
-        ({"kind": "member", "class": _RANDOM, "name": "x"}, "for a Enum"),
-        ({"kind": "record", "class": _RANDOM, "items": []}, "for a tuple"),
+        ({"kind": "object", "class": _RANDOM, "attributes": {"__class__": 1}}, "'__class__', which is an attribute"),
+        ({"kind": "object", "class": _RANDOM, "attributes": {"sample_relative": 1}}, "'sample_relative', which"),
+        ({"kind": "member", "class": _RANDOM, "name": "x"}, "is not a Enum"),
+        ({"kind": "record", "class": _RANDOM, "items": []}, "is not a tuple"),
         ({"kind": "same", "as": 0}, "malformed: IndexError"),
         ({"kind": "unheard of"}, "malformed: KeyError"),
         ({"kind": "dict", "keys": [1], "values": []}, "malformed: ValueError"),
-        ({"kind": "generator", "words": _WORDS, "position": 625, "has_gauss": 0, "gauss": 0.0}, "stands at 625"),
-        ({"kind": "generator", "words": _WORDS, "position": -1, "has_gauss": 0, "gauss": 0.0}, "stands at -1"),
+        ({"kind": "generator", "words": _WORDS, "position": 625, "has_gauss": 0, "gauss": 0.0}, "the position 625"),
+        ({"kind": "generator", "words": _WORDS, "position": -1, "has_gauss": 0, "gauss": 0.0}, "the position -1"),
         ({"kind": "generator", "words": _WORDS[:9], "position": 0, "has_gauss": 0, "gauss": 0.0}, "has (9,) words"),
         ("text", "the data are those of a str"),
         (7.5, "the data are those of a float"),
         (["a"], "malformed: TypeError"),
-        ({"kind": "record", "class": _RECORD, "items": []}, "0 fields"),
+        ({"kind": "record", "class": _RECORD, "items": []}, "malformed"),
     ],
 )  # fmt: skip
 def test_malformed_data_are_refused(node: Any, message: str, tmp_path: Path) -> None:
@@ -89,24 +89,24 @@ def test_nested_too_deeply() -> None:
         node = {"kind": "list", "items": [node]}
 
     with pytest.raises(CorruptCheckpointError, match="RecursionError"):
-        _sampler_state.decode_sampler(node)
+        _encoding.decode_sampler(node)
 
 
 def test_admitted_names_are_optunas_own() -> None:
     """Every admitted name is a class or a plain function of Optuna, defined in the module that it is asked from."""
-    for admitted in (_sampler_state._CLASSES, _sampler_state._FUNCTIONS):
+    for admitted in (_encoding._CLASSES, _encoding._FUNCTIONS):
         for name in admitted:
             module, _, attribute = name.partition(":")
             assert module.startswith("optuna.")
             assert attribute.isidentifier()
-            value = _sampler_state._resolve(name, admitted)
-            assert _sampler_state._name_of(value) == name
-            assert inspect.isclass(value) == (admitted is _sampler_state._CLASSES)
+            value = _encoding._resolve(name, admitted)
+            assert _encoding._name_of(value) == name
+            assert inspect.isclass(value) == (admitted is _encoding._CLASSES)
 
 
 def test_shared_parts_stay_shared() -> None:
     """A genetic sampler and its strategies draw from one generator, and do so after they were restored."""
-    sampler: Any = _sampler_state.decode_sampler(_sampler_state.encode_sampler(NSGAIISampler(seed=0)))
+    sampler: Any = _encoding.decode_sampler(_encoding.encode_sampler(NSGAIISampler(seed=0)))
 
     assert sampler._child_generation_strategy._rng is sampler._rng
     assert sampler._random_sampler._rng is not sampler._rng

@@ -1,4 +1,4 @@
-"""What is passed to functions about studies, checked before a database is opened."""
+"""Checks of the arguments of `run_study` and `resume_study`, before a database is opened."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _KEPT: Final = (TrialState.COMPLETE, TrialState.PRUNED)
-_LONGEST_NAME: Final = 512  # What the tables of an RDB storage have room for.
+_LONGEST_NAME: Final = 512  # The length of the column in Optuna's tables.
 
 
 def check_study_args(study_args: object) -> Mapping[str, Any]:
-    """Return the arguments of `optuna.create_study` for a study that can be resumed.
+    """Check the arguments of `optuna.create_study` for a study that can be resumed, and return them.
 
     Raises:
-        ArgumentTypeError: if they are no mapping, or one of them has the wrong type.
-        ConfigurationError: if one of them is unknown, or the name cannot be that of a study.
+        ArgumentTypeError: if they are not a mapping, or one of them has the wrong type.
+        ConfigurationError: if one of them is unknown, or the study's name is invalid.
         MissingArgumentError: if `load_if_exists` is not true, or `study_name` is not given.
     """
     if not isinstance(study_args, Mapping):
@@ -48,12 +48,12 @@ def check_study_args(study_args: object) -> Mapping[str, Any]:
     if not study_args.get("load_if_exists"):
         raise MissingArgumentError("study_args lacks load_if_exists=True: without it no existing study is loaded")
     if study_args.get("study_name") is None:
-        raise MissingArgumentError("study_args lacks study_name: without it every call makes a study of its own")
+        raise MissingArgumentError("study_args lacks study_name: without it every call creates a new study")
     _check_study_name(study_args["study_name"])
     for name, kind in (("sampler", BaseSampler), ("pruner", BasePruner)):
         part = study_args.get(name)
         if part is not None and not isinstance(part, kind):
-            raise ArgumentTypeError(f"{name} is {part!r}, a {type(part).__name__}: pass a {name} of Optuna's, or None")
+            raise ArgumentTypeError(f"{name} is {part!r}, a {type(part).__name__}: pass an Optuna {name}, or None")
     return study_args
 
 
@@ -62,20 +62,18 @@ def _check_study_name(name: object) -> None:
         raise ArgumentTypeError(f"study_name is {name!r}, a {type(name).__name__}: pass a string")
     try:
         is_text = "\0" not in name and bool(name.encode())
-    except UnicodeEncodeError:  # A half of a surrogate pair.
+    except UnicodeEncodeError:  # An unpaired surrogate.
         is_text = False
     if not is_text or len(name) > _LONGEST_NAME:
-        raise ConfigurationError(
-            f"study_name is {name!r}: a study's name has 1 to {_LONGEST_NAME} characters, and no NUL among them"
-        )
+        raise ConfigurationError(f"study_name is {name!r}: pass a name of 1 to {_LONGEST_NAME} characters, without NUL")
 
 
 def check_failed_states(failed_states: object) -> tuple[TrialState, ...]:
-    """Return the states that count as failed; one alone is one of them.
+    """Return the states that count as failed as a tuple, also for a single state.
 
     Raises:
-        ArgumentTypeError: if there is something else than states.
-        ConfigurationError: if there is a state of trials that have finished.
+        ArgumentTypeError: if there is a value that is not a state.
+        ConfigurationError: if there is a state of finished trials.
     """
     states = (failed_states,) if isinstance(failed_states, TrialState) else failed_states
     if not isinstance(states, Collection) or isinstance(states, str | bytes | Mapping):
@@ -84,12 +82,12 @@ def check_failed_states(failed_states: object) -> tuple[TrialState, ...]:
         if not isinstance(state, TrialState):
             raise ArgumentTypeError(f"failed_states holds {state!r}: pass states, such as optuna.trial.TrialState.FAIL")
         if state in _KEPT:
-            raise ConfigurationError(f"failed_states holds {state.name}: such trials have finished and are kept as is")
+            raise ConfigurationError(f"failed_states holds {state.name}: finished trials are kept; leave it out")
     return tuple(states)
 
 
 def check_flag(name: str, value: object) -> None:
-    """Check that an argument is true or false: a text such as "no" would count as true.
+    """Check that an argument is a bool: a string such as "no" would count as true.
 
     Raises:
         ArgumentTypeError: if not.
@@ -99,7 +97,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_callables(make_study: object, objective: object) -> None:
-    """Check that what is called can be called.
+    """Check that both arguments are callable.
 
     Raises:
         ArgumentTypeError: if not.
@@ -113,17 +111,17 @@ def check_callables(make_study: object, objective: object) -> None:
 
 
 def checked_study(make_study: Callable[[], object]) -> Callable[[], optuna.Study]:
-    """Return what makes a study, with what it returns checked.
+    """Return a function that calls `make_study` and checks that it returns a study.
 
     Raises:
-        ArgumentTypeError: when it is called, if that is no study.
+        ArgumentTypeError: when the function is called, if `make_study` returns another type.
     """
 
     def make() -> optuna.Study:
         study = make_study()
         if not isinstance(study, optuna.Study):
             raise ArgumentTypeError(
-                f"make_study returned {study!r}, a {type(study).__name__}: let it return the study, as "
+                f"make_study returned {study!r}, a {type(study).__name__}: return the study, as "
                 "optuna.create_study does"
             )
         return study
@@ -132,29 +130,29 @@ def checked_study(make_study: Callable[[], object]) -> Callable[[], optuna.Study
 
 
 def check_values(values: object, trial: optuna.Trial, count: int) -> bool:
-    """Check what an objective has returned, and say whether it is a value of which a trial can be complete.
+    """Check the return value of an objective, and return whether the trial can be complete, that is, without nan.
 
     Args:
-        values: what it has returned.
-        trial: for which trial.
-        count: how many objectives the study has.
+        values: the return value.
+        trial: the trial.
+        count: the number of objectives of the study.
 
     Raises:
-        ArgumentTypeError: if it is no number, nor as many as the study has objectives.
+        ArgumentTypeError: if it is not a number, or not one number for each objective.
     """
     is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
     each = list(values) if is_sequence else [values]  # type: ignore[call-overload]  # a sequence
     numbers = [_to_float(value) for value in each]
     if len(numbers) != count or any(number is None for number in numbers):
         wanted = "a number" if count == 1 else f"{count} numbers, one for each objective of the study"
-        raise ArgumentTypeError(f"the objective returned {values!r} for trial {trial.number}: let it return {wanted}")
+        raise ArgumentTypeError(f"the objective returned {values!r} for trial {trial.number}: return {wanted}")
     return not any(math.isnan(number) for number in numbers if number is not None)
 
 
 def _to_float(value: Any) -> float | None:
-    if isinstance(value, str | bytes):  # Optuna would take "1.5", and fail on it.
+    if isinstance(value, str | bytes):  # Optuna's checks accept "1.5", and its storage then fails.
         return None
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # As for a tensor of several numbers.
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # For example for a tensor with several elements.
         return None
