@@ -49,7 +49,7 @@ PARENTS: dict[str, Any] = {
 
 
 class Recorder:
-    """A stand-in for a trial that has the three suggest methods alone, and takes the last value of each domain."""
+    """A trial with the three suggest methods only, which takes the last value of each domain."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -184,43 +184,43 @@ INT = {"kind": "int", "low": 1, "high": 9}
         ({**FLOAT, "kind": "flaot"}, 'kind = "flaot" is unknown: .* did you mean "float"'),
         ({"kind": "float", "high": 1}, "low is missing: a range has"),
         ({"kind": "int", "low": 1}, "high is missing: a range has"),
-        ({**FLOAT, "low": 2.0}, "low = 2.0 lies above high = 1.0: exchange"),
-        ({**FLOAT, "low": 0, "log": True}, "low = 0.0 is not above 0, and has no logarithm: raise"),
-        ({**INT, "low": 0, "log": True}, "low = 0 is not above 0, and has no logarithm: raise"),
-        ({**FLOAT, "step": 0.1, "log": True}, "step = 0.1 and log = true exclude each other: leave one"),
-        ({**INT, "step": 2, "log": True}, "step = 2 and log = true exclude each other: leave one"),
+        ({**FLOAT, "low": 2.0}, "low = 2.0 is above high = 1.0: swap"),
+        ({**FLOAT, "low": 0, "log": True}, "low = 0.0 is not above 0, as log = true requires: raise"),
+        ({**INT, "low": 0, "log": True}, "low = 0 is not above 0, as log = true requires: raise"),
+        ({**FLOAT, "step": 0.1, "log": True}, "step = 0.1 and log = true exclude each other: remove one"),
+        ({**INT, "step": 2, "log": True}, "step = 2 and log = true exclude each other: remove one"),
         ({**FLOAT, "step": 0}, "step = 0.0 is not above 0: write a positive"),
         ({**INT, "step": -1}, "step = -1 is not above 0: write a positive"),
         ({**FLOAT, "step": 0.4}, "high = 1.0 is not low = 0.1 plus a multiple of step = 0.4: .* high = 0.9, or change"),
         ({**INT, "step": 3}, "high = 9 is not low = 1 plus a multiple of step = 3: .* high = 7, or change"),
         ({**FLOAT, "step": 1e-300}, "step = 1e-300 is too small"),
-        ({**FLOAT, "high": float("inf")}, "high = inf is no finite double"),
-        ({**FLOAT, "high": float("nan")}, "high = nan is no finite double"),
-        ({**FLOAT, "high": 10**400}, "high = 10+ is no finite double"),
+        ({**FLOAT, "high": float("inf")}, "high = inf is not a finite double"),
+        ({**FLOAT, "high": float("nan")}, "high = nan is not a finite double"),
+        ({**FLOAT, "high": 10**400}, "high = 10+ is not a finite double"),
         ({**FLOAT, "low": -1.7e308, "high": 1.7e308}, "high - low overflows"),
         ({**INT, "high": 2**53 + 1}, "high = 9007199254740993 is beyond 2\\*\\*53"),
         ({**FLOAT, "hihg": 1}, 'unknown key "hihg": .* takes kind, low, high, step, log, when; did you mean "high"'),
         ({**INT, "choices": [1]}, 'unknown key "choices": a parameter of this kind takes'),
         ({"kind": "categorical"}, "choices are missing: write choices"),
-        ({"kind": "categorical", "choices": []}, r"choices = \[\] is empty: write one"),
-        ({"kind": "categorical", "choices": [1, 1]}, "choice 1 equals the choice 1: Optuna cannot tell"),
-        ({"kind": "categorical", "choices": [0, False]}, "choice false equals the choice 0: Optuna cannot tell"),
-        ({"kind": "categorical", "choices": [float("nan")]}, "choice nan equals nothing"),
+        ({"kind": "categorical", "choices": []}, r"choices = \[\] is empty: write at least one"),
+        ({"kind": "categorical", "choices": [1, 1]}, "choice 1 equals the choice 1: Optuna cannot distinguish"),
+        ({"kind": "categorical", "choices": [0, False]}, "choice false equals the choice 0: Optuna cannot distinguish"),
+        ({"kind": "categorical", "choices": [float("nan")]}, "choice nan equals no value"),
         ({**FLOAT, "when": {"optimiser": "sgd"}}, 'when names "optimiser", .* did you mean "optimizer"'),
-        ({**FLOAT, "when": {"optimizer": "lion"}}, 'when waits for optimizer = "lion", .* ["sgd", "adam"]'),
-        ({**FLOAT, "when": {"flag": 1}}, r"when waits for flag = 1, .* \[true, false\]"),
+        ({**FLOAT, "when": {"optimizer": "lion"}}, 'when requires optimizer = "lion", .* ["sgd", "adam"]'),
+        ({**FLOAT, "when": {"flag": 1}}, r"when requires flag = 1, .* \[true, false\]"),
         ({**FLOAT, "when": {"flag": []}}, r"when = \{ flag = \[\] \} holds for no value"),
-        ({**FLOAT, "when": {"size": 12}}, "when waits for size = 12, .* 8 plus a multiple of 8"),
-        ({**FLOAT, "when": {"size": 40}}, "when waits for size = 40, .* outside of 8 to 32"),
-        ({**FLOAT, "when": {"size": 8.0}}, "when waits for size = 8.0, .* it is a float, not an integer"),
-        ({**FLOAT, "when": {"rate": 0.3}}, "when waits for rate = 0.3, .* 0.0 plus a multiple of 0.25"),
-        ({**FLOAT, "when": {"rate": 2}}, "when waits for rate = 2, .* outside of 0.0 to 1.0"),
-        ({**FLOAT, "when": {"rate": True}}, "when waits for rate = true, .* a boolean, not a float"),
+        ({**FLOAT, "when": {"size": 12}}, "when requires size = 12, .* 8 plus a multiple of 8"),
+        ({**FLOAT, "when": {"size": 40}}, "when requires size = 40, .* outside of 8 to 32"),
+        ({**FLOAT, "when": {"size": 8.0}}, "when requires size = 8.0, .* it is a float, not an integer"),
+        ({**FLOAT, "when": {"rate": 0.3}}, "when requires rate = 0.3, .* 0.0 plus a multiple of 0.25"),
+        ({**FLOAT, "when": {"rate": 2}}, "when requires rate = 2, .* outside of 0.0 to 1.0"),
+        ({**FLOAT, "when": {"rate": True}}, "when requires rate = true, .* a boolean, not a float"),
         (
             {**FLOAT, "when": {"lr": 0.5}},
-            "when waits for lr = 0.5, .* without a step is ever hit .*: give it a step",
+            "when requires lr = 0.5, .* without a step never has exactly this value: define a step",
         ),
-        ({**INT, "when": {"x": 5}}, "it depends on itself: x -> x; take one"),
+        ({**INT, "when": {"x": 5}}, "it depends on itself: x -> x; remove one"),
     ],
 )
 def test_a_broken_rule_is_named_with_value_and_remedy(definition: dict[str, Any], said: str) -> None:
@@ -257,7 +257,7 @@ def test_a_wrong_type_is_a_type_error(definition: Any, said: str) -> None:
     ("definitions", "error", "said"),
     [
         ({}, ConfigurationError, "search space: no parameter is defined: define at least one"),
-        ([FLOAT], ArgumentTypeError, "is a list: give a mapping"),
+        ([FLOAT], ArgumentTypeError, "is a list: pass a mapping"),
         ({3: FLOAT}, ArgumentTypeError, "parameter 3: its name is an integer: use a string"),
         ({"": FLOAT}, ConfigurationError, 'parameter "": a name has 1 to 512 printable characters'),
         ({"a\nb": FLOAT}, ConfigurationError, "a name has 1 to 512 printable characters"),
@@ -270,14 +270,14 @@ def test_a_space_that_is_none_is_refused(definitions: Any, error: type[Exception
         SearchSpace.from_dict(definitions)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """One error lists the mistakes of all parameters and begins with the file."""
+def test_all_errors_are_listed_at_once(tmp_path: Path) -> None:
+    """One error lists the errors of all parameters and begins with the file."""
     text = 'lr = { kind = "float", low = 1, high = 0, lgo = true }\ndepth = 3\nwidth = { kind = "itn" }\n'
     with pytest.raises(ConfigurationError) as caught:
         from_text(text, tmp_path)
-    first, *mistakes = str(caught.value).splitlines()
-    assert first == f"{tmp_path / 'space.toml'}: 4 mistakes:"
-    assert [re.findall('parameter "(.*?)": (.{8})', mistake)[0] for mistake in mistakes] == [
+    first, *errors = str(caught.value).splitlines()
+    assert first == f"{tmp_path / 'space.toml'}: 4 errors:"
+    assert [re.findall('parameter "(.*?)": (.{8})', error)[0] for error in errors] == [
         ("lr", "unknown "),
         ("lr", "low = 1."),
         ("depth", "3 is an "),
@@ -489,7 +489,7 @@ def test_an_attribute_that_is_no_space_is_refused(text: str) -> None:
     """What someone else wrote under the name of the attribute is shown, with the way out, and can be replaced."""
     study, space = make_study(), SearchSpace.from_dict({"a": FLOAT})
     study.set_user_attr(SPACE_ATTRIBUTE, text)
-    with pytest.raises(ConfigurationError, match="which is no search space: write this one over it"):
+    with pytest.raises(ConfigurationError, match="which is no search space: replace it"):
         space.check(study)
     space.record(study, replace=True)
     space.check(study)

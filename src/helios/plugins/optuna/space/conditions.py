@@ -1,4 +1,4 @@
-"""Conditions between the parameters of a search space: which of them exist in a trial."""
+"""The conditions in a search space, which decide whether a parameter exists in a trial."""
 
 from __future__ import annotations
 
@@ -12,52 +12,54 @@ if TYPE_CHECKING:
 
 
 def read_conditions(
-    name: str, definition: object, domains: Mapping[str, Domain | None], mistakes: SpaceErrors
+    name: str, definition: object, domains: Mapping[str, Domain | None], errors: SpaceErrors
 ) -> dict[str, tuple[Value, ...]]:
-    """Return for each parameter that this one depends on the values with which it exists, after noting what is wrong.
+    """Return the conditions of a parameter: for each parameter that it depends on, the values with which it exists.
 
     Args:
-        name: the parameter's.
-        definition: its definition, of which only `when` is looked at.
-        domains: those of all parameters; `None` where the definition has mistakes.
-        mistakes: takes the notes.
+        name: the name of the parameter.
+        definition: its definition, of which only `when` is read.
+        domains: the domains of all parameters; `None` for a parameter whose definition has errors.
+        errors: errors in the conditions are added to it.
     """
     when = definition.get("when", {}) if isinstance(definition, Mapping) else {}
     if not isinstance(when, Mapping):
         rule = 'write a table, as in when = { optimizer = "sgd" }'
-        mistakes.add(name, f"when = {quote(when)} is {type_name(when)}: {rule}", of_type=True)
+        errors.add(name, f"when = {quote(when)} is {type_name(when)}: {rule}", of_type=True)
         return {}
     conditions: dict[str, tuple[Value, ...]] = {}
-    # Sorted, so that two files that say the same are the same space.
+    # Sorted, so that the order within `when` makes no difference.
     for parent, wanted in sorted(when.items(), key=lambda item: str(item[0])):
         if parent not in domains:
             others = [str(other) for other in domains if other != name]
             rule = f"which is not defined: use one of {quote(others)}{did_you_mean(parent, others)}"
-            mistakes.add(name, f"when names {quote(parent)}, {rule}")
+            errors.add(name, f"when names {quote(parent)}, {rule}")
             continue
         values = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
         if not values:
-            mistakes.add(name, f"when = {{ {parent} = [] }} holds for no value: write one or more")
+            errors.add(name, f"when = {{ {parent} = [] }} holds for no value: write at least one")
         domain = domains[parent]
         if domain is None:
             conditions[parent] = ()
             continue
         for value in values:
-            if reason := domain.refuse(value):
-                mistakes.add(name, f"when waits for {parent} = {quote(value)}, which never comes: {reason}")
-        possible = {domain.place(value): domain.as_own(value) for value in values if domain.refuse(value) is None}
-        conditions[parent] = tuple(possible[place] for place in sorted(possible))
+            if reason := domain.reject_reason(value):
+                errors.add(name, f"when requires {parent} = {quote(value)}, which is impossible: {reason}")
+        possible = {
+            domain.index(value): domain.normalize(value) for value in values if domain.reject_reason(value) is None
+        }
+        conditions[parent] = tuple(possible[index] for index in sorted(possible))
     return conditions
 
 
-def sort_by_dependence(conditions: Mapping[str, Mapping[str, object]], mistakes: SpaceErrors) -> list[str]:
-    """Return the names, each after those it depends on; a circle is noted once."""
+def sort_by_dependence(conditions: Mapping[str, Mapping[str, object]], errors: SpaceErrors) -> list[str]:
+    """Return the names, each after those that it depends on. A cycle is added to the errors once."""
     order: list[str] = []
 
     def visit(name: str, path: list[str]) -> None:
         if name in path:
-            circle = " -> ".join([*path[path.index(name) :], name])
-            mistakes.add(name, f"it depends on itself: {circle}; take one of these conditions away")
+            cycle = " -> ".join([*path[path.index(name) :], name])
+            errors.add(name, f"it depends on itself: {cycle}; remove one of these conditions")
         elif name not in order:
             for parent in conditions[name]:
                 visit(parent, [*path, name])
@@ -68,19 +70,19 @@ def sort_by_dependence(conditions: Mapping[str, Mapping[str, object]], mistakes:
     return order
 
 
-def check_existence(name: str, parameters: Mapping[str, Parameter], mistakes: SpaceErrors) -> None:
-    """Note it if the conditions of a parameter and of those it depends on can never hold together."""
+def check_existence(name: str, parameters: Mapping[str, Parameter], errors: SpaceErrors) -> None:
+    """Add an error if the conditions of a parameter and of those that it depends on exclude each other."""
     allowed: dict[str, set[float]] = {}
-    waiting = [name]
-    while waiting:
-        for parent, values in parameters[waiting.pop()].when.items():
-            places = {parameters[parent].domain.place(value) for value in values}
-            allowed[parent] = allowed.get(parent, places) & places
-            waiting.append(parent)
-    for parent, places in allowed.items():
-        if not places:
-            mistakes.add(
+    unchecked = [name]
+    while unchecked:
+        for parent, values in parameters[unchecked.pop()].when.items():
+            indices = {parameters[parent].domain.index(value) for value in values}
+            allowed[parent] = allowed.get(parent, indices) & indices
+            unchecked.append(parent)
+    for parent, indices in allowed.items():
+        if not indices:
+            errors.add(
                 name,
-                f"it never exists: it and the parameters that it depends on want different values of {quote(parent)}; "
-                "let their conditions share a value",
+                f"it never exists: it and the parameters that it depends on require different values of "
+                f"{quote(parent)}; write conditions with a common value",
             )

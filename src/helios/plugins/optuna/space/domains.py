@@ -1,4 +1,4 @@
-"""What a parameter of a search space may be: a range of floats, a range of integers, or a list of choices."""
+"""The domains of parameters: a range of floats, a range of integers, or a list of choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Value = None | bool | int | float | str
 
 
 class Suggester(Protocol):
-    """What a search space asks of a trial: Optuna's own trials have it, and so has any stand-in for one."""
+    """The methods of a trial that a search space calls; `optuna.Trial` and `RemoteTrial` have them."""
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = ..., log: bool = ...) -> float:
         """Return a float between the bounds, both included."""
@@ -29,33 +29,33 @@ class Suggester(Protocol):
 
 
 class Domain(ABC):
-    """The values that a parameter may have."""
+    """The possible values of a parameter."""
 
     kind: ClassVar[str]
 
     @abstractmethod
     def suggest(self, trial: Suggester, name: str) -> Value:
-        """Let the trial choose a value."""
+        """Have the trial suggest a value."""
 
     @abstractmethod
-    def refuse(self, value: object) -> str | None:
-        """Return why no trial ever has this value, or `None` if one may have it."""
+    def reject_reason(self, value: object) -> str | None:
+        """Return why no trial can have this value, or `None` if one can."""
 
     @abstractmethod
-    def place(self, value: Any) -> float:
-        """Return the place of a value in the domain's own order; values that are the same have the same place."""
+    def index(self, value: Any) -> float:
+        """Return the position of a value in the order of the domain; equal values have the same position."""
 
     @abstractmethod
-    def as_own(self, value: Any) -> Value:
-        """Return a value that is not refused as the domain itself writes it."""
+    def normalize(self, value: Any) -> Value:
+        """Return the form of a possible value that the domain itself uses."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return the definition in its shortest form: what is as by default is left out."""
+        """Return the definition without the keys that have their default."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """Return a few words to read."""
+        """Return a short description."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,31 +69,31 @@ class FloatRange(Domain):
     log: bool = False
 
     def suggest(self, trial: Suggester, name: str) -> float:
-        """Let the trial choose a float."""
+        """Have the trial suggest a float."""
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
 
-    def refuse(self, value: object) -> str | None:
-        """Refuse what lies outside or between two steps, and without steps what has the probability 0."""
+    def reject_reason(self, value: object) -> str | None:
+        """Reject values outside of the range or between two steps, and without a step every single value."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"it is {type_name(value)}, not a float"
         if not self.low <= value <= self.high:
-            return f"it lies outside of {self.low!r} to {self.high!r}"
+            return f"it is outside of {self.low!r} to {self.high!r}"
         if self.step is None and self.low < self.high:
-            return "no float of a range without a step is ever hit exactly: give it a step, or make it categorical"
+            return "a range without a step never has exactly this value: define a step, or a categorical parameter"
         if self.step is not None and not _is_whole((value - self.low) / self.step):
             return f"it is not {self.low!r} plus a multiple of {self.step!r}"
         return None
 
-    def place(self, value: Any) -> float:
-        """Return the number of the step, so that 0.1 + 0.2 is where 0.3 is."""
+    def index(self, value: Any) -> float:
+        """Return the number of the step, which is the same for 0.1 + 0.2 and 0.3."""
         return float(value) if self.step is None else round((value - self.low) / self.step)
 
-    def as_own(self, value: Any) -> float:
+    def normalize(self, value: Any) -> float:
         """Return a float."""
         return float(value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return kind and bounds, and step and log where they are used."""
+        """Return kind and bounds, and step and log if they are set."""
         return _range_to_dict(self, self.step)
 
     def __str__(self) -> str:
@@ -112,27 +112,27 @@ class IntRange(Domain):
     log: bool = False
 
     def suggest(self, trial: Suggester, name: str) -> int:
-        """Let the trial choose an integer."""
+        """Have the trial suggest an integer."""
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
 
-    def refuse(self, value: object) -> str | None:
-        """Refuse what is no integer, lies outside, or between two steps."""
+    def reject_reason(self, value: object) -> str | None:
+        """Reject values that are not integers, are outside of the range, or are between two steps."""
         if isinstance(value, bool) or not isinstance(value, int):
             return f"it is {type_name(value)}, not an integer"
         if not self.low <= value <= self.high:
-            return f"it lies outside of {self.low} to {self.high}"
+            return f"it is outside of {self.low} to {self.high}"
         return f"it is not {self.low} plus a multiple of {self.step}" if (value - self.low) % self.step else None
 
-    def place(self, value: Any) -> float:
+    def index(self, value: Any) -> float:
         """Return the integer itself."""
         return int(value)
 
-    def as_own(self, value: Any) -> int:
+    def normalize(self, value: Any) -> int:
         """Return the integer itself."""
         return int(value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return kind and bounds, and step and log where they are used."""
+        """Return kind and bounds, and step and log if they are set."""
         return _range_to_dict(self, None if self.step == 1 else self.step)
 
     def __str__(self) -> str:
@@ -148,21 +148,21 @@ class Choices(Domain):
     choices: tuple[Value, ...]
 
     def suggest(self, trial: Suggester, name: str) -> Value:
-        """Let the trial choose one."""
+        """Have the trial suggest a choice."""
         chosen: Value = trial.suggest_categorical(name, self.choices)
         return chosen
 
-    def refuse(self, value: object) -> str | None:
-        """Refuse what is not among the choices; 1 is not true here."""
+    def reject_reason(self, value: object) -> str | None:
+        """Reject values that are not among the choices; 1 and True are different values here."""
         if any(choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in self.choices):
             return None
         return f"it is not among the choices {quote(self.choices)}"
 
-    def place(self, value: Any) -> float:
+    def index(self, value: Any) -> float:
         """Return the position among the choices."""
         return self.choices.index(value)
 
-    def as_own(self, value: Any) -> Value:
+    def normalize(self, value: Any) -> Value:
         """Return the choice that equals the value."""
         return self.choices[self.choices.index(value)]
 
@@ -180,9 +180,9 @@ class Parameter:
     """One parameter of a search space.
 
     Args:
-        name: what the trial knows it by.
-        domain: the values it may have.
-        when: for each parameter that it depends on, the values of that one with which it exists.
+        name: its name in the trial.
+        domain: its possible values.
+        when: for each parameter that it depends on, the values of that parameter with which this one exists.
     """
 
     name: str

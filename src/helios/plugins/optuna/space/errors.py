@@ -1,4 +1,4 @@
-"""Telling what is wrong with a search space: every mistake, in one error."""
+"""`SpaceErrors`, which collects all errors in the definition of a search space and raises them as one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TYPE_NAMES: Final = {
 
 
 class SpaceErrors:
-    """What is wrong with a search space, collected so that it is told at once.
+    """The errors in the definition of a search space.
 
     Args:
-        source: where the space comes from; the message begins with it.
+        source: the origin of the definition; the message begins with it.
     """
 
     def __init__(self, source: str) -> None:
@@ -33,32 +33,32 @@ class SpaceErrors:
         self._all_are_types = True
 
     def __len__(self) -> int:
-        """Return how many there are so far."""
+        """Return the number of errors so far."""
         return len(self._messages)
 
     def add(self, name: object, message: str, *, of_type: bool = False) -> None:
-        """Note a mistake in the definition of a parameter; `of_type`: it is a wrong type."""
+        """Add an error in the definition of a parameter; `of_type` states that a value has the wrong type."""
         self._messages.append(f"parameter {quote(name)}: {message}")
         self._all_are_types &= of_type
 
     def raise_if_any(self) -> None:
-        """Raise one error that tells all of them.
+        """Raise one exception with the messages of all errors, if there are any.
 
         Raises:
-            ArgumentTypeError: if each is a wrong type.
-            ConfigurationError: if there are others, too.
+            ArgumentTypeError: if every error is a wrong type.
+            ConfigurationError: if there are other errors.
         """
         if not self._messages:
             return
         if len(self._messages) == 1:
             text = f"{self._source}: {self._messages[0]}"
         else:
-            text = "\n  - ".join([f"{self._source}: {len(self._messages)} mistakes:", *self._messages])
+            text = "\n  - ".join([f"{self._source}: {len(self._messages)} errors:", *self._messages])
         raise ArgumentTypeError(text) if self._all_are_types else ConfigurationError(text)
 
 
 def quote(value: object) -> str:
-    """Return a value as it stands in a TOML file, where it can stand there, and else as Python shows it."""
+    """Return a value as TOML if TOML can express it, and as Python otherwise."""
     if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
@@ -75,6 +75,6 @@ def type_name(value: object) -> str:
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" if a known name is close to the one given, and an empty text otherwise."""
+    """Return "; did you mean ...?" if a known name is similar to the given one, and an empty string otherwise."""
     close = difflib.get_close_matches(str(given), known, n=1)
     return f"; did you mean {quote(close[0])}?" if close else ""

@@ -1,4 +1,4 @@
-"""Search spaces that are written down: read from a TOML file or a mapping, and recorded with the study."""
+"""`SearchSpace`, which is read from a TOML file or a mapping and recorded with the study."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 # The user attribute of a study that holds the canonical text of its search space.
 SPACE_ATTRIBUTE: Final = "helios:search_space"
 
-# A key of a thousand parts, "a.b.c" and so on.
+# A dotted key with a thousand parts, as "a.b.c".
 _DEEP_KEY: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){1000}""")
 
-# Which text a study of this process is known to have recorded: asking the storage in every trial would cost SQL.
+# The text that is recorded with each study object, so that not every trial needs a query.
 _recorded: WeakKeyDictionary[optuna.Study, str] = WeakKeyDictionary()
 
 
 class SearchSpace(Mapping[str, Parameter]):
-    """The parameters of a study and the values that they may have, checked whole before the first trial.
+    """The parameters of a study and their possible values, checked completely before the first trial.
 
-    It maps names to parameters, in the order in which they are suggested: that of the definition, except that a
-    parameter comes after those that it depends on. Two spaces are equal if they suggest the same, in the same order.
+    It maps names to parameters, in the order in which they are suggested: the order of the definition, except that a
+    parameter comes after those that it depends on. Two spaces are equal if they suggest the same parameters in the same
+    order.
 
     >>> space = SearchSpace.from_dict({
     ...     "momentum": {"kind": "float", "low": 0, "high": 0.9, "when": {"optimizer": "sgd"}},
@@ -52,8 +53,8 @@ class SearchSpace(Mapping[str, Parameter]):
     {'optimizer': 'adam'}
 
     Args:
-        definitions: for each name a mapping as described for `from_dict`.
-        source: where they come from; errors begin with it.
+        definitions: a mapping for each name, as described for `from_dict`.
+        source: the origin of the definitions; error messages begin with it.
 
     Raises:
         ArgumentTypeError: as `from_dict`.
@@ -66,35 +67,35 @@ class SearchSpace(Mapping[str, Parameter]):
 
     @classmethod
     def from_dict(cls, definitions: Mapping[str, Mapping[str, Any]]) -> SearchSpace:
-        """Make a space from a mapping of parameter names to definitions.
+        """Create a space from a mapping of parameter names to definitions.
 
         Args:
             definitions: a definition has `kind` and, for the kind "float" or "int", `low` and `high` (both included)
-                and perhaps `step`, or `log` (true: drawn evenly in the logarithm); for the kind "categorical" it has
-                `choices`, a list of `None`, booleans, integers, floats and strings. With `when`, a mapping of other
-                parameters' names to a value or a list of values, the parameter exists only in trials where each of
-                them has such a value.
+                and optionally `step`, or `log` (true: sampled uniformly in the logarithm); for the kind "categorical"
+                it has `choices`, a list of `None`, booleans, integers, floats and strings. With `when`, a mapping of
+                names of other parameters to a value or a list of values, the parameter exists only in trials in which
+                each of these has one of the values.
 
         Raises:
-            ArgumentTypeError: if something has the wrong type, and nothing else is wrong.
-            ConfigurationError: if any other rule is broken. The message tells everything that is wrong.
+            ArgumentTypeError: if all errors are values of the wrong type.
+            ConfigurationError: if there are other errors. The message lists all of them.
         """
         return cls(definitions)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> SearchSpace:
-        """Make a space from a TOML file with a table for each parameter, as `from_dict` describes them.
+        """Create a space from a TOML file with a table for each parameter, as described for `from_dict`.
 
         Raises:
-            FileAccessError: if the file cannot be read, or is something else than a file; it is an `OSError`.
-            ArgumentTypeError: as `from_dict`, or if `path` is no path; the message begins with the path.
-            ConfigurationError: as `from_dict`, or if the file is not TOML; the message says where.
+            FileAccessError: if the file cannot be read, or is not a regular file; it is an `OSError`.
+            ArgumentTypeError: as `from_dict`, or if `path` is not a path; the message begins with the path.
+            ConfigurationError: as `from_dict`, or if the file is not TOML; the message contains the position.
         """
         with accessing(path), open_regular(to_path(path)) as file:
             source = file.read()
         try:
             text = source.decode()
-            # The parser would take minutes for such a key.
+            # Parsing such a key would take minutes.
             definitions = None if _DEEP_KEY.search(text) else tomllib.loads(text)
         except ValueError as error:  # Not UTF-8, not TOML, or a number with more digits than Python reads.
             raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
@@ -104,7 +105,7 @@ class SearchSpace(Mapping[str, Parameter]):
             raise ConfigurationError(f"{path}: tables, lists or keys are nested too deeply: write them flat")
         return cls(definitions, source=str(path))
 
-    # ----------------------------------------------------------------------------------------------------- as a mapping
+    # ----------------------------------------------------------------------------------------------------- mapping
 
     def __getitem__(self, name: str) -> Parameter:
         """Return the parameter of this name."""
@@ -131,27 +132,27 @@ class SearchSpace(Mapping[str, Parameter]):
         return "\n".join(map(str, self.values()))
 
     def __repr__(self) -> str:
-        """Return an expression that makes an equal space."""
+        """Return an expression that creates an equal space."""
         return f"SearchSpace.from_dict({self.to_dict()!r})"
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the mapping that `from_dict` makes this space of, with what is as by default left out."""
+        """Return a mapping from which `from_dict` creates an equal space, without defaults."""
         return {name: parameter.to_dict() for name, parameter in self.items()}
 
     def canonical_text(self) -> str:
-        """Return JSON that is the same for two spaces exactly if they are equal."""
+        """Return JSON, which is equal for two spaces if and only if they are equal."""
         return self._text
 
-    # ----------------------------------------------------------------------------------------------------- with a study
+    # ----------------------------------------------------------------------------------------------------- studies
 
     def suggest(self, trial: Suggester) -> dict[str, Value]:
         """Suggest every parameter whose conditions hold.
 
-        If the trial belongs to a study, the space is recorded with the study, or checked against what is recorded
-        there: once for each study object in a process.
+        If the trial belongs to a study, the space is recorded with the study, or compared with the recorded one, once
+        for each study object in a process.
 
         Args:
-            trial: an Optuna trial, or anything with its `suggest_float`, `suggest_int` and `suggest_categorical`.
+            trial: an Optuna trial, or another object with `suggest_float`, `suggest_int` and `suggest_categorical`.
 
         Returns:
             The values by name, in the order in which they were suggested.
@@ -170,29 +171,29 @@ class SearchSpace(Mapping[str, Parameter]):
         return values
 
     def ensure_recorded(self, trial: object) -> None:
-        """Record the space with the study of a trial, if it has one; done once for each study object in a process."""
+        """Record the space with the study of a trial, if it has one, once for each study object in a process."""
         study = getattr(trial, "study", None)
         if isinstance(study, optuna.Study) and _recorded.get(study) != self.canonical_text():
             self.record(study)
 
     def _exists(self, parameter: Parameter, values: Mapping[str, Value]) -> bool:
-        def place(parent: str, value: Value) -> float:
-            return self[parent].domain.place(value)
+        def index(parent: str, value: Value) -> float:
+            return self[parent].domain.index(value)
 
         return all(
-            parent in values and place(parent, values[parent]) in [place(parent, value) for value in wanted]
+            parent in values and index(parent, values[parent]) in [index(parent, value) for value in wanted]
             for parent, wanted in parameter.when.items()
         )
 
     def record(self, study: optuna.Study, *, replace: bool = False) -> None:
-        """Write the space into the study's user attributes, where it is found when the study is resumed.
+        """Record the space in the study's user attributes, for the comparison when the study is resumed.
 
         Args:
-            study: the study that is to be searched with this space.
-            replace: whether this space may take the place of another one that is recorded.
+            study: the study that uses this space.
+            replace: whether to replace another space that is recorded.
 
         Raises:
-            ConfigurationError: if the study has another space recorded, and that shall not be replaced.
+            ConfigurationError: if another space is recorded, and `replace` is false.
         """
         if not replace:
             self.check(study)
@@ -202,10 +203,10 @@ class SearchSpace(Mapping[str, Parameter]):
         _recorded[study] = text
 
     def check(self, study: optuna.Study) -> None:
-        """Check that the study has no other space recorded; one that has none recorded is fine.
+        """Check that no other space is recorded with the study.
 
         Raises:
-            ConfigurationError: if it has; the message tells each difference.
+            ConfigurationError: if another space is recorded; the message lists the differences.
         """
         text = study.user_attrs.get(SPACE_ATTRIBUTE)
         if text is None or text == self.canonical_text():
@@ -213,32 +214,30 @@ class SearchSpace(Mapping[str, Parameter]):
         differences = "\n  - ".join(_compare(_read_canonical(text, study), self.to_dict()))
         raise ConfigurationError(
             f"study {study.study_name!r} was searched with another space than this one:\n  - {differences}\n"
-            "Go on with the recorded space, give the study another name, or, to change the space of this one from here "
-            "on, call space.record(study, replace=True)"
+            "Use the recorded space, give the study another name, or, to change the space for its remaining "
+            "trials, call space.record(study, replace=True)"
         )
 
 
 def _read_parameters(definitions: object, source: str) -> dict[str, Parameter]:
     if not isinstance(definitions, Mapping):
         raise ArgumentTypeError(
-            f"{source}: {definitions!r} is {type_name(definitions)}: give a mapping of names to definitions"
+            f"{source}: {definitions!r} is {type_name(definitions)}: pass a mapping of names to definitions"
         )
     if not definitions:
         raise ConfigurationError(
             f"{source}: no parameter is defined: define at least one, as in "
             'lr = { kind = "float", low = 1e-4, high = 1e-1, log = true }'
         )
-    mistakes = SpaceErrors(source)
-    domains = {name: read_domain(name, definition, mistakes) for name, definition in definitions.items()}
-    conditions = {
-        name: read_conditions(name, definition, domains, mistakes) for name, definition in definitions.items()
-    }
-    order = sort_by_dependence(conditions, mistakes)
-    mistakes.raise_if_any()
+    errors = SpaceErrors(source)
+    domains = {name: read_domain(name, definition, errors) for name, definition in definitions.items()}
+    conditions = {name: read_conditions(name, definition, domains, errors) for name, definition in definitions.items()}
+    order = sort_by_dependence(conditions, errors)
+    errors.raise_if_any()
     parameters = {name: Parameter(name, domain, conditions[name]) for name in order if (domain := domains[name])}
     for name in order:
-        check_existence(name, parameters, mistakes)
-    mistakes.raise_if_any()
+        check_existence(name, parameters, errors)
+    errors.raise_if_any()
     return parameters
 
 
@@ -249,7 +248,7 @@ def _read_canonical(text: object, study: optuna.Study) -> dict[str, dict[str, An
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigurationError(
             f"study {study.study_name!r}: its user attribute {SPACE_ATTRIBUTE!r} is {text!r}, which is no search "
-            "space: write this one over it with space.record(study, replace=True)"
+            "space: replace it with space.record(study, replace=True)"
         ) from error
 
 
@@ -265,7 +264,7 @@ def _compare(recorded: dict[str, dict[str, Any]], given: dict[str, dict[str, Any
         ]
         differences += [f"{name}: {'; '.join(changes)}"] if changes else []
     if not differences:
-        # Samplers draw one parameter after the other: another order gives other values.
+        # The order matters: samplers draw one parameter after the other.
         differences = [f"the order: {', '.join(recorded)} is recorded, this space has {', '.join(given)}"]
     return differences
 
