@@ -333,7 +333,7 @@ def objectives_of_nothing() -> optuna.Study:
     [
         (empty, {"Best trial": "no trial yet", **dict.fromkeys(FIGURES, "no trial yet"), "Trials": "no trial yet"}
          | {"Intermediate values": "No trial has reported", "Timeline": "No trial has been started"}),
-        (one_trial, {"Importances": "One complete trial says nothing", "Intermediate values": "No trial has reported"}),
+        (one_trial, {"Importances": "Importance needs two", "Intermediate values": "No trial has reported"}),
         (only(TrialState.PRUNED), dict.fromkeys(
             ["Best trial", "History", "Importances", "Parallel coordinates", "Slices"], "there are 2 pruned")),
         (only(TrialState.FAIL), dict.fromkeys(["Best trial", "History", "Importances", "Slices"], "there are 2 failed")
@@ -341,14 +341,14 @@ def objectives_of_nothing() -> optuna.Study:
         (only(TrialState.RUNNING, TrialState.WAITING), {"History": "there are 2 running, 2 waiting"}),
         (only(TrialState.WAITING), {"Timeline": "No trial has been started"}),
         (without_parameters, dict.fromkeys(["Importances", "Parallel coordinates", "Slices"], "has a parameter")),
-        (infinite_values, {"History": "is not finite: trial 1, 3.", "Intermediate values": "a gap: 12 of them"}),
+        (infinite_values, {"History": "is not finite: trial 1, 3.", "Intermediate values": "infinite: 12 values"}),
         (nothing_but_infinite_values, {"History": "No complete trial has a finite value"}),
         (infeasible, {"Best trial": "No complete trial is feasible"}),
         (conditional, {}),
         (enqueued_outside_of_the_space, {}),
         (objectives(2), {"Best trials": "On the Pareto front"}),
         (objectives(3), {"Best trials": "On the Pareto front"}),
-        (objectives(4), {"Pareto front": "no picture of a front of 4 objectives"}),
+        (objectives(4), {"Pareto front": "A front of 4 objectives cannot be plotted"}),
         (objectives_of_nothing, {"Best trials": "no trial yet", "Pareto front": "no trial yet"}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -362,7 +362,7 @@ def test_a_poor_study_has_a_sensible_page(
     for title, said in words.items():
         assert said in page.sections[title]
     for title, text in page.sections.items():
-        assert "could not be drawn" not in text, title
+        assert "could not be created" not in text, title
         if not page.figures[title]:
             assert text.strip(), title
         for figure in page.figures[title]:
@@ -427,7 +427,7 @@ def test_large_studies_are_drawn_in_part(tmp_path: Path) -> None:
     assert "The 300 best of 400 complete trials, by value" in page.sections["Parallel coordinates"]
 
 
-def test_a_picture_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_that_fails_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If Optuna cannot draw something the page says what and why, and shows the rest."""
 
     def fail(*_: Any, **__: Any) -> None:
@@ -435,7 +435,7 @@ def test_a_picture_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("helios.plugins.optuna.report.figures.visualization.plot_slice", fail)
     page = page_of(pruned_study(), tmp_path)
-    assert "This picture could not be drawn: RuntimeError: a reason" in page.sections["Slices"]
+    assert "This plot could not be created: RuntimeError: a reason" in page.sections["Slices"]
     assert [title for title, figures in page.figures.items() if figures] == [f for f in FIGURES if f != "Slices"]
 
 
@@ -470,9 +470,9 @@ def test_a_storage_without_a_study_is_refused(tmp_path: Path) -> None:
     optuna.storages.RDBStorage(f"sqlite:///{missing}").engine.dispose()
     with pytest.raises(ConfigurationError, match="holds no study"):
         write_report(f"sqlite:///{missing}", tmp_path / "x.html")
-    with pytest.raises(ArgumentTypeError, match="give a study, or a URL"):
+    with pytest.raises(ArgumentTypeError, match="pass a study, or a URL"):
         write_report(3, tmp_path / "x.html")  # type: ignore[arg-type]  # wrong on purpose
-    with pytest.raises(ConfigurationError, match="give one of them"):
+    with pytest.raises(ConfigurationError, match="pass one of them"):
         write_report(make_study(), tmp_path / "x.html", study_name="other")
     assert not (tmp_path / "x.html").exists()
 

@@ -1,4 +1,4 @@
-"""The report as HTML: one page that holds everything it needs."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from helios.plugins.optuna.report.snapshot import WORDS
+from helios.plugins.optuna.report.snapshot import STATE_NAMES
 
 if TYPE_CHECKING:
     import datetime
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
-    from helios.plugins.optuna.report.figures import Picture, Section
+    from helios.plugins.optuna.report.figures import Plot, Section
     from helios.plugins.optuna.report.snapshot import Snapshot
 
 _STYLE: Final = """
@@ -31,7 +31,7 @@ h3 { margin: 16px 0 0; font-size: 0.95rem; color: var(--ink); }
 .kicker { margin: 0 0 4px; color: var(--accent); font-weight: 600; font-size: 0.8rem; letter-spacing: 0.08em;
   text-transform: uppercase; }
 .explanation { margin: 2px 0 12px; color: var(--faint); font-size: 0.95rem; }
-.words { margin: 8px 0 0; color: var(--faint); font-size: 0.95rem; }
+.note { margin: 8px 0 0; color: var(--faint); font-size: 0.95rem; }
 section { margin-top: 20px; padding: 22px 24px; background: #fff; border: 1px solid var(--line); border-radius: 10px; }
 .facts { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin: 24px 0 0; }
 .facts div { padding: 12px 16px; background: #fff; border: 1px solid var(--line); border-radius: 10px; }
@@ -70,7 +70,7 @@ for (const data of document.querySelectorAll("script[type='application/json']"))
 }
 """
 
-# Nothing may be fetched: what is not in the page does not exist for it.
+# The page may not load anything.
 _POLICY: Final = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
@@ -79,7 +79,7 @@ def write_page(snapshot: Snapshot, sections: Sequence[Section], library: str) ->
 
     Args:
         snapshot: the study.
-        sections: those with pictures.
+        sections: the sections with plots.
         library: the JavaScript of plotly.
     """
     title = _escape(snapshot.name)
@@ -100,7 +100,7 @@ def write_page(snapshot: Snapshot, sections: Sequence[Section], library: str) ->
 <p class="kicker">Study</p>
 <h1>{title}</h1>
 {body}
-<footer>Written by Helios. This page holds everything it shows, and fetches nothing.</footer>
+<footer>Written by Helios. This page is self-contained and loads nothing.</footer>
 </main>
 <script>{_SCRIPT}</script>
 </body>
@@ -116,15 +116,19 @@ def _escape(text: object) -> str:
 
 
 def _write_facts(snapshot: Snapshot) -> str:
-    aims = [
+    objectives = [
         f"{direction.name.lower()} {name}"
         for direction, name in zip(snapshot.directions, snapshot.objectives, strict=True)
     ]
-    facts = {"Aim": ", ".join(aims), "Trials": str(len(snapshot.trials)), "States": snapshot.say_states() or "none yet"}
+    facts = {
+        "Objective": ", ".join(objectives),
+        "Trials": str(len(snapshot.trials)),
+        "States": snapshot.describe_states() or "none yet",
+    }
     starts = [trial.datetime_start for trial in snapshot.trials if trial.datetime_start]
     ends = [trial.datetime_complete for trial in snapshot.trials if trial.datetime_complete]
     if starts and ends:
-        facts["First start to last end"] = _say_duration(max(ends) - min(starts))
+        facts["First start to last end"] = _format_duration(max(ends) - min(starts))
     cells = "".join(f"<div><dt>{name}</dt><dd>{_escape(fact)}</dd></div>" for name, fact in facts.items())
     return f'<dl class="facts">{cells}</dl>\n</header>\n{_write_best(snapshot)}'
 
@@ -133,12 +137,12 @@ def _write_best(snapshot: Snapshot) -> str:
     best = snapshot.best_trials
     if len(snapshot.directions) > 1:
         if not best:
-            return _wrap("Best trials", "", f'<p class="words">{_escape(snapshot.say_why_nothing_is_judged())}</p>')
+            return _wrap("Best trials", "", f'<p class="note">{_escape(snapshot.explain_no_values())}</p>')
         numbers = ", ".join(str(trial.number) for trial in best)
-        return _wrap("Best trials", f"On the Pareto front, no other trial being better in everything: {numbers}.", "")
+        return _wrap("Best trials", f"On the Pareto front (no trial is better in all objectives): {numbers}.", "")
     if not best:
-        words = snapshot.say_why_nothing_is_judged() if not snapshot.judged else "No complete trial is feasible."
-        return _wrap("Best trial", "", f'<p class="words">{_escape(words)}</p>')
+        note = snapshot.explain_no_values() if not snapshot.finite_trials else "No complete trial is feasible."
+        return _wrap("Best trial", "", f'<p class="note">{_escape(note)}</p>')
     (trial,) = best
     facts = {snapshot.objectives[0]: _show(trial.values[0]), **{k: _show(v) for k, v in trial.params.items()}}
     cells = "".join(f"<div><dt>{_escape(k)}</dt><dd>{_escape(v)}</dd></div>" for k, v in facts.items())
@@ -149,7 +153,7 @@ def _show(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _say_duration(duration: datetime.timedelta) -> str:
+def _format_duration(duration: datetime.timedelta) -> str:
     seconds = duration.total_seconds()
     if seconds < 60:  # noqa: PLR2004 - a minute has them.
         return f"{seconds:.3g} s"
@@ -162,23 +166,23 @@ def _say_duration(duration: datetime.timedelta) -> str:
 
 
 def _wrap(title: str, explanation: str, content: str) -> str:
-    said = f'<p class="explanation">{_escape(explanation)}</p>' if explanation else ""
-    return f"<section>\n<h2>{_escape(title)}</h2>\n{said}\n{content}\n</section>"
+    paragraph = f'<p class="explanation">{_escape(explanation)}</p>' if explanation else ""
+    return f"<section>\n<h2>{_escape(title)}</h2>\n{paragraph}\n{content}\n</section>"
 
 
 def _write_section(section: Section) -> str:
-    parts = [_write_picture(picture) for picture in section.pictures]
-    if any(picture.is_small for picture in section.pictures):
+    parts = [_write_plot(plot) for plot in section.plots]
+    if any(plot.is_small for plot in section.plots):
         parts = ['<div class="small">', *parts, "</div>"]
-    if section.words:
-        parts.append(f'<p class="words">{_escape(section.words)}</p>')
-    return _wrap(section.title, section.explanation if section.pictures else "", "\n".join(parts))
+    if section.note:
+        parts.append(f'<p class="note">{_escape(section.note)}</p>')
+    return _wrap(section.title, section.explanation if section.plots else "", "\n".join(parts))
 
 
-def _write_picture(picture: Picture) -> str:
-    data = picture.figure.to_json()  # It writes a "<" as a number, so no text ends the script.
-    caption = f"<h3>{_escape(picture.caption)}</h3>" if picture.caption else ""
-    size = f"height: {picture.height}px" + (f"; min-width: {picture.least_width}px" if picture.least_width else "")
+def _write_plot(plot: Plot) -> str:
+    data = plot.figure.to_json()  # It escapes "<", so that no text can end the script.
+    caption = f"<h3>{_escape(plot.caption)}</h3>" if plot.caption else ""
+    size = f"height: {plot.height}px" + (f"; min-width: {plot.min_width}px" if plot.min_width else "")
     box = f'<div class="figure" style="{size}"></div>'
     return f'<div class="wide">{caption}{box}<script type="application/json">{data}</script></div>'
 
@@ -188,7 +192,7 @@ def _write_picture(picture: Picture) -> str:
 
 def _write_table(snapshot: Snapshot) -> str:
     if not snapshot.trials:
-        return _wrap("Trials", "", f'<p class="words">{_escape(snapshot.say_why_nothing_is_judged())}</p>')
+        return _wrap("Trials", "", f'<p class="note">{_escape(snapshot.explain_no_values())}</p>')
     parameters = list(dict.fromkeys(name for trial in snapshot.trials for name in trial.params))
     head = ["trial", "state", *snapshot.objectives, "reports", "duration", *parameters]
     best = {trial.number for trial in snapshot.best_trials}
@@ -202,16 +206,16 @@ def _write_table(snapshot: Snapshot) -> str:
             "</tbody></table></div>",
         ]
     )
-    marked = "the best is marked" if len(snapshot.directions) == 1 else "those on the Pareto front are marked"
-    return _wrap("Trials", f"Every trial; {marked}. Empty where it does not have the parameter or value.", table)
+    marked = "the best one is marked" if len(snapshot.directions) == 1 else "those on the Pareto front are marked"
+    return _wrap("Trials", f"All trials; {marked}. A cell is empty if a trial has no such value.", table)
 
 
 def _write_row(trial: FrozenTrial, snapshot: Snapshot, parameters: Sequence[str], *, is_best: bool) -> str:
     values = [_show(value) for value in trial.values] if trial.values is not None else [""] * len(snapshot.objectives)
-    odd = sum(not math.isfinite(value) for value in trial.intermediate_values.values())
-    reports = f"{len(trial.intermediate_values)}" + (f" ({odd} not finite)" if odd else "")
-    duration = _say_duration(trial.duration) if trial.duration is not None else ""
-    state = f'<td><span class="state {WORDS[trial.state]}">{WORDS[trial.state]}</span></td>'
+    not_finite = sum(not math.isfinite(value) for value in trial.intermediate_values.values())
+    reports = f"{len(trial.intermediate_values)}" + (f" ({not_finite} not finite)" if not_finite else "")
+    duration = _format_duration(trial.duration) if trial.duration is not None else ""
+    state = f'<td><span class="state {STATE_NAMES[trial.state]}">{STATE_NAMES[trial.state]}</span></td>'
     params = [_show(trial.params[name]) if name in trial.params else "" for name in parameters]
     cells = f"<td>{trial.number}</td>{state}{_write_cells('td', [*values, reports, duration, *params])}"
     return f'<tr class="best">{cells}</tr>' if is_best else f"<tr>{cells}</tr>"

@@ -1,4 +1,4 @@
-"""A study as pictures: one HTML page that opens without a network."""
+"""`write_report`, which writes a study with plots as one HTML page."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def write_report(study_or_url: optuna.Study | str, path: str | Path, *, study_name: str | None = None) -> Path:
-    """Write a page that shows a study: its facts, its trials, and pictures of both.
+    """Write an HTML page about a study: a summary, plots, and a table of the trials.
 
-    The pictures are those of `optuna.visualization`: history, intermediate values with the pruned trials marked,
-    importances, parallel coordinates, slices and timeline, with several objectives the Pareto front as well. Where the
-    study has nothing to draw, however little it holds, the page says so. It is one file, of about 5 MB, which fetches
-    nothing; one study gives one page, to the byte, unless trials are running.
+    The plots are those of `optuna.visualization`: history, intermediate values with the pruned trials marked,
+    importances, parallel coordinates, slices and timeline, and for several objectives the Pareto front. Where the study
+    has no data for a plot, the page explains why. The page is a single file of about 5 MB and loads nothing from the
+    network. The same study gives the same bytes, unless trials are running.
 
     Args:
         study_or_url: the study, or the URL of the RDB storage that holds it, as in "sqlite:///study.db".
-        path: where to; an old page is replaced as a whole, and missing folders are made.
-        study_name: which of the storage's studies; not needed if there is one alone.
+        path: the file; an existing file is replaced atomically, and missing folders are created.
+        study_name: the name of the study in the storage; not needed if the storage has a single study.
 
     Returns:
         The absolute path of the page.
@@ -34,13 +34,12 @@ def write_report(study_or_url: optuna.Study | str, path: str | Path, *, study_na
     Raises:
         ImportError: if plotly is not installed; the message names the extra to install.
         ArgumentTypeError: if `study_or_url` is neither a study nor a string.
-        ConfigurationError: if there is no such database, or no study in it, or several and no name is given.
+        ConfigurationError: if there is no such database, or no study in it, or several studies and no name.
         UnknownNameError: if the storage has no study of this name.
     """
     target = to_path(path)
     try:
-        # Only here: it takes a third of a second, and who does not ask for a report does not need it.
-        from plotly.offline import get_plotlyjs  # noqa: PLC0415 - as said above.
+        from plotly.offline import get_plotlyjs  # noqa: PLC0415 - it takes 0.3 s, and only reports need it.
     except ImportError as error:
         raise ImportError(
             "write_report needs plotly, which is not installed: pip install 'helios-train[tune]'"
@@ -51,6 +50,6 @@ def write_report(study_or_url: optuna.Study | str, path: str | Path, *, study_na
         with open_study(study_or_url, study_name) as study:
             snapshot = Snapshot.of(study)
         page = write_page(snapshot, draw_sections(snapshot), get_plotlyjs())
-    # A name may hold half of a surrogate pair, which is no character: a question mark is shown in its place.
+    # An unpaired surrogate in a name cannot be encoded: it is shown as a question mark.
     atomic_write(target, lambda file: file.write(page.encode(errors="replace")))
     return target

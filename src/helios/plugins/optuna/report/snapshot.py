@@ -1,4 +1,4 @@
-"""A study as it was at one moment: what the report is drawn from."""
+"""`Snapshot`, the state of a study at one moment, from which the report is made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import sqlalchemy
     from optuna.study import StudyDirection
 
-WORDS: Final = {
+STATE_NAMES: Final = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -38,13 +38,13 @@ WORDS: Final = {
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The facts of a study, read once, so that every picture shows the same moment.
+    """The content of a study, read once, so that all plots show the same moment.
 
     Args:
-        name: the study's.
+        name: the name of the study.
         directions: one for each objective.
         objectives: the names of the objectives.
-        trials: all of them, by number.
+        trials: all trials, by number.
     """
 
     name: str
@@ -61,11 +61,11 @@ class Snapshot:
 
     @functools.cached_property
     def best_trials(self) -> list[FrozenTrial]:
-        """The best trial, or the Pareto front if there are several objectives; empty as long as no trial counts."""
+        """The best trial, or the Pareto front if there are several objectives; empty if there is no feasible trial."""
         study = self.as_study()
         if len(self.directions) > 1:
             return [self.trials[number] for number in sorted(trial.number for trial in study.best_trials)]
-        # Where no trial is complete and feasible, Optuna raises.
+        # Optuna raises if no trial is complete and feasible.
         with contextlib.suppress(ValueError):
             return [self.trials[study.best_trial.number]]
         return []
@@ -75,55 +75,57 @@ class Snapshot:
         return [trial for trial in self.trials if trial.state in states]
 
     @functools.cached_property
-    def judged(self) -> list[FrozenTrial]:
-        """The complete trials all of whose values are finite."""
+    def finite_trials(self) -> list[FrozenTrial]:
+        """The complete trials with finite values only."""
         return [trial for trial in self.with_state(TrialState.COMPLETE) if is_finite(trial)]
 
     @functools.cached_property
     def parameters(self) -> list[str]:
-        """The names of the parameters that any of those trials had, in the order of their appearance."""
-        return list(dict.fromkeys(name for trial in self.judged for name in trial.params))
+        """The names of all parameters of these trials, in the order of their first occurrence."""
+        return list(dict.fromkeys(name for trial in self.finite_trials for name in trial.params))
 
-    def say_why_nothing_is_judged(self) -> str:
-        """Return a sentence for where a complete trial is needed, and there is none."""
+    def explain_no_values(self) -> str:
+        """Return a sentence that explains why there are no complete trials with finite values."""
         if not self.trials:
             return "The study has no trial yet."
         if self.with_state(TrialState.COMPLETE):
             return "No complete trial has a finite value."
-        return f"No trial is complete yet: there are {self.say_states()}."
+        return f"No trial is complete yet: there are {self.describe_states()}."
 
-    def say_states(self) -> str:
-        """Return how many trials are in each state that occurs, as in "3 complete, 1 failed"."""
-        counts = {state: len(self.with_state(state)) for state in WORDS}
-        return ", ".join(f"{count} {WORDS[state]}" for state, count in counts.items() if count)
+    def describe_states(self) -> str:
+        """Return the number of trials in each state that occurs, as in "3 complete, 1 failed"."""
+        counts = {state: len(self.with_state(state)) for state in STATE_NAMES}
+        return ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in counts.items() if count)
 
-    def as_study(self, objective: int | None = None, *, most: int | None = None, finite: bool = True) -> optuna.Study:
-        """Return a study in memory that Optuna can draw, without text that a browser would take for HTML.
+    def as_study(
+        self, objective: int | None = None, *, max_trials: int | None = None, finite: bool = True
+    ) -> optuna.Study:
+        """Return a study in memory for Optuna's plots, without text that a browser would interpret as HTML.
 
         Args:
-            objective: the only one to keep, if not all.
-            most: how many of the judged trials to keep, the best ones, if not all trials. Numbers change then.
-            finite: whether complete trials with other values shall be failed ones.
+            objective: the only objective to keep; `None` for all.
+            max_trials: the number of best finite trials to keep, with new numbers; `None` for all trials.
+            finite: whether to mark complete trials with other values as failed.
         """
         trials, directions = self.trials, list(self.directions)
-        if most is not None and len(self.judged) > most:
+        if max_trials is not None and len(self.finite_trials) > max_trials:
             sign = -1 if directions[objective or 0].name == "MAXIMIZE" else 1
-            best = sorted(self.judged, key=lambda trial: sign * trial.values[objective or 0])
-            trials = sorted(best[:most], key=lambda trial: trial.number)
+            best = sorted(self.finite_trials, key=lambda trial: sign * trial.values[objective or 0])
+            trials = sorted(best[:max_trials], key=lambda trial: trial.number)
         storage = optuna.storages.InMemoryStorage()
         kept = directions if objective is None else [directions[objective]]
         key = storage.create_new_study(kept, self.name)
         for trial in trials:
-            # Study.add_trial refuses what Optuna itself stores when a trial was enqueued with odd values.
+            # Study.add_trial rejects an enqueued value outside of the range of its parameter, which Optuna stores.
             storage.create_new_trial(key, _as_drawable(trial, objective, finite=finite))
         study = optuna.load_study(study_name=self.name, storage=storage)
-        if len(kept) > 1:  # With one, figures are given its name; and this warns of being experimental.
+        if len(kept) > 1:  # Experimental, and not needed for one objective, whose name the plots get.
             study.set_metric_names([as_label(name) for name in self.objectives])
         return study
 
 
 def is_finite(trial: FrozenTrial) -> bool:
-    """Whether a trial has values, and all of them are finite."""
+    """Return whether a trial has values, and all of them are finite."""
     return trial.values is not None and all(map(math.isfinite, trial.values))
 
 
@@ -145,13 +147,13 @@ def _as_drawable(trial: FrozenTrial, objective: int | None, *, finite: bool) -> 
 
 
 def as_label(value: Any) -> Any:
-    """Return a string so that plotly, whose labels are a kind of HTML, shows it as it is; other values as they are."""
+    """Return a string escaped for plotly's labels, which are HTML; other values unchanged."""
     return html.escape(value, quote=False) if isinstance(value, str) else value
 
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from warning of what the page says in words, and from logging the studies made to be drawn."""
+    """Suppress Optuna's warnings about plots, which the page explains, and its log of the studies in memory."""
     loggers = [logging.getLogger(name) for name in ("optuna.visualization", "optuna.storages")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -170,28 +172,28 @@ def quiet_optuna() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_study(study_or_url: optuna.Study | str, study_name: str | None) -> Iterator[optuna.Study]:
-    """Give a study, found by the URL of its storage where that is what was given.
+    """Yield a study, which is loaded if the URL of its storage is given.
 
     Args:
         study_or_url: a study, or the URL of an RDB storage.
-        study_name: which of the storage's studies; not needed if there is one alone.
+        study_name: the name of the study; not needed if the storage has a single study.
 
     Raises:
-        ArgumentTypeError: if it is neither a study nor a string.
-        ConfigurationError: if it is no URL, if there is no database or no study, or if a name is needed.
+        ArgumentTypeError: if the argument is neither a study nor a string.
+        ConfigurationError: if it is not a URL, if there is no database or no study, or if a name is needed.
         UnknownNameError: if the storage has no study of this name.
         StudyStorageError: if the database cannot be read.
     """
     if isinstance(study_or_url, optuna.Study):
         if study_name not in (None, study_or_url.study_name):
             raise ConfigurationError(
-                f"study_name={study_name!r} with the study {study_or_url.study_name!r}: give one of them, not both"
+                f"study_name={study_name!r} with the study {study_or_url.study_name!r}: pass one of them, not both"
             )
         yield study_or_url
         return
     if not isinstance(study_or_url, str):
         raise ArgumentTypeError(
-            f"study_or_url is a {type(study_or_url).__name__}: give a study, or a URL like 'sqlite:///study.db'"
+            f"study_or_url has the type {type(study_or_url).__name__}: pass a study, or a URL such as 'sqlite:///study.db'"
         )
     url = _ensure_database(study_or_url)
     with storage_errors():
@@ -206,13 +208,13 @@ def open_study(study_or_url: optuna.Study | str, study_name: str | None) -> Iter
 
 
 def _ensure_database(storage: str) -> sqlalchemy.URL:
-    # Opening a database of SQLite makes it, and somebody who mistyped its name would get the report of nothing.
+    # SQLite creates a missing file, so that a wrong path would give an empty report.
     url = parse_url(storage)
     if url.get_backend_name() != "sqlite" or "uri" in url.query:
         return url
     if not url.database or not Path(url.database).is_file():
         raise ConfigurationError(
-            f"{show_url(url)}: there is no database {url.database!r}: give the path of one, after sqlite:///"
+            f"{show_url(url)}: there is no database {url.database!r}: pass the path of one, after sqlite:///"
         )
     return url
 
@@ -224,7 +226,7 @@ def _choose(storage: optuna.storages.RDBStorage, shown: str, study_name: str | N
             raise UnknownNameError(f"{shown} holds no study {study_name!r}: there are {names}")
         return study_name
     if not names:
-        raise ConfigurationError(f"{shown} holds no study: give the URL of the storage that the study was made with")
+        raise ConfigurationError(f"{shown} holds no study: pass the URL of the study's storage")
     if len(names) > 1:
         raise ConfigurationError(f"{shown} holds {len(names)} studies: choose one of them with study_name=: {names}")
     return names[0]
