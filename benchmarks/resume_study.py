@@ -1,6 +1,6 @@
-"""How long `resume_study` takes; run with `python -m benchmarks resume_study`.
+"""The time of `resume_study`; run with `python -m benchmarks resume_study`.
 
-With `DATABASE_URL=postgresql://...` it measures on that database, too, which should be an empty one.
+With `DATABASE_URL=postgresql://...` it is also measured in that database, which should be empty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REPEATS: Final = 3
 
 
 def run() -> Table:
-    """Measure studies of 100, 1,000 and 10,000 trials, one in ten of which has failed."""
+    """Measure studies with 100, 1,000 and 10,000 trials, of which 10% have failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     server = read_environment().get("DATABASE_URL")
     rows = []
@@ -43,12 +43,12 @@ def run() -> Table:
     if server:
         rows += [_measure(sql.make_url(server).get_backend_name(), server, size) for size in _SIZES]
     return Table(
-        "Taking a study up again",
-        ("study", "with a backup", "without one"),
+        "resume_study",
+        ("study", "with a backup", "without a backup"),
         tuple(rows),
         (
             f"Each trial has {_PARAMS} parameters and {_REPORTS} reports. Medians of {_REPEATS} calls.",
-            "Each call opens the database and lets every tenth trial wait.",
+            "Each call opens the database and sets 10% of the trials to waiting.",
         ),
     )
 
@@ -83,7 +83,7 @@ def _connect(url: str) -> Iterator[sql.Connection]:
 
 
 def _fill(url: str, name: str, size: int) -> None:
-    """Make a study straight in the tables: Optuna takes tens of milliseconds for each trial."""
+    """Write the trials into the tables: Optuna would take tens of milliseconds for each."""
     optuna.create_study(storage=url, study_name=name)
     studies, trials = models.StudyModel.__table__, models.TrialModel.__table__
     with _connect(url) as connection:
@@ -98,7 +98,7 @@ def _fill(url: str, name: str, size: int) -> None:
 
 def _trial(study_id: int, number: int) -> dict[str, Any]:
     state = TrialState.FAIL if number % 10 == 0 else TrialState.COMPLETE
-    now = datetime.datetime(2031, 1, 1)  # noqa: DTZ001 - Optuna's dates say nothing of a zone.
+    now = datetime.datetime(2031, 1, 1)  # noqa: DTZ001 - Optuna's dates have no time zone.
     return {"study_id": study_id, "number": number, "state": state, "datetime_start": now, "datetime_complete": now}
 
 

@@ -1,4 +1,4 @@
-"""Whether a `ReproducibleSampler` finds as much as the sampler inside: `python -m benchmarks sampler_quality`."""
+"""The results of a `ReproducibleSampler` and of its inner sampler: `python -m benchmarks sampler_quality`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIZES: Final = (100, 1000)
 
 
 def run() -> list[Table]:
-    """Compare wrapped and plain samplers: what they find, and what a trial costs."""
+    """Compare wrapped and plain samplers: the best values, and the time for a trial."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -44,7 +44,7 @@ def run_quality() -> Table:
     for sampler, make in _SAMPLERS.items():
         scores = []
         for i, (name, objective) in enumerate(_OBJECTIVES.items()):
-            # Seeds of their own for each function, or the points of one sequence would be tried on all of them.
+            # Different seeds for each function: otherwise all functions would be evaluated at the same points.
             seeds = range(i * _SEEDS, (i + 1) * _SEEDS)
             plain = [_find_best(make(seed), objective) for seed in seeds]
             wrapped = [_find_best(ReproducibleSampler(make, seed), objective) for seed in seeds]
@@ -54,31 +54,31 @@ def run_quality() -> Table:
         together = sum(scores) / math.sqrt(len(scores))
         notes.append(f"{sampler}: z = {together:+.2f} over all functions, p = {_p_value(together):.3f}")
     return Table(
-        f"What samplers find in {_TRIALS} trials: median of the best value over {_SEEDS} seeds",
+        f"Best value after {_TRIALS} trials: median over {_SEEDS} seeds",
         ("sampler, function", "plain", "wrapped", "p"),
         tuple(rows),
         (
             f"Two-sided Mann-Whitney test: of {len(rows)} values of p, one is below 0.05 by chance.",
-            "z above 0: the wrapped sampler ends higher, which is worse.",
+            "z above 0: the wrapped sampler has higher values, which is worse.",
             *notes,
         ),
     )
 
 
 def run_cost() -> Table:
-    """Measure the time that a sampler takes for a trial of five parameters, beside an objective that takes none."""
+    """Measure the time of a sampler for a trial with five parameters; the objective takes no time."""
     rows = []
     for sampler, make in _SAMPLERS.items():
         for size in _SIZES:
             times = (_time_per_trial(make(1), size), _time_per_trial(ReproducibleSampler(make, 1), size))
             rows.append((f"{sampler}, {size:,} trials", *(f"{1000 * seconds:.1f} ms" for seconds in times)))
-    return Table("What a trial costs", ("sampler, finished", "plain", "wrapped"), tuple(rows))
+    return Table("Time for a trial", ("sampler, finished", "plain", "wrapped"), tuple(rows))
 
 
 def rank_score(values: Sequence[float], others: Sequence[float]) -> float:
-    """Return by how many standard errors `values` rank above `others` (Mann and Whitney 1947, corrected for ties)."""
-    everything, places = np.unique([*values, *others], return_inverse=True)
-    counts = np.bincount(places, minlength=len(everything))
+    """Return the Mann-Whitney z score of `values` against `others` (1947, corrected for ties)."""
+    unique, places = np.unique([*values, *others], return_inverse=True)
+    counts = np.bincount(places, minlength=len(unique))
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
     n, m = len(values), len(others)
     total = n + m
@@ -142,7 +142,7 @@ def _rastrigin(trial: optuna.Trial) -> float:
 
 
 def _mixed(trial: optuna.Trial) -> float:
-    """Look like the training of a network: a rate, a width, a kind that has a parameter of its own."""
+    """An objective with the parameters of a training run: a rate, a width, an optimizer and a decay."""
     rate = math.log10(trial.suggest_float("rate", 1e-5, 1, log=True))
     width = trial.suggest_int("width", 8, 256, log=True)
     value = (rate + 2.5) ** 2 + abs(math.log2(width) - 6) / 2

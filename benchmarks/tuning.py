@@ -1,4 +1,4 @@
-"""What tuning adds to training; run with `python -m benchmarks tuning`."""
+"""The cost of `OptunaPlugin` in training; run with `python -m benchmarks tuning`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import optuna
+from optuna.storages import RDBStorage
 
 from benchmarks._idle import Idle, Ready
 from benchmarks._table import Table
@@ -21,25 +22,26 @@ _SIZES: Final = (20, 1_000, 10_000)  # Finished trials.
 _REPORTS: Final = 4  # Of each finished trial.
 _STEPS: Final = 20_000
 _ROUNDS: Final = 9
-_ASKED: Final = 15
+_REPORTS_TIMED: Final = 15
 
 
 def _make_study(folder: Path, trials: int) -> optuna.Study:
-    """Return a study on a SQLite file of its own that has finished some trials, with reports."""
+    """Return a study in a SQLite file with finished trials and their intermediate values."""
+    database = RDBStorage(f"sqlite:///{folder / f'{trials}.db'}")
     study = optuna.create_study(
-        storage=f"sqlite:///{folder / f'{trials}.db'}",
+        storage=database,
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=optuna.pruners.MedianPruner(),
     )
-    _fill(study, trials)
+    _fill(database, database.get_study_id_from_name(study.study_name), trials)
     return study
 
 
-def _fill(study: optuna.Study, trials: int) -> None:
-    from optuna.storages._rdb import models  # noqa: PLC0415 - Optuna has no public way to write many trials at once.
+def _fill(database: RDBStorage, study_id: int, trials: int) -> None:
+    """Write the trials into the tables: Optuna would take tens of milliseconds for each."""
+    from optuna.storages._rdb import models  # noqa: PLC0415 - Optuna has no public method for that.
     from sqlalchemy import insert  # noqa: PLC0415 - as above.
 
-    engine, study_id = study._storage._backend.engine, study._study_id  # type: ignore[attr-defined]  # noqa: SLF001 - as above.
     now = optuna.trial.create_trial(value=0.0).datetime_start
     numbers = range(trials)
     distribution = optuna.distributions.distribution_to_json(optuna.distributions.FloatDistribution(0.0, 1.0))
@@ -79,7 +81,7 @@ def _fill(study: optuna.Study, trials: int) -> None:
             for step in range(_REPORTS)
         ],
     }
-    with engine.begin() as connection:
+    with database.engine.begin() as connection:
         for model, values in rows.items():
             connection.execute(insert(model), values)
 
@@ -91,12 +93,12 @@ def _fit(trial: optuna.Trial | None, batches: list[int]) -> None:
     trainer.fit(model, Ready(batches))
 
 
-def _ask(study: optuna.Study) -> list[float]:
-    """Return the milliseconds of a trial's reports, each with the question whether it is pruned."""
+def _time_reports(study: optuna.Study) -> list[float]:
+    """Return the times of a trial's reports in milliseconds, each with a call of `should_prune`."""
     trial = study.ask()
     trial.suggest_float("x", 0.0, 1.0)
     milliseconds = []
-    for step in range(_ASKED):
+    for step in range(_REPORTS_TIMED):
         begin = time.perf_counter()
         trial.report(0.0, step)
         trial.should_prune()
@@ -106,7 +108,7 @@ def _ask(study: optuna.Study) -> list[float]:
 
 
 def run() -> Table:
-    """Measure a training step beside a study of few and of many finished trials, and a report with its question."""
+    """Measure a training step and a report, with studies of few and of many finished trials."""
     batches = [0] * _STEPS
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,8 +124,8 @@ def run() -> Table:
             _ROUNDS,
             clock=time.process_time,
         )
-        questions = {size: _ask(study) for size, study in studies.items()}
-    # Starting and ending a run, which the study's size touches, is no part of a step.
+        reports = {size: _time_reports(study) for size, study in studies.items()}
+    # The start and the end of a run depend on the size of the study, and are subtracted.
     per_step = {
         name: [
             (whole - start) / _STEPS * 1e6 for whole, start in zip(seconds[name], seconds[f"{name} start"], strict=True)
@@ -140,16 +142,16 @@ def run() -> Table:
                 f"{statistics.median(per_step[str(size)]):.2f} µs",
                 f"{added:+.2f} µs",
                 verdict(added, 5, "at most 5 µs"),
-                f"{statistics.median(questions[size]):.1f} ms",
-                f"{questions[size][0]:.1f} ms",
+                f"{statistics.median(reports[size]):.1f} ms",
+                f"{reports[size][0]:.1f} ms",
             )
         )
     return Table(
-        "A step that does nothing, with OptunaPlugin, and a report",
+        "An empty step with OptunaPlugin, and a report",
         ("study on SQLite", "per step", "added", "target", "a report", "the first one"),
         tuple(rows),
         (
-            f"{_STEPS:,} steps, less starting and ending a run; medians of {_ROUNDS} rounds, in processor time.",
-            f"A report asks the median pruner once: medians of {_ASKED}; Optuna reads the study at the first one.",
+            f"{_STEPS:,} steps, without start and end of a run; medians of {_ROUNDS} rounds, in processor time.",
+            f"A report calls the median pruner: medians of {_REPORTS_TIMED}; Optuna reads the study at the first one.",
         ),
     )

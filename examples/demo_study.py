@@ -1,4 +1,4 @@
-"""One study left alone, one that is killed twice and goes on: the second half of the demo."""
+"""The second part of the demo: an uninterrupted study, and one that is killed twice and resumed."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# The middle of a trial's second epoch: there is a checkpoint to go on from, and nothing was pruned yet.
+# The middle of a trial's second epoch: there is a checkpoint to resume from, and no trial was pruned yet.
 KILL_AT = 3 * (tuning.TRAINING // tuning.BATCH_SIZE) // 2
 
 
 def tune(position: Path, storage: str, name: str, root: Path, trials: int, ranks: int) -> None:
-    """Run the study to its end, from wherever it is: what each process does."""
+    """Run the study to its end, from its current state. Each process calls this."""
     fork_ranks()
-    torch.set_num_threads(1)  # A network this small gains nothing by more.
-    quieten()
+    torch.set_num_threads(1)  # More threads do not speed up such a small network.
+    reduce_logging()
     objective = tuning.make_objective(root, Pulse(position), ranks=ranks)
 
-    def announced(trial: optuna.Trial) -> float:
+    def printing_objective(trial: optuna.Trial) -> float:
         print(f" {trial.number}", end="", flush=True)
         return objective(trial)
 
-    hlpo.run_study(lambda: tuning.load_study(storage, name), announced, trials)
+    hlpo.run_study(lambda: tuning.load_study(storage, name), printing_objective, trials)
 
 
-def quieten() -> None:
-    """Keep to the numbers of the trials: dozens of runs have much to say."""
+def reduce_logging() -> None:
+    """Log warnings only: the output shows the numbers of the trials."""
     logging.getLogger("helios").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def read_table(study: optuna.Study) -> list[dict[str, Any]]:
-    """Return all that a kill must not change: what was tried, and what came of it, as plain data."""
+    """Return the part of the trials that a kill must not change, as plain data."""
     return [
         {
             "number": trial.number,
@@ -69,8 +69,8 @@ def hash_table(table: list[dict[str, Any]]) -> str:
 
 @contextlib.contextmanager
 def fresh_storage(folder: Path, names: list[str]) -> Iterator[str]:
-    """Give the URL of the database, and leave none of these studies behind in one that is not the demo's own."""
-    shutil.rmtree(folder, ignore_errors=True)  # Of the last demo.
+    """Yield the URL of the database; studies in the database of DATABASE_URL are deleted afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)  # From an earlier demo.
     folder.mkdir(parents=True)
     storage = tuning.find_storage(folder)
     try:
@@ -78,49 +78,49 @@ def fresh_storage(folder: Path, names: list[str]) -> Iterator[str]:
     finally:
         if os.environ.get("DATABASE_URL"):
             for name in names:
-                with contextlib.suppress(KeyError):  # It was not made yet.
+                with contextlib.suppress(KeyError):  # It was not created yet.
                     optuna.delete_study(study_name=name, storage=storage)
 
 
 def run_with_kills(storage: str, name: str, root: Path, trials: int, ranks: int) -> None:
-    """Run a study that is killed in two of its trials, and started again each time."""
+    """Run a study that is killed in two of its trials and started again each time."""
     print("trials:", end="", flush=True)
     for trial in (trials // 3, 2 * trials // 3):
         number, iteration = run_process(tune, storage, name, root, trials, ranks, kill_at=(trial, KILL_AT))
         finished = len(tuning.load_study(storage, name).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
-        print(f"\nSIGKILL in trial {number}, after iteration {iteration}; {finished} trials are finished")
+        print(f"\nSIGKILL in trial {number}, after iteration {iteration}; {finished} trials have finished")
         print("started again:", end="", flush=True)
     run_process(tune, storage, name, root, trials, ranks)
     print()
 
 
 def report(left_alone: list[dict[str, Any]], resumed: list[dict[str, Any]], trials: int) -> bool:
-    """Print both tables' numbers side by side, and return whether they are what they should be."""
+    """Print a summary of both studies, and return whether they are equal and complete."""
     print(f"\n{'':20}{'trials':8}{'complete':10}{'pruned':8}SHA-256 of the table of trials")
     for label, table in (("left alone", left_alone), ("killed twice", resumed)):
         states = [row["state"] for row in table]
         counts = f"{len(table):<8}{states.count('COMPLETE'):<10}{states.count('PRUNED'):<8}"
         print(f"{label:20}{counts}{hash_table(table)}")
     is_equal = left_alone == resumed
-    is_whole = len(resumed) == trials
+    is_complete = len(resumed) == trials
     print(f"\nparameters, values, states and the values on the way: {'EQUAL' if is_equal else 'NOT EQUAL'}")
-    if not is_whole:
+    if not is_complete:
         print(f"there are not {trials} trials, but {len(resumed)}")
-    return is_equal and is_whole
+    return is_equal and is_complete
 
 
 def compare_studies(output: Path, trials: int, ranks: int) -> bool:
-    """Run a study twice, with two kills, and print and draw what came of it.
+    """Run a study without and with two kills, print a comparison, and write a report.
 
     Args:
-        output: the folder for all that is written.
-        trials: how many trials the study shall have.
-        ranks: in how many processes each of them is trained.
+        output: the output folder.
+        trials: the number of trials of the study.
+        ranks: the number of processes that train each trial.
 
     Returns:
-        Whether both tables of trials are equal, and as long as they should be.
+        Whether both studies have equal trials and the given number of them.
     """
-    quieten()
+    reduce_logging()
     run = uuid.uuid4().hex[:8]
     names = [f"helios-demo-{run}-left-alone", f"helios-demo-{run}-killed"]
     folder = output / "study"

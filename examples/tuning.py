@@ -1,9 +1,9 @@
 """Tuning a classifier of handwritten digits with Optuna: `python examples/tuning.py`.
 
-What is searched stands in `space.toml`. The study lives in a SQLite file, or in the database that DATABASE_URL names.
-Stop the script whenever you like, with Ctrl-C or with `kill -9`, and start it again: the trial in hand goes on from its
-last checkpoint, and the study ends with the trials of one that was left alone. Start it in several terminals, and they
-share the work. Once the study has as many trials as asked for, there is nothing left to run.
+`space.toml` defines the search space. The study is stored in a SQLite file, or in the database of DATABASE_URL. Stop
+the script at any time, with Ctrl-C or `kill -9`, and start it again: the interrupted trial is resumed from its last
+checkpoint, and the study ends with the same trials as an uninterrupted one. Several processes, started in several
+terminals, share the trials. When the study has the requested number of trials, the script only prints the result.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 SPACE = hlpo.SearchSpace.from_toml(Path(__file__).with_name("space.toml"))
 TRIALS = 24
 TRAINING = 1_297  # Samples; the other 500 are for validation.
-BATCH_SIZE = 32  # Of all ranks together.
+BATCH_SIZE = 32  # Global batch size.
 EPOCHS = 8
 WARMUP = 2  # Epochs before a trial may be pruned.
 
 
 class SmallDigits(hld.DataModule):
-    """1,797 digits of 8x8 pixels, which come with scikit-learn."""
+    """The 1,797 digits of 8x8 pixels in scikit-learn."""
 
     def setup(self) -> None:
-        """Split the digits in two at random."""
+        """Split the digits at random into training and validation data."""
         pixels, digits = load_digits(return_X_y=True)
         images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
         labels = torch.from_numpy(digits).long()
@@ -59,10 +59,10 @@ class SmallDigits(hld.DataModule):
 
 
 class TunedClassifier(Classifier):
-    """The classifier of the other example, with a network, optimizer and learning rate that its trial suggests."""
+    """The classifier of `classifier.py`, with a network, optimizer and learning rate suggested by the trial."""
 
     def setup(self, fast_init: bool = False) -> None:
-        """Make what the trial suggests."""
+        """Create network, optimizer and scheduler from the suggested values."""
         del fast_init
         chosen = self.trainer.plugins[hlpo.OptunaPlugin].suggest_all(SPACE)
         width, rate = chosen["width"], chosen["learning_rate"]
@@ -79,7 +79,7 @@ class TunedClassifier(Classifier):
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._scale_learning_rate)
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        """Work out the accuracy and report it; the pruner may end the trial for it."""
+        """Compute the accuracy and report it, which may prune the trial."""
         super().on_validation_end(validation_cycle)
         self.trainer.plugins[hlpo.OptunaPlugin].report_metrics(validation_cycle)
 
@@ -89,12 +89,12 @@ def find_storage(folder: Path) -> str:
     url = os.environ.get("DATABASE_URL", "")
     scheme, _, rest = url.partition("://")
     if scheme in ("postgres", "postgresql"):
-        return f"postgresql+psycopg://{rest}"  # SQLAlchemy would look for the driver before the last.
+        return f"postgresql+psycopg://{rest}"  # Otherwise SQLAlchemy would load psycopg2.
     return url or f"sqlite:///{folder.absolute() / 'study.db'}"
 
 
 def load_study(storage: str, name: str) -> optuna.Study:
-    """Return the study, which is made if it does not exist."""
+    """Return the study, which is created if it does not exist."""
     return optuna.create_study(
         storage=storage,
         study_name=name,
@@ -106,12 +106,12 @@ def load_study(storage: str, name: str) -> optuna.Study:
 
 
 def make_objective(root: Path, *plugins: hlp.Plugin, ranks: int = 1) -> Callable[[optuna.Trial], float]:
-    """Return what trains a trial's classifier and gives its accuracy.
+    """Return the objective, which trains the classifier of a trial and returns its accuracy.
 
     Args:
-        root: the folder of checkpoints, a folder in it for each trial.
-        *plugins: more plug-ins for the trainer.
-        ranks: processes that train a trial together.
+        root: the folder of the checkpoints; each trial has a folder in it.
+        *plugins: additional plug-ins of the trainer.
+        ranks: the number of processes that train one trial.
     """
 
     def objective(trial: optuna.Trial) -> float:
@@ -132,26 +132,26 @@ def make_objective(root: Path, *plugins: hlp.Plugin, ranks: int = 1) -> Callable
         plugin.configure_model(model)
         trainer.fit(model, data)
         plugin.check_pruned()
-        return float(model.metrics["accuracy"])  # Those of rank 0, which are those of all.
+        return float(model.metrics["accuracy"])  # The same on all ranks.
 
     return objective
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Tune, print the best trial, and write the report."""
+    """Run the study, print the best trial, and write the report."""
     parser = argparse.ArgumentParser(description="Tune a classifier of handwritten digits.")
-    parser.add_argument("--root", type=Path, default=Path("demo-output/tuning"), help="the folder of what is written")
+    parser.add_argument("--root", type=Path, default=Path("demo-output/tuning"), help="the output folder")
     parser.add_argument("--study", default="digits", help="the name of the study (%(default)s)")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="how many there shall be in all (%(default)s)")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="the total number of trials (%(default)s)")
     options = parser.parse_args(arguments)
 
-    torch.set_num_threads(1)  # A network this small gains nothing by more.
+    torch.set_num_threads(1)  # More threads do not speed up such a small network.
     options.root.mkdir(parents=True, exist_ok=True)
     storage = find_storage(options.root)
     objective = make_objective(options.root / options.study)
     study = hlpo.run_study(lambda: load_study(storage, options.study), objective, options.trials)
     if len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))) < options.trials:
-        print("stopped by a signal: start again to go on")
+        print("stopped by a signal: start again to resume")
         return
     best = study.best_trial
     print(f"best of {len(study.trials)} trials: number {best.number}, accuracy {100 * study.best_value:.2f} %")
