@@ -12,7 +12,7 @@ import pytest
 
 from helios import Trainer
 from helios.errors import RankFailedError
-from helios.plugins.optuna import _ranks as ranks
+from helios.plugins.optuna import distributed
 from helios.ranks import monitor
 from tests.distributed import torchrun
 from tests.distributed.parts import wait_for
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # What ranks read beside the keys that there are at any moment; `place` and `leave` make them leave.
 LATER = [monitor._FAILED, monitor._place(0), monitor._place(1), monitor._LEAVE]
-LATER += [*map(ranks._news, range(5)), *(ranks._answer(1, number) for number in range(20))]
+LATER += [*map(distributed._message_key, range(5)), *(distributed._result_key(1, number) for number in range(20))]
 REFUSED = "which no rank of this run writes: find out who else reaches its port"
 
 
@@ -95,16 +95,16 @@ def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
     assert not harm.exists()
 
 
-@pytest.mark.parametrize("what", ["answer", "news"])
+@pytest.mark.parametrize("what", ["result", "trial"])
 def test_a_study_under_torchrun(tmp_path: Path, harm: Path, what: str) -> None:
-    """Neither questions about trials, nor the answers, nor the next trial are unpickled by any rank."""
+    """No rank unpickles requests about trials, their results, or the next trial."""
     with torchrun.start("visited_study_job", [str(tmp_path)], folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")
         store, keys = connect(port_of(job)), [key for key in LATER if key.startswith(what)]
-        overwrite(store, craft(harm), keys, [ranks._QUESTIONS], find_prefix(store))
+        overwrite(store, craft(harm), keys, [distributed._REQUESTS], find_prefix(store))
         (tmp_path / "visited").touch()
         assert job.wait(60) != 0
     assert REFUSED in job.output()
     assert f"under '{what}/" in job.output()
-    assert "a question was passed over: the store of the run holds" in job.output()
+    assert "a request of another rank was ignored: the store of the run holds" in job.output()
     assert not harm.exists()

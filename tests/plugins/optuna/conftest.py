@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(autouse=True)
 def closed_connections() -> Iterator[None]:
-    """Close all connections to databases that the test has opened: studies never do, and drivers warn of that."""
+    """Close all database connections that a test has opened: studies never close them, and drivers then warn."""
     opened = []
 
     def keep(connection: Any, _record: object) -> None:
@@ -36,7 +36,7 @@ def closed_connections() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
-    """Run a PostgreSQL server for this process's tests; each worker of pytest-xdist has its own."""
+    """Run a PostgreSQL server for the tests of this process; each worker of pytest-xdist has its own."""
     binaries = find_binaries()
     if binaries is None:
         pytest.skip("needs a PostgreSQL server, and there is none: initdb or setpriv is not installed")
@@ -67,6 +67,6 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty database, of each kind in turn."""
+    """Return the URL of an empty database of each kind."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url

@@ -1,4 +1,4 @@
-"""A study that was interrupted, with everything in it that could be lost when it is taken up again, and neighbours."""
+"""An interrupted study with everything that `resume_study` could lose, and other studies in its database."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPACE: Final = {
     "layers": IntDistribution(1, 9, step=2),
     "kind": CategoricalDistribution(["a", "b", None, 3]),
 }
-# Its process is gone: this host's machine was started again since.
+# Its process is gone: this host was rebooted since.
 FORMER_BOOT: Final = "11111111-2222-3333-4444-555555555555"
 
 NUMBERS_BY_STATE: Final = {
@@ -37,12 +37,12 @@ NUMBERS_BY_STATE: Final = {
 
 
 def args(url: str, **more: Any) -> dict[str, Any]:
-    """Return the arguments that take the study up."""
+    """Return the arguments of `resume_study` for the study."""
     return {"study_name": NAME, "storage": url, "load_if_exists": True, **more}
 
 
 def make(url: str, owner: Mapping[str, Any] | None = None) -> optuna.Study:
-    """Make the study, its first trial running without a mark and its second with one, and its neighbours."""
+    """Create the study, with running trials with and without an owner, and the other studies."""
     study = optuna.create_study(storage=url, study_name=NAME, direction="maximize")
     study.set_user_attr("made by", {"name": "somebody", "year": 2031})
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
@@ -81,7 +81,7 @@ def _make_trial(number: int, owner: Mapping[str, Any] | None) -> FrozenTrial:
 
 
 def snapshot(url: str) -> dict[str, list[str]]:
-    """Return all there is to know about each study of a database, as text: NaN equals itself there."""
+    """Return the content of each study of a database, as text, in which NaN equals NaN."""
     storage = optuna.storages.RDBStorage(url)
     try:
         return {
@@ -97,7 +97,7 @@ def snapshot(url: str) -> dict[str, list[str]]:
 
 
 def describe(trial: FrozenTrial) -> str:
-    """Return all there is to know about a trial, but its id."""
+    """Return the content of a trial, without its id."""
     parts = (
         (trial.number, trial.state.name, trial.values, trial.datetime_start, trial.datetime_complete),
         list(trial.params.items()),

@@ -1,4 +1,4 @@
-"""Every sampler that Optuna ships, small studies for them, and studies that are killed at any point of a trial."""
+"""All samplers of Optuna, small studies for them, and studies that are killed at any point of a trial."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 GRID: Final[dict[str, Sequence[str | float]]] = {"x": [-1.0, 0.0, 0.5, 1.0], "n": [1, 2, 3], "c": ["a", "b"]}
 
-# Early starts and small populations, so that a short study sees all that a sampler does.
+# Few startup trials and small populations, so that a short study covers all phases of a sampler.
 MAKERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
     "random": lambda seed: RandomSampler(seed=seed),
     "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=4, multivariate=False),
@@ -55,15 +55,15 @@ MAKERS: Final[dict[str, Callable[[int], BaseSampler]]] = {
     "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=4, warn_independent_sampling=False),
 }
 _FINITE: Final = ("grid", "brute-force")
-_UNCONDITIONAL: Final = ("qmc", "cmaes")  # They do not take to parameters that come and go.
+_UNCONDITIONAL: Final = ("qmc", "cmaes")  # They do not support conditional parameters.
 
 
 class Killed(BaseException):
-    """The process was killed: no `Exception`, so that Optuna cannot note it in the study."""
+    """Simulates a kill: it is not an `Exception`, so that Optuna does not record it."""
 
 
 def make_objective(name: str, stop: Callable[[optuna.Trial], None]) -> Callable[[optuna.Trial], float]:
-    """Return an objective that suits a sampler, and calls `stop` before and after each suggestion."""
+    """Return an objective for a sampler, which calls `stop` before and after each suggestion."""
 
     def finite(trial: optuna.Trial) -> float:
         stop(trial)
@@ -98,7 +98,7 @@ def make_objective(name: str, stop: Callable[[optuna.Trial], None]) -> Callable[
 
 
 def table(study: optuna.Study) -> list[tuple[Any, ...]]:
-    """Return what a study found out, in full."""
+    """Return the content of a study's trials."""
     return [(t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in study.trials]
 
 
@@ -111,7 +111,7 @@ def run_study(
     stop: Callable[[optuna.Trial], None] = lambda _: None,
     study_name: str = "study",
 ) -> optuna.Study:
-    """Run a study to its number of trials; after each kill with new objects, and the killed trial in its own slot."""
+    """Run a study to its number of trials; after each kill with new objects and the killed trial set to waiting."""
     storage = InMemoryStorage() if storage is None else storage
     objective = make_objective(name, stop)
     while True:
@@ -127,7 +127,7 @@ def run_study(
 
 
 class EveryNth:
-    """Kills each n-th trial once, each time at another of its suggestions."""
+    """Kills every n-th trial once, each time at another suggestion."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -143,7 +143,7 @@ class EveryNth:
 
 
 class MortalStorage(InMemoryStorage):
-    """A storage whose process is killed now and then just after it has written something."""
+    """A storage whose process is sometimes killed just after a write."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

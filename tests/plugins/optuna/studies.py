@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import alembic.command  # As torch._dynamo below: what Optuna imports when it is first needed.
-import cmaes  # As alembic.
+import alembic.command  # Optuna imports these lazily; here once for all processes.
+import cmaes  # As above.
 import optuna
-import scipy.stats  # As alembic.
-import sqlalchemy.orm  # As alembic.
+import scipy.stats  # As above.
+import sqlalchemy.orm  # As above.
 import torch
-import torch._dynamo  # Optimizers import it, in a second or two, when they step first: once here, for all processes.
+import torch._dynamo  # The first optimizer step imports it, in a second or two: here once for all processes.
 from torch import nn
 
 from helios import DataModule, Model, Trainer, TrainingState
@@ -35,7 +35,7 @@ from tests.resume.runs import KILLER
 if TYPE_CHECKING:
     import random
 
-LOST = 3  # The exit code of a process that has lost a rank.
+LOST = 3  # The exit code of a process that lost a rank.
 _PRELOADED = (alembic.command, cmaes, scipy.stats, sqlalchemy.orm)
 
 torch.set_num_threads(1)
@@ -44,7 +44,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @dataclasses.dataclass(frozen=True)
 class StudySpec:
-    """What a study is like."""
+    """The settings of a study."""
 
     sampler: str = "random"
     pruner: str = "median"
@@ -53,11 +53,11 @@ class StudySpec:
     url: str = ""
     sleep: float = 0.0
     ranks: int | None = None
-    host: str = ""  # What the child takes its machine to be called.
-    last_words: str = ""  # A file that rank 1 writes in trial 1, if it is not there yet, and is killed.
+    host: str = ""  # The host name that the child sees.
+    last_words: str = ""  # In trial 1, rank 1 creates this file and is killed, unless the file exists.
 
     def __str__(self) -> str:
-        """Return what tells it from others, as a test's id."""
+        """Return a short name for the ids of tests."""
         return f"{self.sampler}-{self.pruner}"
 
 
@@ -201,17 +201,17 @@ _context = multiprocessing.get_context("forkserver")
 
 
 def start(spec: StudySpec, folder: Path, *, kill_at: int | None = None) -> Any:
-    """Start to run the study in a process of its own."""
+    """Start a process that runs the study."""
     process = _context.Process(target=child, args=(spec, str(folder), kill_at), daemon=False)
     process.start()
     return process
 
 
 def finish(spec: StudySpec, folder: Path, *, kill_at: int | None = None) -> bool:
-    """Run the study in a process of its own, to its end or its death.
+    """Run the study in a process, to its end or until it is killed.
 
     Returns:
-        Whether it was killed, or one of its ranks.
+        Whether it or one of its ranks was killed.
     """
     process = start(spec, folder, kill_at=kill_at)
     process.join(150)
@@ -220,10 +220,10 @@ def finish(spec: StudySpec, folder: Path, *, kill_at: int | None = None) -> bool
 
 
 def kill_at_random(spec: StudySpec, folder: Path, *, kills: int, longest: float, chance: random.Random) -> int:
-    """Kill the study's process at random instants, start it again each time, and let it finish in the end.
+    """Kill the study's process at random times, restart it each time, and finally let it finish.
 
     Returns:
-        How often it was killed.
+        The number of kills.
     """
     for killed in range(kills):
         process = start(spec, folder)
@@ -238,7 +238,7 @@ def kill_at_random(spec: StudySpec, folder: Path, *, kills: int, longest: float,
 
 
 def table(spec: StudySpec, folder: Path) -> list[dict[str, Any]]:
-    """Return the study's trials: all that a kill must not change."""
+    """Return the part of the study's trials that a kill must not change."""
     study = optuna.load_study(study_name=folder.name, storage=url_of(spec, folder))
     return [
         {

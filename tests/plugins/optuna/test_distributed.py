@@ -38,7 +38,7 @@ SPACE = SearchSpace.from_dict({"extra": {"kind": "int", "low": 0, "high": 9}})
 
 
 class Asking(Model):
-    """Suggests on every rank, and reports a metric that follows from what was suggested: the same on any ranks."""
+    """Suggests on every rank, and reports a metric that depends only on the suggestions."""
 
     def setup(self, fast_init: bool = False) -> None:
         del fast_init
@@ -49,13 +49,13 @@ class Asking(Model):
         self.trainer.plugins[OptunaPlugin].suggest_all(SPACE)
 
     def train_step(self, batch: Any, state: Any) -> None:
-        """There is nothing to learn."""
+        """Train nothing."""
 
     def valid_step(self, batch: Any, step: int) -> None:
-        """The metric is known."""
+        """Compute nothing: the metric is known."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        # Rank 1 would report something else.
+        # Rank 1 has another value.
         self.metrics["loss"] = self._rate * validation_cycle + self._width / 64 + self.rank
         self.trainer.plugins[OptunaPlugin].report_metrics(validation_cycle)
 
@@ -67,7 +67,7 @@ class Asking(Model):
 
 class Nothing(DataModule):
     def setup(self) -> None:
-        """There are ready batches."""
+        """Prepare nothing: the batches are ready."""
 
     def train_dataloader(self) -> Any:
         return [torch.zeros(1)] * 2, None
@@ -77,7 +77,7 @@ class Nothing(DataModule):
 
 
 def run_asking(storage: Any, processes: int | None, seen: list[Any]) -> list[Any]:
-    """Run a study with pruning, and return all that can be told of its trials."""
+    """Run a study with pruning, and return a description of its trials."""
 
     def objective(trial: optuna.Trial) -> float:
         trainer = Trainer(
@@ -109,7 +109,7 @@ def run_asking(storage: Any, processes: int | None, seen: list[Any]) -> list[Any
 
 @pytest.fixture(params=["in memory", "sqlite", "journal", "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Return storages of every kind that Optuna has, empty."""
+    """Return an empty storage of each kind that Optuna has."""
     if request.param == "in memory":
         return None
     if request.param == "journal":
@@ -119,7 +119,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_pruning_on_two_ranks(storage: Any) -> None:
-    """In any storage, two ranks see the same suggestions, and the table is that of one process."""
+    """In any storage, two ranks get the same suggestions, and the trials equal those of one process."""
     seen: list[Any] = []
     alone = run_asking(None, None, seen)
     together = run_asking(storage, 2, seen)
@@ -133,7 +133,7 @@ def test_pruning_on_two_ranks(storage: Any) -> None:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_the_guide_in_three_launch_modes(tmp_path: Path) -> None:
-    """The guide's objective gives one table of trials in one process, in two, and under torchrun."""
+    """The guide's objective gives the same trials in one process, in two, and under torchrun."""
     with torchrun.start("guide_job", [str(tmp_path)], folder=tmp_path) as job:
         alone = guide_table(run_guide())
         spawned = guide_table(run_guide(use_cpu=None, num_processes=2))
@@ -146,7 +146,7 @@ def test_the_guide_in_three_launch_modes(tmp_path: Path) -> None:
 
 
 def test_a_study_of_two_ranks_that_is_killed(tmp_path: Path) -> None:
-    """The process that runs a study on two ranks is killed four times; the table is that of one left alone."""
+    """The process that runs a study on two ranks is killed four times; its trials equal those without kills."""
     spec = StudySpec(trials=6, sampler="tpe", ranks=2, sleep=0.04)
     assert not finish(spec, tmp_path / "whole")
     killed = kill_at_random(spec, tmp_path / "killed", kills=4, longest=1.0, chance=random.Random(1))
@@ -155,7 +155,7 @@ def test_a_study_of_two_ranks_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_study_of_which_one_rank_is_killed(tmp_path: Path) -> None:
-    """A trial has not failed if one of its ranks is killed: run again, it goes on in its slot, to the bit."""
+    """A trial does not fail if one of its ranks is killed: the next run resumes it bit for bit."""
     spec = StudySpec(trials=3, ranks=2)
     assert not finish(spec, tmp_path / "whole")
     losing = dataclasses.replace(spec, last_words=str(tmp_path / "words"))
@@ -166,7 +166,7 @@ def test_a_study_of_which_one_rank_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_study_under_torchrun_that_is_killed(tmp_path: Path) -> None:
-    """Agent and ranks are killed in a trial; started again, the table is that of two spawned ranks."""
+    """Agent and ranks are killed in a trial; after a restart, the trials equal those of two spawned ranks."""
     spec = StudySpec(trials=3, ranks=2)
     folder = tmp_path / "killed"
     folder.mkdir()
@@ -179,8 +179,8 @@ def test_a_study_under_torchrun_that_is_killed(tmp_path: Path) -> None:
     assert table(spec, folder) == table(spec, tmp_path / "whole")
 
 
-def test_ranks_that_are_late_have_their_say(tmp_path: Path) -> None:
-    """A trial is told when all ranks are through with it, and the study is over when all are."""
+def test_a_trial_ends_when_all_ranks_have_finished(tmp_path: Path) -> None:
+    """A trial ends when all ranks have finished it, and the study ends on all ranks."""
     with torchrun.start("late_study_job", [str(tmp_path)], folder=tmp_path) as job:
         assert job.wait(60) == 0, job.output()
     whole = json.loads((tmp_path / "rank0").read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def test_ranks_that_are_late_have_their_say(tmp_path: Path) -> None:
 
 
 def wait_for_checkpoint(folder: Path, job: torchrun.Job) -> None:
-    """Wait until a trial has a checkpoint; the end of the block that holds the job kills it then."""
+    """Wait until a trial has a checkpoint; the end of the job's `with` block then kills it."""
     for _ in range(6000):
         if folder.is_dir() and any(folder.glob("*.pth")):
             return
@@ -199,7 +199,7 @@ def wait_for_checkpoint(folder: Path, job: torchrun.Job) -> None:
 
 
 def test_a_trial_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under torchrun, a study that a rank other than 0 has made by itself is refused, with the remedy."""
+    """Under torchrun, a trial of a study that was created on another rank than 0 is rejected, with the remedy."""
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
@@ -209,7 +209,7 @@ def test_a_trial_of_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_view_can_be_read_only() -> None:
-    """Ranks other than 0 get a study with all that rank 0's has; whoever changes it is told where to."""
+    """Other ranks get a view of rank 0's study with its whole content; a change of it raises an error."""
     study = optuna.create_study(direction="maximize", study_name="whole")
     study.set_user_attr("note", "x")
     with warnings.catch_warnings():
@@ -233,7 +233,7 @@ def test_a_view_can_be_read_only() -> None:
 
 
 def test_a_view_has_trials_that_were_enqueued_out_of_range() -> None:
-    """What Optuna lets a trial have, all ranks are shown."""
+    """Every value that a trial can have in Optuna is visible on all ranks."""
     study = optuna.create_study()
     study.enqueue_trial({"x": 5.0})
     with warnings.catch_warnings():
@@ -249,7 +249,7 @@ class Colour(enum.Enum):
 
 
 def test_a_view_shows_the_text_of_what_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:
-    """An attribute or a choice that is no plain data does not end the study: other ranks see its text."""
+    """An attribute or a choice that cannot be sent does not end the study: other ranks get its repr."""
     study = optuna.create_study()
     study.set_user_attr("kind", Colour.RED)
 
@@ -271,8 +271,8 @@ def test_a_view_shows_the_text_of_what_cannot_be_sent(caplog: pytest.LogCaptureF
 
 
 @contextlib.contextmanager
-def stand_in_for(trial: optuna.Trial) -> Iterator[RemoteTrial]:
-    """Return what another rank has of a trial, which is asked over a store."""
+def remote_trial_of(trial: optuna.Trial) -> Iterator[RemoteTrial]:
+    """Return a remote trial whose calls go through a store."""
     store, port = host_store()
     host = ObjectHost()
     with distributed._serving(store.clone(), host), ask_by(distributed._Client(connect_store(port), 1).request):
@@ -280,13 +280,14 @@ def stand_in_for(trial: optuna.Trial) -> Iterator[RemoteTrial]:
 
 
 def test_a_trial_is_asked_over_a_store() -> None:
-    """All that a stand-in has is what the trial has, in values and types, and errors are the trial's."""
+    """A remote trial gives the trial's values with their types, and raises the trial's errors."""
     trial = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=1)).ask()
-    with stand_in_for(trial) as other:
+    with remote_trial_of(trial) as other:
         assert other.suggest_float("a", 0, 1, step=0.25) == trial.suggest_float("a", 0, 1, step=0.25)
         assert other.suggest_int("b", 1, 64, log=True) == trial.params["b"]
         choices = (None, True, 1, 1.5, "x")
-        assert other.suggest_categorical("c", choices) is trial.suggest_categorical("c", choices)
+        chosen = trial.suggest_categorical("c", choices)
+        assert (type(other.suggest_categorical("c", choices)), chosen) == (type(chosen), other.params["c"])
         other.set_user_attr("note", {"a": (1, b"x"), 2: [None]})
         other.report(float("inf"), 3)
         assert other.should_prune()
@@ -307,7 +308,7 @@ def test_a_trial_is_asked_over_a_store() -> None:
 
 
 def test_run_study_in_one_process_has_no_ranks() -> None:
-    """Without torchrun, `run_study` runs the study here, with trials that are Optuna's own."""
+    """Without torchrun, `run_study` passes Optuna's own trials to the objective."""
     kinds = []
 
     def objective(trial: optuna.Trial) -> float:

@@ -1,4 +1,4 @@
-"""Databases that are locked, or away, in the middle of a trial: nothing is lost."""
+"""Databases that are locked or unreachable in the middle of a trial: no data are lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ connection.execute("ROLLBACK")
 
 
 def lock(path: Path, seconds: float) -> subprocess.Popen[bytes]:
-    """Let another process lock a database for a while; it is locked when this returns."""
+    """Have another process lock a database for some seconds; it is locked when this returns."""
     process = subprocess.Popen([sys.executable, "-S", "-c", _LOCK, str(path), str(seconds)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"locked\n"
@@ -49,7 +49,7 @@ def lock(path: Path, seconds: float) -> subprocess.Popen[bytes]:
 
 class Data(DataModule):
     def setup(self) -> None:
-        """The batches are ready."""
+        """Prepare nothing: the batches are ready."""
 
     def train_dataloader(self) -> Any:
         return [0], None
@@ -59,7 +59,7 @@ class Data(DataModule):
 
 
 class Reporter(Model):
-    """Reports the number of each validation, and is disturbed before some."""
+    """Reports the number of each validation, and calls `disturb` before the report."""
 
     def __init__(self, disturb: Callable[[int], None]) -> None:
         super().__init__("reporter")
@@ -70,10 +70,10 @@ class Reporter(Model):
         self._net = nn.Linear(1, 1)
 
     def train_step(self, batch: Any, state: Any) -> None:
-        """Nothing is learnt."""
+        """Train nothing."""
 
     def valid_step(self, batch: Any, step: int) -> None:
-        """The metric is known."""
+        """Compute nothing: the metric is known."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
         self.metrics["score"] = float(validation_cycle)
@@ -84,7 +84,7 @@ class Reporter(Model):
 
 
 def train(trial: optuna.Trial, disturb: Callable[[int], None]) -> float:
-    """Report three times, be disturbed before the second and before the end, and return the last."""
+    """Report three values with disturbances before the second one and before the end, and return the last."""
     trial.suggest_float("x", 0, 1)
     trainer = Trainer(total_steps=3, valid_frequency=1, print_banner=False, use_cpu=True)
     plugin, model = OptunaPlugin(trial, "score"), Reporter(lambda cycle: disturb(cycle) if cycle == 2 else None)
@@ -97,7 +97,7 @@ def train(trial: optuna.Trial, disturb: Callable[[int], None]) -> float:
 
 
 def check(study: optuna.Study) -> None:
-    """Check that one trial has finished, with all of its reports."""
+    """Check that the trial is complete, with all intermediate values."""
     (trial,) = study.get_trials(deepcopy=False)
     assert trial.state is TrialState.COMPLETE
     assert trial.value == 3.0
@@ -129,7 +129,7 @@ def run_locked(path: Path, seconds: float, *, by_helios: bool) -> optuna.Study:
 
 @pytest.mark.parametrize("by_helios", [True, False], ids=["run_study", "optimize"])
 def test_a_locked_database_is_waited_for(tmp_path: Path, by_helios: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Another process locks the file for longer than SQLite waits, during a report and the tell: neither is lost."""
+    """Another process locks the file for longer than SQLite waits, during a report and the tell; both succeed."""
     with caplog.at_level(logging.WARNING):
         check(run_locked(tmp_path / "study.db", 6, by_helios=by_helios))
     assert caplog.text.count("database is locked") >= 2
@@ -137,24 +137,24 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, by_helios: bool, caplog
 
 @pytest.mark.soak
 def test_a_database_is_locked_for_half_a_minute(tmp_path: Path) -> None:
-    """The same for 30 s each time."""
+    """The same with a lock of 30 s."""
     check(run_locked(tmp_path / "study.db", 30, by_helios=True))
 
 
 def test_a_study_begins_while_its_database_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making the study is tried again too."""
+    """The creation of the study is retried as well."""
     path = tmp_path / "study.db"
     make(f"sqlite:///{path}")
     locker = lock(path, 2.0)
     tries: list[None] = []
 
-    def make_impatient() -> optuna.Study:
+    def make_with_short_timeout() -> optuna.Study:
         tries.append(None)
         storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0.2}})
         return optuna.load_study(storage=storage, study_name="s")
 
     monkeypatch.setattr(_retry, "_LONGEST_PAUSE", 0.3)
-    study = run_study(make_impatient, lambda _: 1.0, 1)
+    study = run_study(make_with_short_timeout, lambda _: 1.0, 1)
     assert len(tries) > 1
     assert len(study.trials) == 1
     locker.communicate(timeout=30)
@@ -164,14 +164,14 @@ def test_a_study_begins_while_its_database_is_locked(tmp_path: Path, monkeypatch
 def test_postgresql_restarts_in_the_middle_of_a_trial(
     postgres_server: Server, postgres_url: str, seconds: float
 ) -> None:
-    """The server is stopped at once between two reports, and again before the tell: the trial goes on, none is lost."""
+    """The server is stopped between two reports, and again before the tell: the trial continues and is complete."""
     is_over = threading.Event()
     starters: list[threading.Thread] = []
 
     def start_later() -> None:
         time.sleep(seconds)
         postgres_server.start()
-        is_over.wait()  # The server goes down with the thread that has started it.
+        is_over.wait()  # The server ends with the thread that started it.
 
     def disturb(_cycle: int) -> None:
         postgres_server.stop()
@@ -194,8 +194,8 @@ def test_postgresql_restarts_in_the_middle_of_a_trial(
     assert len(starters) == (2 if seconds else 0)
 
 
-def test_what_may_pass_and_what_may_not() -> None:
-    """Only a locked SQLite file, and for servers what is operational or a lost connection, is tried again."""
+def test_transient_errors() -> None:
+    """Locked SQLite files, and operational errors or lost connections of servers are transient; others are not."""
 
     def wrapped(error: Exception, kind: type[sql.exc.DBAPIError] = sql.exc.OperationalError) -> StorageInternalError:
         outer = StorageInternalError("outer")
@@ -213,8 +213,8 @@ def test_what_may_pass_and_what_may_not() -> None:
     assert not is_transient(ValueError("is locked"))
 
 
-def test_what_may_pass_while_a_study_is_made() -> None:
-    """Others who make the tables, or the study, at the same time; nothing else."""
+def test_creation_conflicts() -> None:
+    """Conflicts with processes that also create the tables or the study are retried; other errors are not."""
     assert is_creation_conflict(
         sql.exc.OperationalError("s", {}, sqlite3.OperationalError("table trials already exists"))
     )
@@ -224,8 +224,8 @@ def test_what_may_pass_while_a_study_is_made() -> None:
     assert not is_creation_conflict(optuna.exceptions.DuplicatedStudyError("already exists"))
 
 
-def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not pass is raised after a bounded time; what cannot pass, at once."""
+def test_retries_end_after_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transient error is raised after the time limit, any other error at once."""
     monkeypatch.setattr(_retry, "RETRY_TIMEOUT", 0.5)
     calls = []
 

@@ -56,5 +56,6 @@ def test_the_bridge_runs_with_the_oldest_and_the_newest_optuna(tmp_path: Path) -
         assert used.returncode == 0, f"Optuna {release}:\n{used.stdout}{used.stderr}"
         assert used.stdout.split()[-2:] == [str(release), str(folder / "optuna" / "__init__.py")]
         internals = Path(__file__).with_name("test_optuna_internals.py")
-        tested = _run("-m", "pytest", "-q", "-p", "no:cacheprovider", internals, path=folder)
+        temporary = tmp_path / f"tests-{release}"
+        tested = _run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", temporary, internals, path=folder)
         assert tested.returncode == 0, f"Optuna {release}:\n{tested.stdout}{tested.stderr}"

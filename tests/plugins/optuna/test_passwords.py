@@ -1,4 +1,4 @@
-"""No password shows: not in errors and what they were raised from, not in logs, warnings, output and files."""
+"""No password is visible in errors and their causes, logs, warnings, output and files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REFUSED = {
 
 @pytest.fixture(autouse=True)
 def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Log all that anybody has to say."""
+    """Log all messages of all loggers."""
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "sqlalchemy")
     optuna.logging.enable_propagation()
@@ -59,7 +59,7 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def tell(error: BaseException | None) -> str:
-    """Return all that is in an error, and in those that it goes back to, shown or not."""
+    """Return the content of an error and of all errors in its chain, also of suppressed ones."""
     if error is None:
         return ""
     own = [repr(error), str(error), repr(error.args), *traceback.format_exception(error)]
@@ -67,13 +67,13 @@ def tell(error: BaseException | None) -> str:
 
 
 class Watch:
-    """Runs functions, and keeps what shows of them."""
+    """Calls functions, and collects everything that is visible of the call."""
 
     def __init__(self, folder: Path, capture: pytest.CaptureFixture[str], log: pytest.LogCaptureFixture) -> None:
         self._folder, self._capture, self._log = folder, capture, log
 
     def call(self, function: Callable[[], Any]) -> BaseException | None:
-        """Call a function, look at everything that it shows, and return what it raises."""
+        """Call a function, check everything that is visible, and return the exception that it raises."""
         error: BaseException | None = None
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -107,7 +107,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def entries(url: str, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Return every public function that takes a storage URL, or what makes a study of one."""
+    """Return every public function that takes a storage URL, or a function that creates a study from one."""
     return {
         "write_report": lambda: write_report(url, folder / "report.html"),
         "write_report of a study": lambda: write_report(url, folder / "report.html", study_name="s"),
@@ -117,8 +117,8 @@ def entries(url: str, folder: Path) -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("what", NO_URLS)
-def test_what_is_no_url_is_not_repeated(watch: Watch, tmp_path: Path, what: str) -> None:
-    """A string that is no storage URL is refused by us, with the rule, and nothing of it shows."""
+def test_an_invalid_url_is_not_shown(watch: Watch, tmp_path: Path, what: str) -> None:
+    """A string that is not a storage URL is rejected with the rule, and no part of it is visible."""
     for name, entry in entries(NO_URLS[what], tmp_path).items():
         error = watch.call(entry)
         assert isinstance(error, ConfigurationError), name
@@ -127,7 +127,7 @@ def test_what_is_no_url_is_not_repeated(watch: Watch, tmp_path: Path, what: str)
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_database_out_of_reach(watch: Watch, tmp_path: Path, what: str) -> None:
-    """Where a connection is refused, or there is no driver, the error that says so shows no password."""
+    """The error for a refused connection or a missing driver contains no password."""
     url = REFUSED[what]
     for entry in entries(url, tmp_path).values():
         assert watch.call(entry) is not None
@@ -136,7 +136,7 @@ def test_a_database_out_of_reach(watch: Watch, tmp_path: Path, what: str) -> Non
 
 
 def lock_out(server: Server) -> str:
-    """Have a PostgreSQL server ask a user for a password; return a URL with another one."""
+    """Make a PostgreSQL server require a user's password, and return a URL with a wrong one."""
     server.execute("DROP ROLE IF EXISTS locked")
     server.execute("CREATE ROLE locked LOGIN PASSWORD 'another'")
     rules = server.folder / "data" / "pg_hba.conf"
@@ -154,7 +154,7 @@ def lock_out(server: Server) -> str:
 
 
 def test_a_wrong_password(watch: Watch, tmp_path: Path, postgres_server: Server) -> None:
-    """PostgreSQL's "password authentication failed" is passed on, and the password is not."""
+    """The error contains PostgreSQL's "password authentication failed", and not the password."""
     url = lock_out(postgres_server)
     for name, entry in entries(url, tmp_path).items():
         error = watch.call(entry)
@@ -163,7 +163,7 @@ def test_a_wrong_password(watch: Watch, tmp_path: Path, postgres_server: Server)
 
 
 def test_studies_that_are_missing_or_ambiguous(watch: Watch, tmp_path: Path, postgres_url: str) -> None:
-    """A database that is reached with a password; none of what goes wrong in it, or right, shows that."""
+    """With a database that needs a password, neither errors nor successful calls show it."""
     url = postgres_url.replace("helios@", f"helios:{MARK}@")
     shown = f"'{PSYCOPG}://helios:***@/"
     report = entries(url, tmp_path)["write_report"]
@@ -187,7 +187,7 @@ def test_studies_that_are_missing_or_ambiguous(watch: Watch, tmp_path: Path, pos
 
 
 def test_a_url_is_shown_without_what_may_be_a_password() -> None:
-    """User, host and database are shown, but neither the password nor what follows the question mark."""
+    """User, host and database are shown, but neither the password nor the query."""
     for url, shown in {
         f"{PSYCOPG}://user:{MARK}@host:5432/db?sslmode=x": f"{PSYCOPG}://user:***@host:5432/db",
         f"{PSYCOPG}://user:a%40{MARK}%2F@host/db": f"{PSYCOPG}://user:***@host/db",
@@ -201,7 +201,7 @@ def test_a_url_is_shown_without_what_may_be_a_password() -> None:
 
 
 def test_the_search_finds_a_password(watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What is looked for would be found: in an error that another one hides, in a log, a warning, output and a file."""
+    """The search finds a password in a suppressed error, a log, a warning, output and a file."""
 
     def hide() -> None:
         try:

@@ -1,4 +1,4 @@
-"""The plug-in that joins a run to a trial, on real studies."""
+"""`OptunaPlugin` with real studies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 class Batches(DataModule):
     def setup(self) -> None:
-        """There are three ready batches."""
+        """Prepare nothing: there are three batches."""
 
     def train_dataloader(self) -> Any:
         return [torch.ones(2, 1)] * 3, None
@@ -34,7 +34,7 @@ class Batches(DataModule):
 
 
 class Scripted(Model):
-    """Reports the scores it was given, one a validation; `None` for no metric."""
+    """Reports the given scores, one at each validation; `None` for no metric."""
 
     def __init__(self, scores: list[float | None], save_name: str = "scripted") -> None:
         super().__init__(save_name)
@@ -55,7 +55,7 @@ class Scripted(Model):
         self._optimizer.step()
 
     def valid_step(self, batch: Any, step: int) -> None:
-        """The scores are known beforehand."""
+        """Compute nothing: the scores are given."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
         score = self._scores[validation_cycle - 1]
@@ -75,7 +75,7 @@ class Scripted(Model):
 
 
 class PruneAt(optuna.pruners.BasePruner):
-    """Prunes at a step, and counts how often it was asked."""
+    """Prunes at a step, and counts the calls."""
 
     def __init__(self, step: int | None = None) -> None:
         self.step = step
@@ -113,7 +113,7 @@ def reports(trial: optuna.Trial) -> dict[int, float]:
 
 
 def test_import_without_optuna_names_the_extra() -> None:
-    """Without optuna, importing the module says what to install."""
+    """Without optuna, the import of the module names the extra to install."""
     code = "import sys; sys.modules['optuna'] = None\nimport helios.plugins.optuna"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError" in result.stderr
@@ -121,7 +121,7 @@ def test_import_without_optuna_names_the_extra() -> None:
 
 
 def test_the_plugin_holds_the_trial_and_is_registered() -> None:
-    """`plugin.trial`, the class attribute and the registry."""
+    """The plug-in has its trial and its id, and is registered."""
     trial = make_trial()
     plugin = hlp.create_plugin("OptunaPlugin", trial, "score")
     assert isinstance(plugin, hlpo.OptunaPlugin)
@@ -130,7 +130,7 @@ def test_the_plugin_holds_the_trial_and_is_registered() -> None:
 
 
 def test_configure_trainer_registers_plugin_and_exception() -> None:
-    """The plug-in is in the table, and pruning is control flow; doing it twice changes nothing."""
+    """The plug-in is registered, and pruning is not logged as an error; a second call changes nothing."""
     trainer = Trainer(total_steps=1, print_banner=False)
     plugin = hlpo.OptunaPlugin(make_trial(), "score")
     plugin.configure_trainer(trainer)
@@ -141,7 +141,7 @@ def test_configure_trainer_registers_plugin_and_exception() -> None:
 
 
 def test_configure_model_appends_the_number_once() -> None:
-    """The save name ends in the trial's number, however often it is configured."""
+    """The save name ends in the trial's number, also after two calls."""
     study = optuna.create_study()
     study.ask()
     plugin, model = hlpo.OptunaPlugin(study.ask(), "score"), Scripted([])
@@ -151,7 +151,7 @@ def test_configure_model_appends_the_number_once() -> None:
 
 
 def test_a_retried_trial_keeps_the_first_number() -> None:
-    """A retry that optuna gives a number of its own goes on in the folder of the trial it retries."""
+    """A retry with a new number uses the folder of the first attempt."""
     study = optuna.create_study()
     for _ in range(3):
         study.ask()
@@ -175,8 +175,8 @@ def test_both_names_report() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_values_that_are_no_numbers_are_reported_and_said(value: float, caplog: pytest.LogCaptureFixture) -> None:
-    """Nan and infinities reach the trial; nan is said."""
+def test_nan_and_infinities_are_reported(value: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Nan and infinities reach the trial; nan is logged as a warning."""
     trial = make_trial()
     with caplog.at_level(logging.WARNING):
         fit(trial, Scripted([1.0, value, 1.0, 1.0]))
@@ -185,14 +185,14 @@ def test_values_that_are_no_numbers_are_reported_and_said(value: float, caplog: 
 
 
 def test_a_tensor_is_a_metric_too() -> None:
-    """A metric of one element on any device is reported as a number."""
+    """A tensor with one element is reported as a number."""
     trial = make_trial()
     fit(trial, Scripted([torch.tensor(0.5)] * 4))  # type: ignore[list-item]  # users do
     assert reports(trial)[1] == 0.5
 
 
 def test_the_pruner_is_asked_once_a_report() -> None:
-    """Four validations of three batches each, four questions."""
+    """The pruner is called once for each of four validations, and not for batches."""
     pruner = PruneAt()
     fit(make_trial(pruner), Scripted([1.0, 2.0, 3.0, 4.0]))
     assert pruner.asked == [1, 2, 3, 4]
@@ -209,14 +209,14 @@ def test_a_pruned_trial_ends_training_and_then_raises(caplog: pytest.LogCaptureF
     assert "Traceback" not in caplog.text
 
 
-def test_check_pruned_is_harmless_otherwise() -> None:
-    """Nothing happens for a trial that was not pruned."""
+def test_check_pruned_does_nothing_otherwise() -> None:
+    """`check_pruned` does nothing for a trial that was not pruned."""
     fit(make_trial(), Scripted([1.0] * 4)).check_pruned()
     hlpo.OptunaPlugin(make_trial(), "score").check_pruned()
 
 
 def test_a_distributed_run_returns_and_the_caller_raises() -> None:
-    """Where more than one process trains, it is `check_pruned` that raises."""
+    """With several processes, `check_pruned` raises, and not `fit`."""
     plugin = hlpo.OptunaPlugin(make_trial(), "score")
     plugin.is_distributed = True
     plugin._reports, plugin._is_pruned = {1: 1.0}, True
@@ -226,7 +226,7 @@ def test_a_distributed_run_returns_and_the_caller_raises() -> None:
 
 
 def test_a_resumed_trial_reports_nothing_twice(tmp_path: Path) -> None:
-    """A run that goes back to its checkpoint reports, and asks, only what is new."""
+    """A run that is resumed from a checkpoint reports only new values, and calls the pruner only for them."""
     pruner = PruneAt()
     trial = make_trial(pruner)
     fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=3)
@@ -240,12 +240,12 @@ def test_a_resumed_trial_reports_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_replayed_step_before_the_last_report_is_not_asked_about(tmp_path: Path) -> None:
-    """Where a trial went on before it was killed it goes on again, though its last report would prune it."""
+    """A trial continues where it continued before it was killed, although its last report would prune it."""
     pruner = PruneAt()
     trial = make_trial(pruner)
     fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=3)
     for path in sorted((tmp_path / "scripted_trial-0").iterdir())[1:]:
-        path.unlink()  # Back to the first epoch.
+        path.unlink()  # Resume from the first epoch.
     pruner.asked.clear()
     pruner.step = 3
     model = Scripted([1.0, 2.0, 3.0, 4.0])
@@ -267,7 +267,7 @@ def test_a_retry_gets_the_reports_that_its_own_trial_lacks(tmp_path: Path) -> No
 
 
 def test_a_retry_asks_the_pruner_again(tmp_path: Path) -> None:
-    """The retry of a pruned trial is pruned again, or spared, as the pruner says now: no stale mark."""
+    """The retry of a pruned trial is pruned if the pruner decides so now: the earlier decision does not count."""
     pruner = PruneAt(2)
     trial = make_trial(pruner)
     with pytest.raises(optuna.TrialPruned):
@@ -284,8 +284,8 @@ def test_a_retry_asks_the_pruner_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [optuna.pruners.SuccessiveHalvingPruner, optuna.pruners.HyperbandPruner])
-def test_a_pruner_that_notes_its_answer_gives_it_again(kind: Any, tmp_path: Path) -> None:
-    """Successive halving marks a trial when it is asked; a run that was killed after that is pruned again."""
+def test_a_pruner_with_state_decides_the_same_again(kind: Any, tmp_path: Path) -> None:
+    """Successive halving writes an attribute when it is called; a run that was killed after that is pruned again."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     pruner = kind(min_resource=1, reduction_factor=2)
     study = optuna.create_study(study_name="study", storage=url, pruner=pruner)
@@ -306,7 +306,7 @@ def test_a_pruner_that_notes_its_answer_gives_it_again(kind: Any, tmp_path: Path
 
 
 def test_suggest_wraps_the_three_kinds() -> None:
-    """Each kind reaches the trial; another is a KeyError that lists the kinds."""
+    """Each kind calls the trial's method; an unknown kind is a KeyError that lists the kinds."""
     plugin = hlpo.OptunaPlugin(optuna.trial.FixedTrial({"c": "a", "i": 3, "f": 0.5}), "score")
     assert plugin.suggest("categorical", "c", choices=["a", "b"]) == "a"
     assert plugin.suggest("int", "i", low=1, high=5) == 3
@@ -321,7 +321,7 @@ def test_a_second_plugin_that_stops_training_is_refused() -> None:
 
     class Stopper(Plugin):
         def setup(self) -> None:
-            """Nothing."""
+            """Do nothing."""
 
         def should_training_stop(self) -> bool:
             return False
@@ -333,7 +333,7 @@ def test_a_second_plugin_that_stops_training_is_refused() -> None:
 
 
 def test_the_study_sees_the_guides_objective(tmp_path: Path) -> None:
-    """The guide's objective, in one process: values, pruned states and intermediate values arrive."""
+    """The guide's objective in one process: the study has values, pruned states and intermediate values."""
 
     def objective(trial: optuna.Trial) -> float:
         model, datamodule = Scripted([float(trial.number)] * 4), Batches()

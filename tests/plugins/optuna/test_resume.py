@@ -1,4 +1,4 @@
-"""Studies that are taken up again, on SQLite and on PostgreSQL."""
+"""`resume_study` with SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ for number in range(3000):
 
 @contextlib.contextmanager
 def running_elsewhere(url: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run a trial of the study in another process, and kill that at the end; gives the process and the number."""
+    """Run a trial of the study in another process until the end of the context; yield process and number."""
     process = subprocess.Popen([sys.executable, "-c", _RUNNER, url], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -74,17 +74,17 @@ def running_elsewhere(url: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def former_process() -> dict[str, Any]:
-    """Return the mark of a process that ran on this host before it was started again."""
+    """Return the owner record of a process that ran on this host before a reboot."""
     return dataclasses.asdict(dataclasses.replace(this_process(), boot=FORMER_BOOT))
 
 
 def process_elsewhere() -> dict[str, Any]:
-    """Return the mark of a process on another host."""
+    """Return the owner record of a process on another host."""
     return dataclasses.asdict(dataclasses.replace(this_process(), host="far-away"))
 
 
 def backups(tmp_path: Path) -> list[str]:
-    """Return the names of all files but the study's, its lock's and, while others write to it, its journal's."""
+    """Return the names of all files except the study's, its lock file and SQLite's journal."""
     own = ("study.db", "study.db.helios-lock", "study.db-journal")
     return sorted(path.name for path in tmp_path.iterdir() if path.name not in own)
 
@@ -98,7 +98,7 @@ def states(study: optuna.Study) -> dict[TrialState, list[int]]:
 
 
 def test_finished_trials_stay_as_they_are(url: str) -> None:
-    """COMPLETE and PRUNED trials keep their numbers and all else, and so does a trial that waited."""
+    """Complete, pruned and waiting trials do not change."""
     make(url, former_process())
     before = snapshot(url)[NAME]
     resume_study(args(url))
@@ -109,7 +109,7 @@ def test_finished_trials_stay_as_they_are(url: str) -> None:
 
 
 def test_study_keeps_directions_names_and_attributes(url: str) -> None:
-    """Directions, metric names and attributes survive; sampler and pruner are those of the call."""
+    """Directions, metric names and attributes are kept; sampler and pruner are those of the call."""
     make(url)
     before = snapshot(url)[NAME][0]
     sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.HyperbandPruner()
@@ -123,7 +123,7 @@ def test_study_keeps_directions_names_and_attributes(url: str) -> None:
 
 
 def test_failed_trials_wait_in_their_own_slots(url: str) -> None:
-    """A failed trial waits under its number with what it knew; what its run left as a result is gone."""
+    """A failed trial waits with its number, parameters and reports; the results of its last run are deleted."""
     make(url, former_process())
     (_, _, old, *_) = optuna.load_study(study_name=NAME, storage=url).trials
     study = resume_study(args(url))
@@ -135,8 +135,8 @@ def test_failed_trials_wait_in_their_own_slots(url: str) -> None:
     assert describe(new) == describe(old)
 
 
-def test_value_of_a_failed_trial_goes(url: str) -> None:
-    """A trial that failed with a value, which Optuna admits, waits without one."""
+def test_value_of_a_failed_trial_is_deleted(url: str) -> None:
+    """A trial that failed with a value, which Optuna permits, waits without one."""
     study = optuna.create_study(storage=url, study_name=NAME)
     trial = create_trial(state=TrialState.FAIL)
     trial.values = [0.5]
@@ -147,7 +147,7 @@ def test_value_of_a_failed_trial_goes(url: str) -> None:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsgaii"])
 def test_waiting_trial_suggests_its_own_parameters(url: str, sampler: str) -> None:
-    """Its next run gets the failed trial's parameters exactly, its reports, and may set its constraints."""
+    """The next run gets the failed trial's parameters and reports exactly, and can set its constraints."""
     make(url)
     params = {
         number: trial.params for number, trial in enumerate(optuna.load_study(study_name=NAME, storage=url).trials)
@@ -171,8 +171,8 @@ def test_waiting_trial_suggests_its_own_parameters(url: str, sampler: str) -> No
     assert study.ask(SPACE).number == 9, "a new trial follows the last"
 
 
-def test_running_trials_that_nobody_runs_fail(url: str) -> None:
-    """Of a dead process, or without any mark: RUNNING becomes FAIL, complete now, and keeps all else."""
+def test_running_trials_without_a_process_fail(url: str) -> None:
+    """A running trial whose process is gone, or without an owner, is marked as failed now, and nothing else changes."""
     make(url, former_process())
     before = [optuna.load_study(study_name=NAME, storage=url).trials[number] for number in (3, 6)]
     study = resume_study(args(url))
@@ -187,7 +187,7 @@ def test_running_trials_that_nobody_runs_fail(url: str) -> None:
 
 
 def test_running_trials_may_count_as_failed(url: str) -> None:
-    """With RUNNING among the failed states, such trials wait in their slots, nobody's mark on them."""
+    """With RUNNING among the failed states, such trials wait, without an owner."""
     make(url, former_process())
     study = resume_study(args(url), BOTH)
     assert states(study)[TrialState.WAITING] == [2, 3, 5, 6, 7]
@@ -195,8 +195,8 @@ def test_running_trials_may_count_as_failed(url: str) -> None:
     assert owner_of(study.trials[3]) is None
 
 
-def test_neighbours_are_not_touched(url: str) -> None:
-    """Other studies in the same database stay as they are."""
+def test_other_studies_are_not_changed(url: str) -> None:
+    """Other studies in the database do not change."""
     make(url)
     before = snapshot(url)
     resume_study(args(url), BOTH)
@@ -208,7 +208,7 @@ def test_neighbours_are_not_touched(url: str) -> None:
 
 
 def test_study_with_several_objectives(url: str) -> None:
-    """Directions and values of a study with two objectives survive."""
+    """A study with two objectives keeps its directions and values."""
     make(url)
     before = snapshot(url)["other"]
     study = resume_study({**args(url), "study_name": "other"})
@@ -217,8 +217,8 @@ def test_study_with_several_objectives(url: str) -> None:
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "WAITING", "FAIL"]
 
 
-def test_second_resume_finds_nothing_to_do(url: str) -> None:
-    """Taking up a study twice gives what taking it up once gives."""
+def test_second_resume_changes_nothing(url: str) -> None:
+    """A second call changes nothing."""
     make(url)
     resume_study(args(url), BOTH, backup_study=False)
     once = snapshot(url)
@@ -228,7 +228,7 @@ def test_second_resume_finds_nothing_to_do(url: str) -> None:
 
 @pytest.mark.parametrize("is_made", [False, True])
 def test_empty_study_returns_at_once(url: str, tmp_path: Path, is_made: bool) -> None:
-    """A study without trials is made or loaded, and nothing is backed up."""
+    """A study without trials is created or loaded without a backup."""
     if is_made:
         optuna.create_study(storage=url, study_name=NAME)
     study = resume_study(args(url, direction="maximize"))
@@ -254,7 +254,7 @@ def test_empty_study_returns_at_once(url: str, tmp_path: Path, is_made: bool) ->
     ],
 )
 def test_wrong_arguments_are_refused(sqlite_url: str, tmp_path: Path, change: Any, error: type[Exception]) -> None:
-    """Each wrong argument is its builtin error and one of ours; no file is made, no password repeated."""
+    """Each wrong argument raises the builtin error and ours; no file is created, and no password is shown."""
     with pytest.raises(error) as caught:
         resume_study({**args(sqlite_url), **change})
     assert isinstance(caught.value, (ArgumentTypeError, ConfigurationError, MissingArgumentError))
@@ -264,7 +264,7 @@ def test_wrong_arguments_are_refused(sqlite_url: str, tmp_path: Path, change: An
 
 @pytest.mark.parametrize("missing", ["storage", "load_if_exists", "study_name"])
 def test_missing_arguments_are_refused(sqlite_url: str, missing: str) -> None:
-    """An argument that is not there is refused like a wrong one, by name."""
+    """A missing argument is named."""
     study_args = args(sqlite_url)
     del study_args[missing]
     with pytest.raises(TypeError if missing == "storage" else KeyError, match=missing):
@@ -280,7 +280,7 @@ def test_missing_arguments_are_refused(sqlite_url: str, missing: str) -> None:
     ],
 )
 def test_wrong_states_are_refused(sqlite_url: str, failed_states: Any, error: type[Exception]) -> None:
-    """Finished trials cannot fail afterwards, and a state is a state."""
+    """States of finished trials and values that are not states are rejected."""
     with pytest.raises(error, match="failed_states"):
         resume_study(args(sqlite_url), failed_states)
 
@@ -289,7 +289,7 @@ def test_wrong_states_are_refused(sqlite_url: str, failed_states: Any, error: ty
 def test_live_process_keeps_its_trial_on_sqlite(
     sqlite_url: str, tmp_path: Path, failed_states: Collection[TrialState]
 ) -> None:
-    """When a live process runs a trial the call refuses, says who, and has changed nothing."""
+    """If a live process runs a trial, the call raises an error that names it, and changes nothing."""
     make(sqlite_url)
     with running_elsewhere(sqlite_url) as (process, number):
         before = snapshot(sqlite_url)
@@ -303,7 +303,7 @@ def test_live_process_keeps_its_trial_on_sqlite(
 
 @pytest.mark.parametrize("failed_states", [(TrialState.FAIL,), BOTH])
 def test_live_process_keeps_its_trial_on_postgres(postgres_url: str, failed_states: Collection[TrialState]) -> None:
-    """A trial that a live process runs is left alone, the others are seen to; once it is gone, it is too."""
+    """A trial of a live process is skipped and others are changed; without the process, its trial is changed too."""
     make(postgres_url)
     gone = TrialState.WAITING if TrialState.RUNNING in failed_states else TrialState.FAIL
     with running_elsewhere(postgres_url) as (_, number):
@@ -317,7 +317,7 @@ def test_live_process_keeps_its_trial_on_postgres(postgres_url: str, failed_stat
 
 
 def test_process_that_cannot_be_seen_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
-    """Another host may run the trial: refused by its name, unless the caller says that it has failed."""
+    """A trial of another host raises an error that names the host, unless RUNNING is among the failed states."""
     make(sqlite_url, process_elsewhere())
     before = snapshot(sqlite_url)
     with pytest.raises(StudyInUseError, match=r"trial 3 by process \d+ on host 'far-away'.*RUNNING to failed_states"):
@@ -328,7 +328,7 @@ def test_process_that_cannot_be_seen_on_sqlite(sqlite_url: str, tmp_path: Path) 
 
 
 def test_process_that_cannot_be_seen_on_postgres(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A trial that another host may run is left alone, which is said, unless the caller says it has failed."""
+    """A trial of another host is skipped with a warning, unless RUNNING is among the failed states."""
     make(postgres_url, process_elsewhere())
     with caplog.at_level(logging.WARNING, "helios"):
         study = resume_study(args(postgres_url))
@@ -339,7 +339,7 @@ def test_process_that_cannot_be_seen_on_postgres(postgres_url: str, caplog: pyte
 
 
 def test_own_trial_counts_as_failed_if_the_caller_says_so(sqlite_url: str) -> None:
-    """This process lives, so its running trial is not failed for it; it alone can say that it has."""
+    """A running trial of this process is only changed with RUNNING among the failed states."""
     study = optuna.create_study(storage=sqlite_url, study_name=NAME)
     mark_owner(study.ask(SPACE))
     with pytest.raises(StudyInUseError):
@@ -350,7 +350,7 @@ def test_own_trial_counts_as_failed_if_the_caller_says_so(sqlite_url: str) -> No
 @pytest.mark.parametrize("mark", [None, process_elsewhere()])
 @pytest.mark.parametrize("silence", [0, 3600])
 def test_heartbeat_tells_where_the_process_cannot_be_seen(url: str, mark: Any, silence: int) -> None:
-    """A fresh heartbeat of Optuna's means a live process, an old one a dead process."""
+    """A recent heartbeat means a live process, an old one means that the process is gone."""
     make(url, mark)
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         storage = optuna.storages.RDBStorage(url, heartbeat_interval=60)
@@ -367,8 +367,8 @@ def test_heartbeat_tells_where_the_process_cannot_be_seen(url: str, mark: Any, s
     assert study.trials[3].state is (TrialState.RUNNING if silence == 0 else TrialState.FAIL)
 
 
-def test_heartbeat_of_the_last_run_goes(url: str) -> None:
-    """A trial that waits has no heartbeat, or Optuna would take its next run for dead at once."""
+def test_heartbeat_of_the_last_run_is_deleted(url: str) -> None:
+    """A waiting trial has no heartbeat: otherwise Optuna would immediately take its next run for stale."""
     make(url)
     storage = optuna.storages.RDBStorage(url)
     storage.record_heartbeat(storage.get_trial_id_from_study_id_trial_number(1, 2))
@@ -378,7 +378,7 @@ def test_heartbeat_of_the_last_run_goes(url: str) -> None:
 
 
 def test_postgres_backup_is_the_study_as_it_was(postgres_url: str) -> None:
-    """The backup beside the study holds all that the study held, numbered, and is never written again."""
+    """The backup in the database has the content of the study, and is numbered and never overwritten."""
     make(postgres_url, former_process())
     before = snapshot(postgres_url)
     resume_study(args(postgres_url))
@@ -394,7 +394,7 @@ def test_postgres_backup_is_the_study_as_it_was(postgres_url: str) -> None:
 
 
 def test_sqlite_backup_is_the_database_as_it_was(sqlite_url: str, tmp_path: Path) -> None:
-    """The backup beside the file holds all studies as they were, numbered, and is never written again."""
+    """The backup beside the file has the content of all studies, and is numbered and never overwritten."""
     make(sqlite_url, former_process())
     before = snapshot(sqlite_url)
     (tmp_path / "study.db").chmod(0o640)
@@ -415,7 +415,7 @@ def test_sqlite_backup_is_the_database_as_it_was(sqlite_url: str, tmp_path: Path
 
 
 def test_backup_of_a_file_in_use_is_whole(sqlite_url: str, tmp_path: Path) -> None:
-    """What another connection has written ahead of the file (WAL) is in the backup, too."""
+    """The backup includes what another connection has written to the write-ahead log (WAL)."""
     study = make(sqlite_url)
     with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as other:
         other.execute("PRAGMA journal_mode = WAL")
@@ -428,7 +428,7 @@ def test_backup_of_a_file_in_use_is_whole(sqlite_url: str, tmp_path: Path) -> No
 
 
 def test_backup_while_others_write_is_consistent(sqlite_url: str, tmp_path: Path) -> None:
-    """A process that never stops writing trials leaves no half trial in a backup, and loses none."""
+    """While another process writes trials, the backup has no incomplete trial, and no trial is lost."""
     study = make(sqlite_url)
     with subprocess.Popen([sys.executable, "-c", _WRITER, sqlite_url], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -450,7 +450,7 @@ def test_backup_while_others_write_is_consistent(sqlite_url: str, tmp_path: Path
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.soak)])
 def test_locked_file_is_waited_for(sqlite_url: str, tmp_path: Path, seconds: int) -> None:
-    """While another process holds the file, longer than SQLite waits by itself, the call waits."""
+    """The call waits for a locked file for longer than the default of SQLite."""
     make(sqlite_url)
     holder = sqlite3.connect(tmp_path / "study.db", check_same_thread=False)
     holder.execute("BEGIN EXCLUSIVE")
@@ -470,8 +470,8 @@ def test_locked_file_is_waited_for(sqlite_url: str, tmp_path: Path, seconds: int
     assert states(study)[TrialState.WAITING] == [3, 5, 6, 7]
 
 
-def test_patience_in_the_url_is_the_users_own(sqlite_url: str, tmp_path: Path) -> None:
-    """A URL that says how long to wait for a locked file is obeyed."""
+def test_timeout_in_the_url_is_used(sqlite_url: str, tmp_path: Path) -> None:
+    """A timeout in the URL is used for locked files."""
     make(sqlite_url)
     with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")
@@ -482,7 +482,7 @@ def test_patience_in_the_url_is_the_users_own(sqlite_url: str, tmp_path: Path) -
 
 
 def test_postgres_restarted_between_calls(postgres_server: Server, postgres_url: str) -> None:
-    """A study in hand survives a restart of its server: the next trial is the first that waits."""
+    """After a restart of the server, the current study object runs the first waiting trial."""
     make(postgres_url)
     study = resume_study(args(postgres_url), BOTH)
     assert len(study.trials) == 9
@@ -494,7 +494,7 @@ def test_postgres_restarted_between_calls(postgres_server: Server, postgres_url:
 
 @pytest.mark.parametrize("statement", ["INSERT INTO trial_params", "DELETE FROM trial_values", "UPDATE trials"])
 def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url: str, statement: str) -> None:
-    """A server that goes down in the middle leaves the old study and no backup; the next call succeeds."""
+    """A server that stops in the middle leaves the old study and no backup; the next call succeeds."""
     make(postgres_url)
     before = snapshot(postgres_url)
 
@@ -513,10 +513,10 @@ def test_postgres_restarted_during_a_call(postgres_server: Server, postgres_url:
 
 
 def test_many_trials_are_changed_in_one_step(url: str) -> None:
-    """More trials than one statement can name, all wait."""
+    """More trials than one statement can name are set to waiting."""
     study = optuna.create_study(storage=url, study_name=NAME)
     trials = tables().trials
-    with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # Of an RDB storage.
+    with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # It is an RDB storage.
         rows = [{"study_id": 1, "number": number, "state": TrialState.FAIL} for number in range(1201)]
         connection.execute(trials.insert(), rows)
     study = resume_study(args(url))
@@ -524,8 +524,8 @@ def test_many_trials_are_changed_in_one_step(url: str) -> None:
 
 
 @pytest.mark.parametrize("has_lock", [True, False])
-def test_callers_side_by_side_wait_for_each_other(url: str, has_lock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each gets the study as one alone gets it, also where the database's own locks are all there is."""
+def test_concurrent_callers_wait_for_each_other(url: str, has_lock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Concurrent calls give the result of a single one, also with the database's own locks only."""
     if not has_lock:
         monkeypatch.setattr(resume_module, "study_lock", contextlib.nullcontext)
     make(url)
@@ -538,8 +538,8 @@ def test_callers_side_by_side_wait_for_each_other(url: str, has_lock: bool, monk
     assert states(study)[TrialState.WAITING] == [2, 3, 5, 6, 7]
 
 
-def test_trial_that_is_being_begun_is_waited_for(postgres_url: str) -> None:
-    """A trial that another process is about to add, under the study's lock as Optuna does, is not missed."""
+def test_trial_that_is_being_created_is_waited_for(postgres_url: str) -> None:
+    """A trial that another process is adding under the lock of the study's row, as Optuna does, is included."""
     study = make(postgres_url)
     resumed: list[optuna.Study] = []
     call = threading.Thread(target=lambda: resumed.append(resume_study(args(postgres_url), backup_study=False)))

@@ -1,4 +1,4 @@
-"""Studies that run to a number of trials, in one process; kills and many processes are in test_study_kills."""
+"""`run_study` in one process; test_study_kills.py has kills and several processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["memory", "sqlite", "journal"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], optuna.Study]:
-    """Return what makes or loads the study, on each kind of storage in turn."""
+    """Return a function that creates or loads the study, with each kind of storage."""
     memory = optuna.storages.InMemoryStorage()
     kinds: dict[str, Callable[[], Any]] = {
         "memory": lambda: memory,
@@ -52,7 +52,7 @@ def suggest(trial: optuna.Trial) -> float:
 
 
 def test_the_number_is_a_total(make: Callable[[], optuna.Study]) -> None:
-    """A study is run to its number, and further when asked for more; asked for fewer, or the same, it runs none."""
+    """A study runs to its number of trials; a later call runs the difference, or none for a smaller number."""
     calls: list[int] = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -68,7 +68,7 @@ def test_the_number_is_a_total(make: Callable[[], optuna.Study]) -> None:
 
 
 def test_pruned_trials_count(make: Callable[[], optuna.Study]) -> None:
-    """What a pruner ends is finished."""
+    """Pruned trials count as finished."""
 
     def objective(trial: optuna.Trial) -> float:
         if trial.number % 2:
@@ -78,8 +78,8 @@ def test_pruned_trials_count(make: Callable[[], optuna.Study]) -> None:
     assert states(run_study(make, objective, 4)) == ["COMPLETE", "PRUNED"] * 2
 
 
-def test_an_error_leaves_and_the_study_goes_on_later(make: Callable[[], optuna.Study]) -> None:
-    """The trial fails, the error leaves `run_study`, and the next run makes up for the failed trial."""
+def test_a_study_continues_after_an_error(make: Callable[[], optuna.Study]) -> None:
+    """The trial fails, `run_study` raises the error, and the next call runs another trial instead."""
 
     def fail(trial: optuna.Trial) -> float:
         if trial.number == 1:
@@ -93,8 +93,8 @@ def test_an_error_leaves_and_the_study_goes_on_later(make: Callable[[], optuna.S
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt(), SystemExit(3)], ids=["ctrl-c", "exit"])
-def test_what_is_no_error_lets_the_trial_wait(make: Callable[[], optuna.Study], reason: BaseException) -> None:
-    """Ctrl-C and `sys.exit` leave `run_study` as they are; the trial is gone on with in its own slot, unchanged."""
+def test_an_interrupt_lets_the_trial_wait(make: Callable[[], optuna.Study], reason: BaseException) -> None:
+    """`run_study` raises Ctrl-C and `sys.exit` unchanged; the trial is resumed with its number and parameters."""
 
     def leave(trial: optuna.Trial) -> float:
         suggest(trial)
@@ -111,7 +111,7 @@ def test_what_is_no_error_lets_the_trial_wait(make: Callable[[], optuna.Study], 
 
 
 def test_an_interrupted_trial_waits(make: Callable[[], optuna.Study]) -> None:
-    """`TrialInterrupted` ends the run, which returns the study; the trial has no owner, and goes on later."""
+    """After `TrialInterrupted`, `run_study` returns the study; the trial has no owner, and is resumed later."""
 
     def interrupted(trial: optuna.Trial) -> float:
         trial.report(suggest(trial), 1)
@@ -129,20 +129,20 @@ def test_an_interrupted_trial_waits(make: Callable[[], optuna.Study]) -> None:
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_no_trials_are_refused(number: int) -> None:
-    """A study of no trials is refused, with the number."""
+    """A number of trials below 1 is rejected."""
     with pytest.raises(ConfigurationError, match=f"n_trials is {number}: pass at least 1"):
         run_study(optuna.create_study, suggest, number)
 
 
 @pytest.mark.parametrize("number", [True, 2.0, "3", None])
 def test_no_integer_is_refused(number: Any) -> None:
-    """What is no integer is refused before the study is made."""
+    """A number that is not an integer is rejected before the study is created."""
     with pytest.raises(ArgumentTypeError, match="n_trials is"):
         run_study(lambda: sys.exit("made"), suggest, number)
 
 
-def test_orphans_go_on_in_their_slots(make: Callable[[], optuna.Study], caplog: pytest.LogCaptureFixture) -> None:
-    """Running trials of a process that is gone, and unsigned ones, are run again under their numbers and parameters."""
+def test_orphans_are_run_again(make: Callable[[], optuna.Study], caplog: pytest.LogCaptureFixture) -> None:
+    """Running trials of a lost process, or without an owner, are run again with their numbers and parameters."""
     study = make()
     gone: dict[str, Any] = {"host": this_process().host, "boot": "another", "namespace": "", "pid": 1, "start": 1}
     marked, unsigned = study.ask(), study.ask()
@@ -158,7 +158,7 @@ def test_orphans_go_on_in_their_slots(make: Callable[[], optuna.Study], caplog: 
 
 @pytest.mark.parametrize("silence", [0, 3600])
 def test_a_heartbeat_tells_of_other_hosts(sqlite_url: str, silence: int) -> None:
-    """A trial of a process that cannot be seen goes on when its heartbeat is old; it is never failed."""
+    """A trial of a process that cannot be seen is requeued when its heartbeat is old; it is never marked as failed."""
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         storage = optuna.storages.RDBStorage(sqlite_url, heartbeat_interval=60)
     study = optuna.create_study(storage=storage)
@@ -174,17 +174,17 @@ def test_a_heartbeat_tells_of_other_hosts(sqlite_url: str, silence: int) -> None
     assert states(study) == ["WAITING" if silence else "RUNNING"]
 
 
-def test_trials_of_the_living_are_waited_for(
+def test_trials_of_live_processes_are_waited_for(
     make: Callable[[], optuna.Study], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A trial that a live process runs is left alone; the study ends when it has ended, and says once that it waits."""
+    """A trial of a live process is not touched; the study ends after it, and logs once that it waits."""
     study = make()
     alive = study.ask()
     mark_owner(alive)
     sleeps = []
 
     def sleep(_seconds: float) -> None:
-        # Waiting is done without the lock, so that the other may have it.
+        # The lock is not held during the wait.
         assert locks._threads.lock.acquire(blocking=False)
         locks._threads.lock.release()
         sleeps.append(states(study))
@@ -198,10 +198,10 @@ def test_trials_of_the_living_are_waited_for(
     assert caplog.text.count("waiting for them") == 1
 
 
-def test_a_slot_that_a_failure_frees_is_taken(
+def test_a_failed_trial_of_another_process_is_replaced(
     make: Callable[[], optuna.Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the trial that was waited for fails, another is run in its stead."""
+    """When the trial of another process fails, another trial is run instead."""
     study = make()
     alive = study.ask()
     mark_owner(alive)
@@ -210,8 +210,8 @@ def test_a_slot_that_a_failure_frees_is_taken(
     assert states(run_study(make, suggest, 1)) == ["FAIL", "COMPLETE"]
 
 
-def test_more_enqueued_than_asked_for_run_no_more(make: Callable[[], optuna.Study]) -> None:
-    """Enqueued trials are run first, and no more of them than the study shall have."""
+def test_surplus_enqueued_trials_are_not_run(make: Callable[[], optuna.Study]) -> None:
+    """Enqueued trials are run first, but not more than the given number of trials."""
     study = make()
     for value in (0.1, 0.2, 0.3):
         study.enqueue_trial({"x": value})
@@ -222,7 +222,7 @@ def test_more_enqueued_than_asked_for_run_no_more(make: Callable[[], optuna.Stud
 
 
 def test_the_objective_runs_without_the_lock(make: Callable[[], optuna.Study]) -> None:
-    """While the objective runs the lock is free, and an objective may run a study of its own."""
+    """While the objective runs, the lock is free, and the objective may run another study."""
 
     def objective(trial: optuna.Trial) -> float:
         with locks.study_lock(trial.study):
@@ -232,8 +232,8 @@ def test_the_objective_runs_without_the_lock(make: Callable[[], optuna.Study]) -
     assert states(run_study(make, objective, 2)) == ["COMPLETE"] * 2
 
 
-def test_an_error_while_asking_lets_go_of_the_lock(make: Callable[[], optuna.Study]) -> None:
-    """A sampler that raises before the trial is signed: the error leaves, and the next run takes the trial up."""
+def test_an_error_in_ask_releases_the_lock(make: Callable[[], optuna.Study]) -> None:
+    """A sampler raises before the trial has an owner: the error is raised, and the next call runs the trial."""
 
     class Broken(optuna.samplers.RandomSampler):
         def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
@@ -250,7 +250,7 @@ def test_an_error_while_asking_lets_go_of_the_lock(make: Callable[[], optuna.Stu
 
 
 def test_threads_share_a_study(make: Callable[[], optuna.Study]) -> None:
-    """Three threads, each with the study made anew: every trial once, none too many, and no thread hangs."""
+    """Three threads, each with its own study object: exactly the given number of trials, and no thread hangs."""
     numbers: list[int] = []
 
     def objective(trial: optuna.Trial) -> float:

@@ -1,4 +1,4 @@
-"""`resume_study` killed before each of its steps: the study is the old one or the new one, never neither."""
+"""`resume_study` killed before each of its steps: the study is either the old or the new one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _processes: Final = multiprocessing.get_context("forkserver")
 
 
 class _Steps:
-    """Kills its process at a step that was named by its number, and counts them all otherwise."""
+    """Kills its process at the step with the given number, or counts all steps."""
 
     def __init__(self, at: int | None) -> None:
         self.at = at
@@ -50,7 +50,7 @@ class _Steps:
         self.names.append(name)
 
     def watch(self, folder: str) -> None:
-        """Take each SQL statement, commit and change of a file in a folder for a step; there is no way back."""
+        """Count each SQL statement, commit and file change in a folder as a step; this cannot be undone."""
 
         def audit(event: str, arguments: tuple[Any, ...]) -> None:
             if event in _FILE_EVENTS and folder in str(arguments[0]) and arguments[1:2] != ("r",):
@@ -65,13 +65,13 @@ class _Steps:
 
 
 def snapshot(url: str) -> dict[str, list[str]]:
-    """Return what there is to know about each study, but for the moment at which a trial was marked as failed."""
+    """Return the content of each study, without the time at which a trial was marked as failed."""
     now = re.compile(r"datetime\.datetime\((?!2031)[^)]*\)")
     return {name: [now.sub("now", text) for text in texts] for name, texts in take_snapshot(url).items()}
 
 
 def _resume(url: str, folder: str, at: int | None, names: Any) -> None:
-    """Take the study up in this process, which is killed at a step; tell the names of the steps if it is not."""
+    """Resume the study in this process, which is killed at a step; otherwise send the names of the steps."""
     warnings.simplefilter("error")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     steps = _Steps(at)
@@ -111,7 +111,7 @@ def _check_every_step(
     new = snapshot(url)
     assert steps is not None
     assert new[NAME] != old[NAME]
-    # What comes before is how Optuna opens a database and finds a study in it.
+    # Before these, Optuna opens the database and loads the study.
     first = next(at for at, step in enumerate(steps) if step.startswith("BEGIN") or "FOR UPDATE" in step)
     seen = set()
     url = make_copy()
@@ -124,7 +124,7 @@ def _check_every_step(
         is_new = found[NAME] == new[NAME]
         seen.add(is_new)
         check_backup(url, old, is_new)
-        if is_new:  # Otherwise the next kill meets what this one has left.
+        if is_new:  # Otherwise the next kill uses the database that this one has left.
             study = resume_study(args(url))
             assert [trial.number for trial in study.trials] == list(range(9)), where
             url = make_copy()
@@ -133,7 +133,7 @@ def _check_every_step(
 
 @pytest.mark.timeout(400)
 def test_killed_before_each_step_on_sqlite(tmp_path: Path) -> None:
-    """Before each SQL statement and file operation; a new study has a backup, and every backup is whole."""
+    """Killed before each SQL statement and file operation; a new study has a backup, and every backup is complete."""
     template = tmp_path / "template" / "study.db"
     template.parent.mkdir()
     make(f"sqlite:///{template}", _former_process())
@@ -156,12 +156,12 @@ def test_killed_before_each_step_on_sqlite(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 def test_killed_before_each_step_on_postgres(postgres_server: Server) -> None:
-    """Before each SQL statement; the backup and the new study come together."""
+    """Killed before each SQL statement; the backup and the new study appear together."""
     source = postgres_server.create_database("crash_template")
     make(source, _former_process())
 
     def make_copy() -> str:
-        # Only a database that nobody is connected to can be copied.
+        # Only a database without connections can be copied.
         postgres_server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'crash_template'"
         )

@@ -1,4 +1,4 @@
-"""Studies that are killed at any instant end with the table of the study that nobody touched."""
+"""Studies that are killed at any time end with the trials of an uninterrupted study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL_PAIRS = [(sampler, pruner) for sampler in ("random", "tpe", "cmaes", "nsga2"
 
 
 def undisturbed(spec: StudySpec, folder: Path) -> float:
-    """Run the study that nobody kills, and return how many seconds it took."""
+    """Run the study without a kill, and return the seconds that it took."""
     began = time.monotonic()
     assert not finish(spec, folder)
     return time.monotonic() - began
@@ -29,7 +29,7 @@ def undisturbed(spec: StudySpec, folder: Path) -> float:
 
 @pytest.mark.parametrize(("sampler", "pruner"), PAIRS)
 def test_a_study_is_killed_three_times(sampler: str, pruner: str, tmp_path: Path) -> None:
-    """Params, values, states and intermediate values do not depend on three kills at random instants."""
+    """Params, values, states and intermediate values do not depend on three kills at random times."""
     spec = StudySpec(sampler, pruner, trials=6)
     seconds = undisturbed(spec, tmp_path / "whole" / "study")
     chance = random.Random(f"{sampler} {pruner}")
@@ -37,8 +37,8 @@ def test_a_study_is_killed_three_times(sampler: str, pruner: str, tmp_path: Path
     assert table(spec, tmp_path / "killed" / "study") == table(spec, tmp_path / "whole" / "study")
 
 
-def test_a_study_is_killed_at_every_kind_of_instant(tmp_path: Path) -> None:
-    """Killed before, while and after a trial suggests, trains, reports, is pruned and ends."""
+def test_a_study_is_killed_at_every_step(tmp_path: Path) -> None:
+    """Killed before, during and after suggestions, training, reports, pruning and the end of a trial."""
     spec = StudySpec("tpe", "median", trials=4, epochs=2)
     undisturbed(spec, tmp_path / "whole" / "study")
     whole = table(spec, tmp_path / "whole" / "study")
@@ -50,17 +50,17 @@ def test_a_study_is_killed_at_every_kind_of_instant(tmp_path: Path) -> None:
 
 
 def test_a_finished_study_runs_nothing(tmp_path: Path) -> None:
-    """API `run_study`: the number of trials is a total; a study that has it, and one that asks for less, run none."""
+    """API `run_study`: the number of trials is a total; a study that has as many or more runs none."""
     spec = StudySpec(trials=3, epochs=1)
     undisturbed(spec, tmp_path / "study")
     before = table(spec, tmp_path / "study")
-    assert not finish(spec, tmp_path / "study", kill_at=1)  # The first thing that an objective does would kill it.
+    assert not finish(spec, tmp_path / "study", kill_at=1)  # The beginning of an objective would kill it.
     assert not finish(StudySpec(trials=2, epochs=1), tmp_path / "study", kill_at=1)
     assert table(spec, tmp_path / "study") == before
 
 
 def run_workers(spec: StudySpec, folder: Path, *, workers: int, kills: int, chance: random.Random) -> None:
-    """Run a study in several processes, kill some of them at random instants, and replace them."""
+    """Run a study in several processes, kill some of them at random times, and replace them."""
     processes = [start(spec, folder) for _ in range(workers)]
     for _ in range(kills):
         time.sleep(chance.uniform(0.2, 1.5))
@@ -86,7 +86,7 @@ def check_exactly(spec: StudySpec, folder: Path) -> None:
 
 
 def test_four_workers_finish_exactly_the_number_asked_for(tmp_path: Path) -> None:
-    """Four processes on one SQLite file, some of them killed: every trial once, none too many."""
+    """Four processes on one SQLite file, some of them killed: exactly the given number of trials."""
     spec = StudySpec("tpe", "median", trials=10, epochs=3)
     (tmp_path / "study").mkdir()
     run_workers(spec, tmp_path / "study", workers=4, kills=2, chance=random.Random(4))
@@ -94,15 +94,15 @@ def test_four_workers_finish_exactly_the_number_asked_for(tmp_path: Path) -> Non
 
 
 def test_four_workers_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
-    """Four processes on one PostgreSQL database, some of them killed: every trial once, none too many."""
+    """Four processes on one PostgreSQL database, some of them killed: exactly the given number of trials."""
     spec = StudySpec("random", "median", trials=10, epochs=3, url=postgres_url)
     folder = tmp_path / f"study-{random.randrange(10**9)}"
     run_workers(spec, folder, workers=4, kills=2, chance=random.Random(5))
     check_exactly(spec, folder)
 
 
-def test_the_study_that_is_asked_to_leave_goes_on_later(tmp_path: Path) -> None:
-    """A SIGTERM in the middle of a trial: the trial waits with its checkpoint, and the study ends as if undisturbed."""
+def test_a_study_is_resumed_after_sigterm(tmp_path: Path) -> None:
+    """After SIGTERM in a trial, it waits with its checkpoint, and the study ends like an uninterrupted one."""
     spec = StudySpec("random", "median", trials=3, epochs=4, sleep=0.05)
     undisturbed(spec, tmp_path / "whole" / "study")
     folder = tmp_path / "left" / "study"
@@ -133,7 +133,7 @@ def test_a_study_is_killed_ten_times(sampler: str, pruner: str, seed: int, tmp_p
 
 @pytest.mark.soak
 def test_eight_workers_with_many_kills(tmp_path: Path) -> None:
-    """Eight processes and twenty kills: exactly the number of trials asked for."""
+    """Eight processes and twenty kills: exactly the given number of trials."""
     spec = StudySpec("tpe", "hyperband", trials=40, epochs=4, sleep=0.01)
     (tmp_path / "study").mkdir()
     run_workers(spec, tmp_path / "study", workers=8, kills=20, chance=random.Random(8))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Counting(optuna.samplers.RandomSampler):
-    """Counts how often it is asked."""
+    """Counts the calls of `sample_independent`."""
 
     asked = 0
 
@@ -29,25 +29,25 @@ class Counting(optuna.samplers.RandomSampler):
         return super().sample_independent(*arguments)
 
 
-def make_stand_in(trial: optuna.Trial) -> tuple[RemoteTrial, ObjectHost]:
-    """Return what another process is sent in the place of a trial, and its home."""
+def make_remote(trial: optuna.Trial) -> tuple[RemoteTrial, ObjectHost]:
+    """Return the proxy that another process gets for a trial, and its object host."""
     home = ObjectHost()
     sent = pickle.loads(home.pack({"trial": trial, "again": trial}))
     assert sent["trial"] is sent["again"]
     return sent["trial"], home
 
 
-def test_a_stand_in_answers_as_the_trial_does() -> None:
-    """Suggestions, reports, pruning, attributes and parameters are the trial's, and the sampler's but once."""
+def test_a_remote_trial_gives_what_the_trial_gives() -> None:
+    """A remote trial gives the trial's suggestions, pruning decisions, attributes and parameters, each drawn once."""
     sampler = Counting(seed=0)
     study = optuna.create_study(sampler=sampler, pruner=optuna.pruners.ThresholdPruner(upper=1.0))
     trial = study.ask()
-    stand_in, home = make_stand_in(trial)
+    remote, home = make_remote(trial)
     with host_channel(home.answer):
         values = [
-            stand_in.suggest_float("x", 0.0, 1.0),
-            stand_in.suggest_int("n", 1, 100, log=True),
-            stand_in.suggest_categorical("kind", ("a", "b")),
+            remote.suggest_float("x", 0.0, 1.0),
+            remote.suggest_int("n", 1, 100, log=True),
+            remote.suggest_categorical("kind", ("a", "b")),
         ]
         assert values == [
             trial.suggest_float("x", 0.0, 1.0),
@@ -55,49 +55,49 @@ def test_a_stand_in_answers_as_the_trial_does() -> None:
             trial.suggest_categorical("kind", ("a", "b")),
         ]
         assert sampler.asked == 3
-        assert stand_in.params == trial.params
-        assert stand_in.distributions == trial.distributions
-        assert stand_in.relative_params == {}
-        assert stand_in.datetime_start == trial.datetime_start
-        stand_in.set_user_attr("note", [1, 2])
-        assert stand_in.user_attrs == trial.user_attrs == {"note": [1, 2]}
-        assert not stand_in.should_prune()
-        stand_in.report(2.0, 1)
-        assert stand_in.should_prune()
+        assert remote.params == trial.params
+        assert remote.distributions == trial.distributions
+        assert remote.relative_params == {}
+        assert remote.datetime_start == trial.datetime_start
+        remote.set_user_attr("note", [1, 2])
+        assert remote.user_attrs == trial.user_attrs == {"note": [1, 2]}
+        assert not remote.should_prune()
+        remote.report(2.0, 1)
+        assert remote.should_prune()
         assert study.trials[0].intermediate_values == {1: 2.0}
-    assert stand_in.number == trial.number == 0
-    assert repr(stand_in) == "RemoteTrial(number=0)"
+    assert remote.number == trial.number == 0
+    assert repr(remote) == "RemoteTrial(number=0)"
 
 
-def test_a_stand_in_raises_what_the_trial_raises() -> None:
-    """An error of the trial is raised by its stand-in, as itself; unknown questions are named."""
-    stand_in, home = make_stand_in(optuna.create_study().ask())
+def test_a_remote_trial_raises_what_the_trial_raises() -> None:
+    """An error of the trial is raised by the remote trial with its own type; unknown calls are named."""
+    remote, home = make_remote(optuna.create_study().ask())
     with host_channel(home.answer):
         with pytest.raises(ValueError, match="low"):
-            stand_in.suggest_float("x", 2.0, 1.0)
+            remote.suggest_float("x", 2.0, 1.0)
         with pytest.raises(UnknownNameError, match=r"a trial cannot be asked for 'study': there are \["):
-            stand_in.ask("study")
+            remote.ask("study")
     with pytest.raises(
         NotRunningError, match="suggest_int asks the process that called fit, and there is no way to it"
     ):
-        stand_in.suggest_int("n", 0, 1)
+        remote.suggest_int("n", 0, 1)
 
 
-def test_a_space_is_recorded_by_a_stand_in() -> None:
-    """A rank that suggests a space has it recorded with the study; another space is refused as ever."""
+def test_a_space_is_recorded_by_a_remote_trial() -> None:
+    """A remote trial that suggests a space records it with the study; another space is rejected."""
     study = optuna.create_study()
-    stand_in, home = make_stand_in(study.ask())
+    remote, home = make_remote(study.ask())
     space = SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 9}})
     with host_channel(home.answer):
-        values = space.suggest(stand_in)
+        values = space.suggest(remote)
         assert set(values) == {"n"}
         space.check(study)
         with pytest.raises(ConfigurationError, match="was searched with another space"):
-            SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 8}}).suggest(stand_in)
+            SearchSpace.from_dict({"n": {"kind": "int", "low": 0, "high": 8}}).suggest(remote)
 
 
 def test_a_trial_that_is_shared_is_suggested_once() -> None:
-    """Threads that suggest the same parameters at once consult the sampler once for each."""
+    """Threads that suggest the same parameters at the same time call the sampler once for each."""
     sampler = Counting(seed=0)
     trial = SharedTrial(optuna.create_study(sampler=sampler).ask())
     gate, seen = threading.Barrier(4), []
@@ -117,10 +117,10 @@ def test_a_trial_that_is_shared_is_suggested_once() -> None:
 
 @pytest.mark.parametrize("multivariate", [False, True])
 def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread(*, multivariate: bool) -> None:
-    """A thread that serves one trial after another draws what the trials' own thread would have drawn."""
+    """A thread that serves one trial after another gets the values that the trials' own thread would get."""
 
     def search(*, elsewhere: int) -> list[dict[str, Any]]:
-        """Let another thread, the same for all trials, suggest one of every so many parameters."""
+        """Have another thread, the same for all trials, suggest every n-th parameter."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(seed=1, n_startup_trials=2, multivariate=multivariate)
@@ -145,7 +145,7 @@ def test_a_shared_trial_shows_its_sampler_the_same_trials_in_every_thread(*, mul
 
 
 def test_a_shared_trial_is_the_trial() -> None:
-    """Every public method and property of Optuna's trial gives the same on a shared one, and the study records it."""
+    """All public methods and properties of a shared trial give the results of the wrapped one."""
     study = optuna.create_study(sampler=Counting(seed=0), pruner=optuna.pruners.ThresholdPruner(upper=1.0))
     trial = study.ask()
     shared = SharedTrial(trial)
@@ -172,7 +172,7 @@ def test_a_shared_trial_is_the_trial() -> None:
 
 
 def test_every_public_method_of_a_trial_is_shared() -> None:
-    """A method that a new Optuna adds to its trial would run without the lock: pass it on in shared_trial.py."""
+    """Every public method of Optuna's trial is in shared_trial.py: a new one would be called without the lock."""
     public = {name for name in vars(optuna.Trial) if not name.startswith("_")}
     assert len(public) > 10
     assert public <= set(vars(SharedTrial))

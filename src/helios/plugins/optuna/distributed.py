@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _POLL: Final = 0.005  # Seconds between two checks for a request: a trial may make dozens of them.
 _TRIAL_POLL: Final = 0.05  # Seconds between two checks for the next trial.
-_REQUESTS: Final = "questions"
+_REQUESTS: Final = "requests"
 
 
 def lead_study(run: Callable[[Objective], optuna.Study], objective: Objective) -> optuna.Study:
@@ -121,7 +121,7 @@ def _done_key(number: int, rank: int) -> str:
 
 
 def _message_key(number: int) -> str:
-    return f"news/{number}"
+    return f"trial/{number}"
 
 
 def _send(store: Store, number: int, kind: str, content: Any) -> None:
@@ -190,7 +190,7 @@ class _Client:
 
 
 def _result_key(rank: int, number: int) -> str:
-    return f"answer/{rank}/{number}"
+    return f"result/{rank}/{number}"
 
 
 @contextlib.contextmanager

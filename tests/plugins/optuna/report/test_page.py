@@ -1,4 +1,4 @@
-"""Pages about studies run nothing that stands in the study: names, choices and attributes are a stranger's text."""
+"""Reports run no code from the study: names, choices and attributes are untrusted text."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HARM: Final = (
     f"&lt;img src=x onerror=&quot;{TELL}&quot;&gt;",
     f"</script><script>{TELL}</script>%{{x}}<extra></extra>",
 )
-ALL: Final = "".join(HARM) + "\ud800"  # Half of a character, which no file can hold.
+ALL: Final = "".join(HARM) + "\ud800"  # An unpaired surrogate, which cannot be encoded.
 
-# Shows two pages in frames, moves a mouse over each element, clicks it, and lists what has come of that.
+# Shows two pages in frames, moves the mouse over each element, clicks it, and lists the effects.
 VIEWER: Final = """<!DOCTYPE html><meta charset="utf-8"><body>
 <script>
 const result = { harm: { report: 0, host_group: 0 } };
@@ -71,8 +71,8 @@ FLAGS: Final = (
 
 
 def hostile_study() -> optuna.Study:
-    """Return a study in which every text that a user can choose would tell if it ran."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Or the log would hold what pytest-xdist cannot send.
+    """Return a study in which every text that a user can choose contains code that would report itself."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # The log would contain text that pytest-xdist cannot send.
     study = optuna.create_study(study_name=ALL, directions=["minimize"], pruner=optuna.pruners.NopPruner())
     study.set_user_attr(ALL, ALL)
     study.set_metric_names([ALL])
@@ -94,7 +94,7 @@ def hostile_study() -> optuna.Study:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what a browser makes of the report of a hostile study, and of a page with the same texts as they are."""
+    """Return the effects in a browser of a malicious study's report, and of a page with the same texts unescaped."""
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("needs a browser: Debian's package chromium is not installed")
@@ -116,11 +116,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_browser_runs_nothing_out_of_a_study(seen: dict[str, Any]) -> None:
-    """In a browser, markup in names, choices and attributes is text: it runs nothing, and shows as it is."""
+    """In a browser, markup in names, choices and attributes is shown as text, and runs no code."""
     report = seen["report"]
     assert seen["harm"]["report"] == 0
     assert seen["harm"]["host_group"] >= 3, "the same texts run where they are not escaped"
-    assert report["plots"] >= 10, "the pictures are drawn"
+    assert report["plots"] >= 10, "the plots are shown"
     assert (report["images"], report["handlers"]) == (0, 0)
     assert [link for link in report["links"] if link is not None and "javascript" in link] == []
     assert report["heading"] == ALL.replace("\ud800", "?")

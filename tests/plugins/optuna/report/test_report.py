@@ -28,7 +28,7 @@ FIGURES = ["History", "Intermediate values", "Importances", "Parallel coordinate
 
 
 class Page(HTMLParser):
-    """What a browser would find in a page: tags with their attributes, and for each section its texts and figures."""
+    """The parsed page: tags with their attributes, and the texts and figures of each section."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -74,12 +74,12 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def whole_library() -> None:
-    """Ask for the 5 MB of plotly in the pages of a test."""
+    """Include the 5 MB of plotly in the pages of a test."""
 
 
 @pytest.fixture(autouse=True)
 def small_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the 5 MB of plotly out of the pages, which are read back here, unless a test asks for them."""
+    """Omit the 5 MB of plotly from the pages, unless a test requests them."""
     if "whole_library" not in request.fixturenames:
         monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly.js v0 */")
 
@@ -90,7 +90,7 @@ def make_study(name: str = "digits", **options: Any) -> optuna.Study:
 
 
 def add(study: optuna.Study, state: TrialState = TrialState.COMPLETE, **parts: Any) -> None:
-    """Add a trial that took a second: with these values, params, distributions, intermediate_values or system_attrs."""
+    """Add a trial that took a second, with these values, params, distributions, intermediate_values or system_attrs."""
     number = len(study.trials)
     trial = optuna.trial.create_trial(state=state, **parts)
     trial.datetime_start = None if state is TrialState.WAITING else START + datetime.timedelta(seconds=number)
@@ -107,7 +107,7 @@ def page_of(study: optuna.Study | str, folder: Path) -> Page:
 
 
 def pruned_study() -> optuna.Study:
-    """Return 12 trials: every third is pruned, trial 4 fails, trial 10 is the best, with 0.99."""
+    """Return 12 trials: every third is pruned, trial 4 has failed, and trial 10 is the best, with 0.99."""
     study = make_study(direction="maximize")
     for number in range(12):
         parts = point(number / 12) | {"intermediate_values": {0: 0.5, 1: 0.6 + number / 100}}
@@ -120,11 +120,11 @@ def pruned_study() -> optuna.Study:
     return study
 
 
-# ------------------------------------------------------------------------------------------------------------ the page
+# ------------------------------------------------------------------------------------------------------------- the page
 
 
 def test_the_page_shows_the_study(tmp_path: Path) -> None:
-    """Facts, best trial, each picture with an explanation, and the table, whose rows are the trials."""
+    """The page has a summary, the best trial, each plot with an explanation, and a table of the trials."""
     page = page_of(pruned_study(), tmp_path)
     assert list(page.sections) == ["Best trial", *FIGURES, "Trials"]
     assert "Trial 10." in page.sections["Best trial"]
@@ -148,7 +148,7 @@ def test_the_page_shows_the_study(tmp_path: Path) -> None:
 
 
 def test_pruned_trials_are_marked(tmp_path: Path) -> None:
-    """A cross stands at the last report of each pruned trial alone, and the best line is its own."""
+    """Only the last report of each pruned trial has a cross, and the best trial has its own style."""
     (figure,) = page_of(pruned_study(), tmp_path).figures["Intermediate values"]
     lines = {line["hovertemplate"].split(",")[0]: line for line in figure["data"]}
     assert len(lines) == 11
@@ -162,7 +162,7 @@ def test_pruned_trials_are_marked(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("whole_library")
 def test_the_page_fetches_nothing(tmp_path: Path) -> None:
-    """No tag refers to anything outside of the page, browsers are told to refuse it, and plotly is inside."""
+    """No tag refers to another file, a policy forbids loading, and plotly is in the page."""
     page = page_of(pruned_study(), tmp_path)
     references = [
         (tag, name) for tag, attrs in page.tags for name in attrs if name in ("src", "href", "data", "action")
@@ -180,7 +180,7 @@ def test_the_page_fetches_nothing(tmp_path: Path) -> None:
 
 
 def test_text_is_not_read_as_html(tmp_path: Path) -> None:
-    """Names and choices that look like HTML are shown as they are, in the page and in the figures."""
+    """Names and choices that look like HTML are shown unchanged, in the page and in the figures."""
     evil = "<script>alert(1)</script><img src=x>&amp;"
     study = make_study(evil)
     for number, choice in enumerate([evil, "b", evil]):
@@ -210,7 +210,7 @@ def test_text_is_not_read_as_html(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("whole_library")
 def test_the_same_study_gives_the_same_page(tmp_path: Path) -> None:
-    """Nothing in the page is drawn at random or tells the time, and the order of hashing does not matter."""
+    """The page contains no random values and no current time, and does not depend on the hash seed."""
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]; "
         "from tests.plugins.optuna.report.test_report import equal_parameters; "
@@ -222,7 +222,7 @@ def test_the_same_study_gives_the_same_page(tmp_path: Path) -> None:
     assert here.read_bytes() == there.read_bytes()
 
 
-# --------------------------------------------------------------------------------------------------------- poor studies
+# ----------------------------------------------------------------------------------------------------------- small ones
 
 
 def empty() -> optuna.Study:
@@ -353,10 +353,10 @@ def objectives_of_nothing() -> optuna.Study:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )  # fmt: skip
-def test_a_poor_study_has_a_sensible_page(
+def test_a_small_study_has_a_complete_page(
     make: Callable[[], optuna.Study], words: dict[str, str], tmp_path: Path
 ) -> None:
-    """Whatever a study lacks, the page is there and says so in words; no picture is empty or broken."""
+    """A page is written for any study; where data are missing it says so, and no plot is empty or broken."""
     study = make()
     page = page_of(study, tmp_path)
     for title, said in words.items():
@@ -370,8 +370,8 @@ def test_a_poor_study_has_a_sensible_page(
     assert len(page.rows) == (len(study.trials) + 1 if study.trials else 0)
 
 
-def test_infinite_values_win_nothing(tmp_path: Path) -> None:
-    """A loss of minus infinity is a broken trial: neither the best one nor the end of the line of the best."""
+def test_infinite_values_are_not_best(tmp_path: Path) -> None:
+    """A trial with a loss of minus infinity is not the best one, and not part of the line of the best values."""
     page = page_of(infinite_values(), tmp_path)
     assert "Trial 2." in page.sections["Best trial"]
     assert page.best_rows == [2]
@@ -382,8 +382,8 @@ def test_infinite_values_win_nothing(tmp_path: Path) -> None:
     assert best["y"] == [1.0, 1.0, 0.5, 0.5, 0.5]
 
 
-def test_waiting_trials_have_no_place_in_time(tmp_path: Path) -> None:
-    """A trial that waits is in the table, not in the timeline; the others keep their numbers there."""
+def test_waiting_trials_are_not_in_the_timeline(tmp_path: Path) -> None:
+    """A waiting trial is in the table but not in the timeline; the others keep their numbers there."""
     study = make_study()
     for state in (TrialState.COMPLETE, TrialState.WAITING, TrialState.FAIL):
         add(study, state, value=1.0 if state is TrialState.COMPLETE else None)
@@ -394,7 +394,7 @@ def test_waiting_trials_have_no_place_in_time(tmp_path: Path) -> None:
 
 
 def test_each_objective_has_its_history(tmp_path: Path) -> None:
-    """With several objectives the best line of each follows its own direction, under its own name."""
+    """With several objectives each history has its own direction and name."""
     study = make_study(directions=["minimize", "maximize"])
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         study.set_metric_names(["loss", "accuracy"])
@@ -412,7 +412,7 @@ def test_each_objective_has_its_history(tmp_path: Path) -> None:
 
 
 def test_large_studies_are_drawn_in_part(tmp_path: Path) -> None:
-    """Of 400 trials the table shows all, pictures with a line for each trial the best or last 300."""
+    """Of 400 trials the table shows all, and plots with a line for each trial the best or last 300."""
     study = make_study(direction="maximize")
     for number in range(400):
         add(study, value=number % 40, intermediate_values={0: 1.0}, **point(number / 400))
@@ -428,7 +428,7 @@ def test_large_studies_are_drawn_in_part(tmp_path: Path) -> None:
 
 
 def test_a_plot_that_fails_does_not_affect_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If Optuna cannot draw something the page says what and why, and shows the rest."""
+    """If Optuna cannot create a plot, the page shows the reason and all other plots."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a reason")
@@ -439,11 +439,11 @@ def test_a_plot_that_fails_does_not_affect_the_others(tmp_path: Path, monkeypatc
     assert [title for title, figures in page.figures.items() if figures] == [f for f in FIGURES if f != "Slices"]
 
 
-# ------------------------------------------------------------------------------------------------ where it comes from
+# ------------------------------------------------------------------------------------------------------------- storages
 
 
 def test_a_study_is_found_by_the_url_of_its_storage(tmp_path: Path) -> None:
-    """A database with one study needs no name, one with several does, and the message lists them."""
+    """For a database with several studies a name is needed, and the message lists them; with one study it is not."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     add(make_study("first", storage=url), value=1.5, **point(0.25))
     page = page_of(url, tmp_path)
@@ -459,7 +459,7 @@ def test_a_study_is_found_by_the_url_of_its_storage(tmp_path: Path) -> None:
 
 
 def test_a_storage_without_a_study_is_refused(tmp_path: Path) -> None:
-    """No database is made by asking for a report of it, and what is no URL or no study is refused."""
+    """A missing database is not created, and a value that is not a URL or a study is rejected."""
     missing = tmp_path / "missing.db"
     for url in (f"sqlite:///{missing}", "sqlite://"):
         with pytest.raises(ConfigurationError, match="there is no database"):
@@ -477,8 +477,8 @@ def test_a_storage_without_a_study_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x.html").exists()
 
 
-def test_the_page_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders are made, the old page stays until the new one is complete, nothing is left beside it."""
+def test_the_page_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are created, the old page stays until the new one is complete, and no temporary file is left."""
     path = write_report(one_trial(), tmp_path / "new" / "report.html")
     assert path == tmp_path / "new" / "report.html"
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
@@ -495,15 +495,15 @@ def test_the_page_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_without_plotly_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what to install, and nothing is written."""
+    """The error names the extra to install, and no file is written."""
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ImportError, match=r"pip install 'helios-train\[tune\]'"):
         write_report(empty(), tmp_path / "x.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_makes_no_noise(tmp_path: Path) -> None:
-    """Optuna logs nothing while a report is written, and as before afterwards; warnings are errors here."""
+def test_a_report_logs_nothing(tmp_path: Path) -> None:
+    """Optuna logs nothing and warns of nothing while a report is written, and logs as before afterwards."""
     studies = [infinite_values(), empty(), objectives(2)()]
     records: list[logging.LogRecord] = []
 

@@ -90,7 +90,7 @@ def _names(root: Path) -> list[str]:
 
 
 class Bomb:
-    """What no file may do to those who read it."""
+    """The code that must not run when a file is read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,8 +101,8 @@ class Bomb:
 
 @pytest.mark.parametrize("done", [0, 1, 9])
 @pytest.mark.parametrize("name", [*MAKERS, *_EXTRA_MAKERS])
-def test_restored_sampler_goes_on_exactly(name: str, done: int, tmp_path: Path) -> None:
-    """Saved in the middle of a study, each of Optuna's samplers goes on as the one that was never saved."""
+def test_restored_sampler_continues_exactly(name: str, done: int, tmp_path: Path) -> None:
+    """Each of Optuna's samplers, saved in the middle of a study, draws the same values as the original."""
     more = 4 if name == "gp" else 14
     sampler = _make(name)
     study = _study(sampler)
@@ -114,7 +114,7 @@ def test_restored_sampler_goes_on_exactly(name: str, done: int, tmp_path: Path) 
     restored = restore_sampler(tmp_path)
     assert type(restored) is type(sampler)
 
-    # The same study twice: one goes on with the sampler, one with the restored one.
+    # The same study twice: one continues with the sampler, the other with the restored one.
     tables = []
     for going_on in (sampler, restored):
         storage = pickle.loads(pickle.dumps(study._storage))
@@ -127,7 +127,7 @@ def test_restored_sampler_goes_on_exactly(name: str, done: int, tmp_path: Path) 
 
 
 def _run_killed(name: str, root: Path, trials: int, where: str) -> list[Any]:
-    """Return the trials of a study that saves after the last suggestion, and is killed once, in or after trial 7."""
+    """Return the trials of a study that saves its sampler in each trial, and is killed in or after trial 7."""
     storage = InMemoryStorage()
     suggest = make_objective(name, lambda _: None)
     kills = iter([7])  # Trial 5 is pruned, and not saved.
@@ -160,7 +160,7 @@ def _run_killed(name: str, root: Path, trials: int, where: str) -> list[Any]:
 @pytest.mark.parametrize("where", ["before suggestions", "after saving", "between trials"])
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_saved_after_the_last_suggestion_no_number_is_drawn_twice(name: str, where: str, tmp_path: Path) -> None:
-    """Killed before a trial's suggestions, or after its sampler is saved, a study goes on exactly."""
+    """Killed before a trial's suggestions, or after its sampler was saved, a study is resumed exactly."""
     trials = 10 if name == "gp" else 16
     whole = _study(_make(name))
     whole.optimize(make_objective(name, lambda _: None), n_trials=trials)
@@ -170,14 +170,14 @@ def test_saved_after_the_last_suggestion_no_number_is_drawn_twice(name: str, whe
 
 
 def test_newest_three_are_kept(tmp_path: Path) -> None:
-    """The folder is made, files are numbered on, and the newest three stay."""
+    """The folder is created, files are numbered consecutively, and the newest three are kept."""
     root = tmp_path / "not" / "there"
     study = _study(RandomSampler(seed=0))
     for _ in range(5):
         checkpoint_sampler(study.ask(), root)
     assert _names(root) == [f"sampler-00000{i}_trial-{i - 1}.pth" for i in (3, 4, 5)]
 
-    # A retried trial has a lower number, and yet its sampler is the newest.
+    # A retried trial has a lower number, but its sampler is the newest.
     other = _study(TPESampler(seed=0))
     checkpoint_sampler(other.ask(), root)
     assert _names(root)[-1] == "sampler-000006_trial-0.pth"
@@ -185,7 +185,7 @@ def test_newest_three_are_kept(tmp_path: Path) -> None:
 
 
 def test_nothing_to_restore(tmp_path: Path) -> None:
-    """No folder, an empty one, and one with other files only give `None`."""
+    """A missing folder, an empty one, and one with other files give `None`."""
     assert restore_sampler(tmp_path / "missing") is None
     assert restore_sampler(str(tmp_path)) is None
     for name in ("notes.txt", "sampler-1_trial-0.pth", "sampler-000001_trial-0.pth.bak", ".sampler-000001_trial-0.pth"):
@@ -195,8 +195,8 @@ def test_nothing_to_restore(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "zeros", "half", "first bytes", "without its end", "flipped"])
-def test_torn_file_is_passed_over(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A torn file is named in the log, and the one before it used."""
+def test_truncated_file_is_skipped(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A truncated file is named in the log, and the file before it is used."""
     study = _study(RandomSampler(seed=0))
     for _ in range(2):
         checkpoint_sampler(study.ask(), tmp_path)
@@ -204,7 +204,7 @@ def test_torn_file_is_passed_over(damage: str, tmp_path: Path, caplog: pytest.Lo
     whole = newest.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    torn = {
+    truncated = {
         "empty": b"",
         "zeros": bytes(len(whole)),
         "half": whole[: len(whole) // 2],
@@ -212,7 +212,7 @@ def test_torn_file_is_passed_over(damage: str, tmp_path: Path, caplog: pytest.Lo
         "without its end": whole[:-10],
         "flipped": bytes(flipped),
     }
-    newest.write_bytes(torn[damage])
+    newest.write_bytes(truncated[damage])
 
     with caplog.at_level(logging.WARNING, "helios"):
         assert isinstance(restore_sampler(tmp_path), RandomSampler)
@@ -237,7 +237,7 @@ def _write_sealed(path: Path, bomb: Bomb, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_crafted_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that runs code where it is unpickled is refused, sealed or not, and nothing runs."""
+    """A pickle that would run code is rejected, with and without a checksum, and no code runs."""
     bomb = Bomb(tmp_path / "boom")
     pickle.loads(pickle.dumps(bomb))
     assert bomb.folder.exists(), "the bomb is live"
@@ -259,7 +259,7 @@ def test_crafted_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 class OwnSampler(RandomSampler):
-    """A user's own."""
+    """A sampler of a user."""
 
 
 def own_gamma(n: int) -> int:
@@ -296,14 +296,14 @@ def _impostor() -> BaseSampler:
     ],
 )
 def test_what_cannot_be_restored_is_not_saved(make: Callable[[], BaseSampler], message: str, tmp_path: Path) -> None:
-    """A sampler with a part of the user's own is refused when it is saved, by that part, with the remedy."""
+    """A sampler with a user's class or function is rejected when it is saved; the error names it and the remedy."""
     with pytest.raises(ArgumentTypeError, match=message):
         _checkpoint(make(), tmp_path / "samplers")
     assert not (tmp_path / "samplers").exists()
 
 
 def test_message_has_the_remedy(tmp_path: Path) -> None:
-    """The refusal of a user's own sampler names `ReproducibleSampler`."""
+    """The error for a user's own sampler names `ReproducibleSampler`."""
     with pytest.raises(ArgumentTypeError, match="wrap the sampler in ReproducibleSampler, which needs no checkpoint"):
         _checkpoint(OwnSampler(), tmp_path)
 
@@ -319,16 +319,16 @@ def test_reproducible_sampler_is_not_saved(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_only_rank_0_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the other ranks, whose trial is a stand-in without a study, nothing happens."""
+    """On other ranks, whose remote trial has no study, nothing is saved."""
     monkeypatch.setattr("helios.plugins.optuna.samplers.checkpoint.get_global_rank", lambda: 1)
-    checkpoint_sampler(object(), tmp_path)  # type: ignore[arg-type]  # a stand-in
+    checkpoint_sampler(object(), tmp_path)  # type: ignore[arg-type]  # as a remote trial
 
     assert _names(tmp_path) == []
     assert distributed.get_global_rank() == 0
 
 
 def test_failed_write_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails leaves the files that were there, and no part of a new one."""
+    """A failed write keeps the existing files, and leaves no part of a new one."""
     _checkpoint(RandomSampler(seed=0), tmp_path, times=3)
     before = _names(tmp_path)
 
@@ -341,7 +341,7 @@ def test_failed_write_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert _names(tmp_path) == before
 
 
-def test_other_optuna_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_optuna_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A sampler that another version of Optuna saved is restored, with a warning that names both."""
     _checkpoint(RandomSampler(seed=0), tmp_path)
     (path,) = tmp_path.iterdir()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @pytest.mark.parametrize("kind", ["name", "object", "member", "record"])
 def test_anything_else_is_refused_by_name(kind: str, name: str, tmp_path: Path) -> None:
-    """A sealed file that asks for anything that no sampler is made of, dotted names too, is refused by it."""
+    """A file with a valid checksum that names anything but the parts of samplers is rejected, and the name is shown."""
     node = {"kind": kind, "name": name, "class": name, "attributes": {}, "items": []}
     outer = {
         "kind": "object",
@@ -74,7 +74,7 @@ _WORDS = np.zeros(624, np.uint32)
     ],
 )  # fmt: skip
 def test_malformed_data_are_refused(node: Any, message: str, tmp_path: Path) -> None:
-    """Data that `checkpoint_sampler` never writes are refused, with the reason."""
+    """Data that `checkpoint_sampler` never writes are rejected with the reason."""
     save_archive(tmp_path / "sampler-000001_trial-0.pth", {"sampler": node})
 
     with pytest.raises(CorruptCheckpointError) as caught:
@@ -83,7 +83,7 @@ def test_malformed_data_are_refused(node: Any, message: str, tmp_path: Path) -> 
 
 
 def test_nested_too_deeply() -> None:
-    """Data nested a hundred thousand times are refused, and do not end the process."""
+    """Data with 100,000 levels are rejected, and do not crash the process."""
     node: Any = None
     for _ in range(100_000):
         node = {"kind": "list", "items": [node]}
@@ -93,7 +93,7 @@ def test_nested_too_deeply() -> None:
 
 
 def test_admitted_names_are_optunas_own() -> None:
-    """Every admitted name is a class or a plain function of Optuna, defined in the module that it is asked from."""
+    """Every allowed name is a class or a function of Optuna, defined in the module that the name contains."""
     for admitted in (_encoding._CLASSES, _encoding._FUNCTIONS):
         for name in admitted:
             module, _, attribute = name.partition(":")
@@ -105,7 +105,7 @@ def test_admitted_names_are_optunas_own() -> None:
 
 
 def test_shared_parts_stay_shared() -> None:
-    """A genetic sampler and its strategies draw from one generator, and do so after they were restored."""
+    """A genetic sampler and its strategies share one random generator, also after they were restored."""
     sampler: Any = _encoding.decode_sampler(_encoding.encode_sampler(NSGAIISampler(seed=0)))
 
     assert sampler._child_generation_strategy._rng is sampler._rng

@@ -47,15 +47,15 @@ def make(name: str, seed: int = 3) -> ReproducibleSampler:
 
 @functools.cache
 def uninterrupted(name: str) -> tuple[int, list[tuple[Any, ...]]]:
-    """Return the number of trials that a study of this sampler shall have, and its table."""
+    """Return the number of trials of the sampler's study, and the trials."""
     trials = {"gp": 8}.get(name, 24)
     return trials, table(run_study(name, lambda: make(name), trials))
 
 
 @pytest.mark.parametrize("nth", [1, 3])
 @pytest.mark.parametrize("name", MAKERS)
-def test_killed_trials_come_out_the_same(name: str, nth: int) -> None:
-    """A study whose every n-th trial is killed, at each of its suggestions, ends with the same table."""
+def test_killed_trials_do_not_change_the_study(name: str, nth: int) -> None:
+    """A study in which every n-th trial is killed, at each of its suggestions, ends with the same trials."""
     trials, expected = uninterrupted(name)
     killer = EveryNth(nth)
 
@@ -68,7 +68,7 @@ def test_killed_trials_come_out_the_same(name: str, nth: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", MAKERS)
 def test_kill_after_any_write(name: str, seed: int) -> None:
-    """Killed just after any write to the storage, the sampler's own notes too, a study ends the same."""
+    """A study that is killed after any write to the storage, also by the sampler, ends with the same trials."""
     trials, expected = uninterrupted(name)
     storage = MortalStorage(seed)
 
@@ -92,9 +92,9 @@ def test_killed_trials_on_sqlite(name: str, tmp_path: Path) -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"brute-force"}))  # It takes the failed attempt as visited.
+@pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"brute-force"}))  # It counts the failed attempt as visited.
 def test_retry_in_another_slot(name: str) -> None:
-    """The trial that Optuna's callback makes of a killed one draws as the killed one would have."""
+    """The retry that Optuna's callback creates for a killed trial gets the suggestions of the killed one."""
     trials, expected = uninterrupted(name)
     killed_one = trials - 2
 
@@ -118,7 +118,7 @@ def test_retry_in_another_slot(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3", "tpe"])
 def test_multi_objective_with_constraints(name: str) -> None:
-    """Two objectives and a constraint, killed in every trial, end with the same table."""
+    """A study with two objectives and a constraint, killed in every trial, ends with the same trials."""
 
     def run(killer: Callable[[optuna.Trial], None]) -> list[tuple[Any, ...]]:
         storage = optuna.storages.InMemoryStorage()
@@ -155,7 +155,7 @@ def test_multi_objective_with_constraints(name: str) -> None:
 
 
 def test_threads_do_not_matter() -> None:
-    """Trial k draws the same whether one thread runs the study or four, which Optuna asks to draw anew."""
+    """Trial k gets the same suggestions with one thread and with four, for which Optuna calls `reseed_rng`."""
     tables = []
     for n_jobs in (1, 4):
         study = optuna.create_study(sampler=make("random"))
@@ -167,7 +167,7 @@ def test_threads_do_not_matter() -> None:
 
 
 def test_seed_decides() -> None:
-    """Another seed gives another study, and `reseed_rng` does not."""
+    """Another seed changes the suggestions, and `reseed_rng` does not."""
     sampler = make("random")
     sampler.reseed_rng()
 
@@ -179,7 +179,7 @@ def test_seed_decides() -> None:
 
 
 def test_parameters_draw_independently() -> None:
-    """Two parameters of one range, and one parameter in two trials, do not get the same number."""
+    """Two parameters with one range, and one parameter in two trials, get different values."""
     study = optuna.create_study(sampler=make("random"))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1) - trial.suggest_float("y", 0, 1), n_trials=20)
 
@@ -188,7 +188,7 @@ def test_parameters_draw_independently() -> None:
 
 @pytest.mark.parametrize("name", ["grid", "brute-force"])
 def test_exhaustive_search_visits_each_point_once(name: str) -> None:
-    """With every trial killed once, a grid of 24 points and a tree of 30 are visited whole, no point twice."""
+    """With every trial killed once, a grid of 24 points and a tree of 30 are visited completely, each point once."""
     points = {"grid": 24, "brute-force": 30}[name]
 
     study = run_study(name, lambda: make(name), points, stop=EveryNth(1))
@@ -199,7 +199,7 @@ def test_exhaustive_search_visits_each_point_once(name: str) -> None:
 @pytest.mark.parametrize("scramble", [False, True])
 @pytest.mark.parametrize("kills", [False, True])
 def test_low_discrepancy_sequence_is_kept(kills: bool, scramble: bool) -> None:
-    """The points of a QMC study are those of Optuna's own sampler, in order, killed or not."""
+    """The points of a QMC study are those of Optuna's own sampler, in order, with and without kills."""
 
     def objective(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", 0, 1)
@@ -215,7 +215,7 @@ def test_low_discrepancy_sequence_is_kept(kills: bool, scramble: bool) -> None:
                 study.optimize(objective, n_trials=1)
             except Killed:
                 study._storage.set_trial_state_values(study.trials[-1]._trial_id, TrialState.WAITING)
-        return [trial.params for trial in study.trials[1:]]  # Trial 0 is drawn at random.
+        return [trial.params for trial in study.trials[1:]]  # Trial 0 is sampled at random.
 
     killed: set[int] = set()
     seeds: list[int] = []
@@ -233,7 +233,7 @@ def test_low_discrepancy_sequence_is_kept(kills: bool, scramble: bool) -> None:
 
 
 def test_class_or_partial_is_seeded_by_name() -> None:
-    """A sampler class or a partial of one will do: the seed is passed by name, not as the first argument there is."""
+    """A sampler class or a partial of one can be passed: the seed is passed by name, not as the first argument."""
     plain = ReproducibleSampler(TPESampler, 5)
     partial = ReproducibleSampler(functools.partial(TPESampler, multivariate=False), 5)
 
@@ -242,14 +242,14 @@ def test_class_or_partial_is_seeded_by_name() -> None:
 
 
 def test_survives_pickling() -> None:
-    """A sampler that is sent to another process suggests what it would have here."""
+    """A sampler that is pickled gives the same suggestions."""
     sampler = pickle.loads(pickle.dumps(ReproducibleSampler(RandomSampler, 3)))
 
     assert table(run_study("random", lambda: sampler, 5)) == uninterrupted("random")[1][:5]
 
 
 def test_trial_that_is_never_told_is_not_kept() -> None:
-    """Trials that nobody finishes leave nothing in the sampler."""
+    """Trials that never finish leave no data in the sampler."""
     sampler = make("tpe-multivariate")
     study = optuna.create_study(sampler=sampler)
     for _ in range(12):
@@ -258,8 +258,8 @@ def test_trial_that_is_never_told_is_not_kept() -> None:
     assert sampler._inferring == {}
 
 
-def test_questions_are_not_mixed_up() -> None:
-    """Drawing for a trial right after asking for another's search space gives what the trial itself would draw."""
+def test_calls_for_two_trials_are_not_mixed_up() -> None:
+    """A call for one trial directly after the search space of another one gives the first trial's own values."""
     study = optuna.create_study(sampler=make("tpe-multivariate"))
     study.optimize(make_objective("tpe-multivariate", lambda _: None), n_trials=8)
     one, other = (study._storage.get_trial(study._storage.create_new_trial(study._study_id)) for _ in range(2))
@@ -272,7 +272,7 @@ def test_questions_are_not_mixed_up() -> None:
 
 
 def test_unusable_factories() -> None:
-    """A factory that gives no sampler, one and the same, or one without its seed is refused, with the reason."""
+    """A factory that returns no sampler, always the same one, or one without the seed is rejected with the reason."""
     one = RandomSampler(seed=1)
     with pytest.raises(ArgumentTypeError, match="returned None: return a new Optuna sampler"):
         ReproducibleSampler(lambda _seed: None, 1)  # type: ignore[arg-type, return-value]  # the mistake tested
@@ -320,18 +320,18 @@ class TestBasicContract(BasicSamplerTestCase):
 
 
 class TestRelativeContract(RelativeSamplerTestCase):
-    """Optuna's contract for samplers that draw several parameters at once."""
+    """Optuna's contract for samplers that draw several parameters jointly."""
 
     sampler = _contract(_relative_tpe)
 
 
 class TestMultiObjectiveContract(MultiObjectiveSamplerTestCase):
-    """Optuna's contract for samplers that take several objectives."""
+    """Optuna's contract for samplers that support several objectives."""
 
     sampler = _contract(RandomSampler, _univariate_tpe, _nsga2, _qmc)
 
 
 class TestSingleOnlyContract(SingleOnlySamplerTestCase):
-    """Optuna's contract for samplers that take one objective alone."""
+    """Optuna's contract for samplers that support a single objective."""
 
     sampler = _contract(_relative_cmaes)

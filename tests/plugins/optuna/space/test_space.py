@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOML = """
-# The child stands before its parents here.
+# The child is defined before its parents.
 momentum = { kind = "float", low = 0.0, high = 0.9, step = 0.1, when = { optimizer = ["sgd", "rmsprop"] } }
 optimizer = { kind = "categorical", choices = ["adam", "sgd", "rmsprop"] }
 nesterov = { kind = "categorical", choices = [true, false], when = { optimizer = "sgd", momentum = [0.3, 0.6] } }
@@ -80,11 +80,11 @@ def from_text(text: str, folder: Path) -> SearchSpace:
     return SearchSpace.from_toml(path)
 
 
-# ----------------------------------------------------------------------------------------------------------- right ones
+# ----------------------------------------------------------------------------------------------------------- valid ones
 
 
-def test_a_file_says_what_is_suggested(tmp_path: Path) -> None:
-    """Every key of the file arrives at the trial, parents first, and conditions decide what is asked for."""
+def test_a_file_defines_the_suggestions(tmp_path: Path) -> None:
+    """Every key of the file reaches the trial, parents first, and conditions decide which parameters are suggested."""
     space = from_text(TOML, tmp_path)
     assert list(space) == ["optimizer", "momentum", "nesterov", "lr", "layers"]
     trial = Recorder()
@@ -99,7 +99,7 @@ def test_a_file_says_what_is_suggested(tmp_path: Path) -> None:
 
 
 def test_conditions_hold_for_the_values_that_a_trial_has(tmp_path: Path) -> None:
-    """A parameter exists exactly if each condition holds, and 0.1 + 0.2 is the third step of 0.1."""
+    """A parameter exists if and only if all conditions hold, and 0.1 + 0.2 is the third step of 0.1."""
     space = from_text(TOML, tmp_path)
     rest = {"lr": 0.1, "layers": 3}
 
@@ -114,7 +114,7 @@ def test_conditions_hold_for_the_values_that_a_trial_has(tmp_path: Path) -> None
 
 
 def test_a_space_reads_as_a_mapping_of_parameters(tmp_path: Path) -> None:
-    """Look-up, length and iteration are a mapping's; str shows a line each, and repr makes an equal space."""
+    """The space is a mapping; str has a line for each parameter, and repr creates an equal space."""
     space = from_text(TOML, tmp_path)
     assert len(space) == 5
     assert space["layers"].name == "layers"
@@ -131,7 +131,7 @@ def test_a_space_reads_as_a_mapping_of_parameters(tmp_path: Path) -> None:
 
 
 def test_equal_spaces_say_the_same_in_the_same_order() -> None:
-    """What is left out has its default, conditions are sets, and another order or type makes another space."""
+    """Omitted keys have their default, conditions are sets, and another order or type gives another space."""
     lr = {"kind": "float", "low": 0.0, "high": 1.0}
     spelled_out = {"kind": "float", "low": 0, "high": 1, "log": False, "when": {}}
     assert SearchSpace.from_dict({"lr": lr}) == SearchSpace.from_dict({"lr": spelled_out})
@@ -144,7 +144,7 @@ def test_equal_spaces_say_the_same_in_the_same_order() -> None:
 
 
 def test_a_space_travels_to_other_processes(tmp_path: Path) -> None:
-    """A pickled or copied space is equal to the first, and a changed mapping does not change the space made of it."""
+    """A pickled or copied space is equal to the original, and does not change with the mapping it was created from."""
     space = from_text(TOML, tmp_path)
     definitions = space.to_dict()
     assert pickle.loads(pickle.dumps(space)) == copy.deepcopy(space) == space
@@ -153,7 +153,7 @@ def test_a_space_travels_to_other_processes(tmp_path: Path) -> None:
 
 
 def test_values_of_derived_classes_become_the_builtins_that_are_stored() -> None:
-    """NumPy floats and members of enumerations are suggested as what a storage gives back after a resume."""
+    """NumPy floats and enum members are suggested as the builtin values that a storage returns."""
 
     class Colour(enum.StrEnum):
         RED = "red"
@@ -171,7 +171,7 @@ def test_values_of_derived_classes_become_the_builtins_that_are_stored() -> None
     assert repr(space) == repr(SearchSpace.from_dict(space.to_dict()))
 
 
-# ----------------------------------------------------------------------------------------------------------- wrong ones
+# --------------------------------------------------------------------------------------------------------------- errors
 
 FLOAT = {"kind": "float", "low": 0.1, "high": 1.0}
 INT = {"kind": "int", "low": 1, "high": 9}
@@ -224,7 +224,7 @@ INT = {"kind": "int", "low": 1, "high": 9}
     ],
 )
 def test_a_broken_rule_is_named_with_value_and_remedy(definition: dict[str, Any], said: str) -> None:
-    """One clear error for each rule, that names the parameter, what is wrong, and what to do."""
+    """Each broken rule gives an error that names parameter, value and remedy."""
     with pytest.raises(ConfigurationError, match=r'^search space: parameter "x": ' + said.replace('["', r'\["')):
         SearchSpace.from_dict({**PARENTS, "x": definition})
 
@@ -248,7 +248,7 @@ def test_a_broken_rule_is_named_with_value_and_remedy(definition: dict[str, Any]
     ],
 )
 def test_a_wrong_type_is_a_type_error(definition: Any, said: str) -> None:
-    """What has the wrong type is named with its value and its type."""
+    """A value of the wrong type is shown with its type."""
     with pytest.raises(ArgumentTypeError, match=r'^search space: parameter "x": ' + said):
         SearchSpace.from_dict({**PARENTS, "x": definition})
 
@@ -264,14 +264,14 @@ def test_a_wrong_type_is_a_type_error(definition: Any, said: str) -> None:
         ({"a" * 513: FLOAT}, ConfigurationError, "a name has 1 to 512 printable characters"),
     ],
 )
-def test_a_space_that_is_none_is_refused(definitions: Any, error: type[Exception], said: str) -> None:
-    """An empty space, something else than a mapping, and impossible names are errors."""
+def test_invalid_spaces_are_rejected(definitions: Any, error: type[Exception], said: str) -> None:
+    """An empty space, a value that is not a mapping, and invalid names are errors."""
     with pytest.raises(error, match=said):
         SearchSpace.from_dict(definitions)
 
 
 def test_all_errors_are_listed_at_once(tmp_path: Path) -> None:
-    """One error lists the errors of all parameters and begins with the file."""
+    """One exception lists the errors of all parameters and begins with the file."""
     text = 'lr = { kind = "float", low = 1, high = 0, lgo = true }\ndepth = 3\nwidth = { kind = "itn" }\n'
     with pytest.raises(ConfigurationError) as caught:
         from_text(text, tmp_path)
@@ -285,8 +285,8 @@ def test_all_errors_are_listed_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None:
-    """A syntax error names file and line, so do bytes that are no text; a missing file is an OSError."""
+def test_a_file_that_is_not_toml_is_rejected_with_the_line(tmp_path: Path) -> None:
+    """A syntax error or bytes that are not UTF-8 name the file and the position; a missing file is an OSError."""
     path = tmp_path / "space.toml"
     with pytest.raises(ConfigurationError, match=rf"{re.escape(str(path))}: this is not TOML: .*at line 2"):
         from_text("\nlr = = 1\n", tmp_path)
@@ -298,8 +298,8 @@ def test_a_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("circle", [("a", "b"), ("a", "b", "c"), ("b", "a", "c", "d")])
-def test_circles_are_found_once(circle: tuple[str, ...]) -> None:
-    """Parameters that wait for each other are refused, and the message walks around the circle."""
+def test_cycles_are_reported_once(circle: tuple[str, ...]) -> None:
+    """Parameters that depend on each other are rejected, and the message shows the cycle."""
     definitions = {
         name: {"kind": "int", "low": 0, "high": 1, "when": {parent: 1}}
         for name, parent in zip(circle, circle[1:] + circle[:1], strict=True)
@@ -367,7 +367,7 @@ def spaces(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(definitions=spaces())
 def test_to_dict_is_the_inverse_of_from_dict(definitions: dict[str, Any]) -> None:
-    """A space made of what a space says is equal to it, through JSON, too, and says nothing shorter."""
+    """A space that is created from `to_dict` is equal, also through JSON, and gives the same mapping."""
     space = SearchSpace.from_dict(definitions)
     again = SearchSpace.from_dict(json.loads(json.dumps(space.to_dict())))
     assert again == space
@@ -380,7 +380,7 @@ def test_to_dict_is_the_inverse_of_from_dict(definitions: dict[str, Any]) -> Non
 
 @given(definitions=spaces(), seed=st.integers(0, 100))
 def test_suggestions_lie_in_the_space_and_conditions_hold(definitions: dict[str, Any], seed: int) -> None:
-    """In real trials each value is one that its definition admits, and is there if its parent wants it."""
+    """In real trials each value is possible, and each parameter exists if and only if its conditions hold."""
     space = SearchSpace.from_dict(definitions)
     study = make_study(seed)
     for _ in range(3):
@@ -415,11 +415,11 @@ def ensure_admitted(definition: dict[str, Any], value: Any) -> None:
         assert steps == pytest.approx(round(steps))
 
 
-# -------------------------------------------------------------------------------------------------------- with a study
+# --------------------------------------------------------------------------------------------------------- with a study
 
 
 def test_the_first_trial_records_the_space_and_the_next_one_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The space is in the study's attributes after the first trial; later ones cost the storage nothing."""
+    """The space is in the study's attributes after the first trial; later trials do not access the storage."""
     space, study = SearchSpace.from_dict(PARENTS), make_study()
     space.suggest(study.ask())
     assert json.loads(study.user_attrs[SPACE_ATTRIBUTE])[0] == {"name": "optimizer", **PARENTS["optimizer"]}
@@ -438,7 +438,7 @@ def test_the_first_trial_records_the_space_and_the_next_one_asks_nothing(monkeyp
 
 
 def test_a_study_resumed_with_another_space_says_what_differs(tmp_path: Path) -> None:
-    """Before anything is suggested, each difference is told, with values and remedies."""
+    """An error lists all differences, with values and remedies, before a parameter is suggested."""
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     old = {**PARENTS, "gone": FLOAT, "c": {**FLOAT, "when": {"optimizer": "sgd"}}}
     new = {**PARENTS, "lr": {**PARENTS["lr"], "high": 2.0, "log": True}, "new": FLOAT, "c": FLOAT}
@@ -461,7 +461,7 @@ def test_a_study_resumed_with_another_space_says_what_differs(tmp_path: Path) ->
 
 
 def test_another_order_is_another_space() -> None:
-    """Samplers draw in order, so a study resumed with the same parameters in another order says so."""
+    """A space with the same parameters in another order is another space, because samplers draw in order."""
     study = make_study()
     SearchSpace.from_dict({"a": FLOAT, "b": FLOAT}).record(study)
     with pytest.raises(ConfigurationError, match="the order: a, b is recorded, this space has b, a"):
@@ -469,7 +469,7 @@ def test_another_order_is_another_space() -> None:
 
 
 def test_a_recorded_space_is_replaced_only_when_asked_to() -> None:
-    """`record` refuses as `check` does, `replace=True` makes the new space the study's own."""
+    """`record` raises the error of `check`, and with `replace=True` replaces the recorded space."""
     study, old, new = make_study(), SearchSpace.from_dict({"a": FLOAT}), SearchSpace.from_dict({"a": INT})
     old.check(study)
     assert SPACE_ATTRIBUTE not in study.user_attrs
@@ -485,8 +485,8 @@ def test_a_recorded_space_is_replaced_only_when_asked_to() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}x", "[1]", '["a"]', "3", '[{"kind": "float"}]'])
-def test_an_attribute_that_is_no_space_is_refused(text: str) -> None:
-    """What someone else wrote under the name of the attribute is shown, with the way out, and can be replaced."""
+def test_an_attribute_that_is_not_a_space_is_rejected(text: str) -> None:
+    """Another value in the attribute is shown with the remedy, and can be replaced."""
     study, space = make_study(), SearchSpace.from_dict({"a": FLOAT})
     study.set_user_attr(SPACE_ATTRIBUTE, text)
     with pytest.raises(ConfigurationError, match="which is no search space: replace it"):

@@ -42,7 +42,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def hold(place: str, pipe: Any, name: str) -> None:
-    """Take the lock, say so, and keep it until told to release it."""
+    """Acquire the lock, report that, and hold it until the other process sends a message."""
     study = load(place, name)
     pipe.send("ready")
     pipe.recv()
@@ -54,7 +54,7 @@ def hold(place: str, pipe: Any, name: str) -> None:
 
 
 class Holder:
-    """Another process that takes the lock when told to."""
+    """Another process that acquires the lock when it gets a message."""
 
     def __init__(self, place: str, name: str = "study") -> None:
         self.pipe, theirs = studies._context.Pipe()
@@ -76,14 +76,14 @@ class Holder:
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_the_lock_excludes_other_processes(place: str) -> None:
-    """While this process holds the lock another waits for it, and has it as soon as it is free."""
+    """While this process holds the lock another one waits, and acquires it as soon as it is released."""
     study = load(place)
     other = Holder(place)
     with study_lock(study):
         other.continue_()
         assert not other.receives("locked", 0.4)
         begin = time.monotonic()
-        study.ask()  # A journal has a lock file of its own, which Optuna breaks after 30 s.
+        study.ask()  # Optuna breaks a journal's own lock file after 30 s.
         assert time.monotonic() - begin < 20
     assert other.receives("locked")
     other.end()
@@ -91,7 +91,7 @@ def test_the_lock_excludes_other_processes(place: str) -> None:
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_a_killed_process_releases_the_lock(place: str) -> None:
-    """After SIGKILL of the process that held it, the lock is free at once."""
+    """After SIGKILL of its process, the lock is released immediately."""
     study = load(place)
     other = Holder(place)
     other.continue_()
@@ -105,7 +105,7 @@ def test_a_killed_process_releases_the_lock(place: str) -> None:
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_threads_exclude_each_other(place: str) -> None:
-    """Two threads are never in the lock at the same time, with the same or with different connections."""
+    """Two threads never hold the lock at the same time, with the same or with different connections."""
     inside, seen = 0, []
 
     def enter(study: optuna.Study) -> None:
@@ -127,7 +127,7 @@ def test_threads_exclude_each_other(place: str) -> None:
 
 
 def test_studies_of_one_file_share_its_lock(tmp_path: Path) -> None:
-    """Two studies of one SQLite file take turns, as their transactions do; both get theirs."""
+    """Two studies in one SQLite file exclude each other, as their transactions do."""
     place = f"sqlite:///{tmp_path / 'study.db'}"
     study, other = load(place, "mine"), Holder(place, "theirs")
     with study_lock(study):
@@ -138,7 +138,7 @@ def test_studies_of_one_file_share_its_lock(tmp_path: Path) -> None:
 
 
 def test_a_relative_path_means_the_directory_it_was_opened_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that has changed its directory since it opened the study holds the same lock as all others."""
+    """A process that has changed its working directory since it opened the study uses the same lock."""
     monkeypatch.chdir(tmp_path)
     study = load("sqlite:///study.db")
     other = Holder(f"sqlite:///{tmp_path / 'study.db'}")
@@ -154,7 +154,7 @@ def test_a_relative_path_means_the_directory_it_was_opened_in(tmp_path: Path, mo
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_a_forked_child_does_not_keep_the_lock(place: str) -> None:
-    """A worker of a data loader that is forked while the lock is held lives on, and the lock is free all the same."""
+    """A data loader worker that is forked while the lock is held does not keep the lock."""
     study = load(place)
     other = Holder(place)
     with study_lock(study):
@@ -172,7 +172,7 @@ def test_a_forked_child_does_not_keep_the_lock(place: str) -> None:
 
 
 def test_a_child_forked_by_another_thread_can_lock(tmp_path: Path) -> None:
-    """A child that is forked while a thread of its parent is in the lock is not locked out of it for ever."""
+    """A child that is forked while a thread of its parent holds the lock can acquire it."""
     study = load(f"sqlite:///{tmp_path / 'study.db'}")
     is_held, may_end = threading.Event(), threading.Event()
 
@@ -186,7 +186,7 @@ def test_a_child_forked_by_another_thread_can_lock(tmp_path: Path) -> None:
     assert is_held.wait(10)
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # Ends a child that waits for ever.
+        signal.alarm(20)  # Ends a child that is stuck.
         with study_lock(load(f"sqlite:///{tmp_path / 'study.db'}")):
             os._exit(0)
     may_end.set()
@@ -195,7 +195,7 @@ def test_a_child_forked_by_another_thread_can_lock(tmp_path: Path) -> None:
 
 
 def test_other_storages_lock_threads_alone() -> None:
-    """A study in memory needs no file, and its lock is free again after an error."""
+    """The lock of a study in memory needs no file, and is released after an error."""
     study = optuna.create_study()
     with pytest.raises(KeyError), study_lock(study):
         raise KeyError
@@ -208,7 +208,7 @@ def test_other_storages_lock_threads_alone() -> None:
 def test_a_server_that_restarts_takes_the_lock_away(
     postgres_server: Server, postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A PostgreSQL server that restarts under a held lock: leaving it raises nothing, and it can be had again."""
+    """After a restart of the PostgreSQL server, the release raises nothing, and the lock can be acquired again."""
     study = load(postgres_url)
     retry_storage(study)
     with study_lock(study):

@@ -1,4 +1,4 @@
-"""Marks of processes, and whether these live."""
+"""The recorded owners of trials, and whether their processes are alive."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _start() -> subprocess.Popen[bytes]:
     return process
 
 
-def test_mark_is_written_into_the_storage(url: str) -> None:
-    """A marked trial, read back from the database, names this process, which lives."""
+def test_owner_is_recorded_in_the_storage(url: str) -> None:
+    """The owner that is read from the database is this process, which is alive."""
     study = optuna.create_study(storage=url, study_name="s")
     mark_owner(study.ask())
     (trial,) = optuna.load_study(storage=url, study_name="s").trials
@@ -42,8 +42,8 @@ def test_mark_is_written_into_the_storage(url: str) -> None:
     assert str(os.getpid()) in str(owner)
 
 
-def test_trial_without_a_storage_is_left_as_it_is() -> None:
-    """Marking a fixed trial or a stand-in does nothing; a trial nobody marked has no owner."""
+def test_trial_without_a_storage_gets_no_owner() -> None:
+    """Nothing is recorded for an object that is not an Optuna trial; a trial without a record has no owner."""
     fixed = optuna.trial.FixedTrial({"x": 1})
     mark_owner(fixed)
     assert fixed.system_attrs == {}
@@ -62,13 +62,13 @@ def test_trial_without_a_storage_is_left_as_it_is() -> None:
         {"host": "h", "boot": "", "namespace": "", "pid": 1, "start": None, "more": 1},
     ],
 )
-def test_what_is_no_mark_names_nobody(mark: Any) -> None:
-    """A mark of another form is read as none at all."""
+def test_an_invalid_record_names_no_owner(mark: Any) -> None:
+    """A record of another form gives no owner."""
     assert owner_of(optuna.trial.create_trial(value=1.0, system_attrs={OWNER_KEY: mark})) is None
 
 
-def test_killed_process_is_gone_before_and_after_its_parent_notices() -> None:
-    """A process lives until it is killed; as a zombie it is gone already."""
+def test_killed_process_and_zombie_are_gone() -> None:
+    """A process is alive until it is killed; a zombie is not alive."""
     process = _start()
     owner = _mark_of(process)
     assert is_alive(owner) is True
@@ -81,14 +81,14 @@ def test_killed_process_is_gone_before_and_after_its_parent_notices() -> None:
 
 
 def test_later_process_with_the_same_id_is_another() -> None:
-    """A live process of the owner's id that started at another time is not the owner."""
+    """A live process with the owner's id and another start time is not the owner."""
     here = this_process()
     assert here.start is not None
     assert is_alive(dataclasses.replace(here, start=here.start - 1)) is False
 
 
 def test_what_can_be_known_from_here() -> None:
-    """Another boot of this host: gone. Another host, or another container on this one: unknown."""
+    """A process of another boot is gone; a process on another host or in another container is unknown."""
     here = this_process()
     assert is_alive(dataclasses.replace(here, boot="another")) is False
     assert is_alive(dataclasses.replace(here, host="another")) is None
@@ -96,7 +96,7 @@ def test_what_can_be_known_from_here() -> None:
 
 
 def test_system_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where the system tells no start times, a process that is not there is gone, and one that is may be another."""
+    """Without start times, a missing process is gone, and an existing one is unknown."""
     process = _start()
     monkeypatch.setattr(_owners, "_PROC", tmp_path)
     owner = _mark_of(process)
@@ -108,7 +108,7 @@ def test_system_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_name_of_a_process_may_hold_blanks_and_brackets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The start time is read right whatever the process is called."""
+    """The start time is read correctly for any name of the process."""
     (tmp_path / "7").mkdir()
     fields = " ".join(str(number) for number in range(4, 53))
     (tmp_path / "7" / "stat").write_text(f"7 (a) Z (b) S {fields}\n", encoding="utf-8")
