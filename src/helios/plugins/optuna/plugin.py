@@ -95,7 +95,7 @@ class OptunaPlugin(Plugin):
     def configure_model(self, model: Any) -> None:
         """Give the model a folder of checkpoints for this trial: `_trial-<number>` is added to its save name.
 
-        A retried trial has the number of the trial that it retries, and so goes on from its last checkpoint.
+        A retried trial has the number of the trial that it retries, and so continues from its last checkpoint.
         """
         suffix = f"_trial-{original_number(self._trial)}"
         if not model.save_name.endswith(suffix):
@@ -177,12 +177,12 @@ class OptunaPlugin(Plugin):
                 validation_cycle,
                 self._trial.number,
             )
-        # A run that was killed after a report, and resumed from before it, comes by here again. Where it went on that
-        # time it goes on now; only after the last report may it have been pruned.
-        went_on_before = any(step > validation_cycle for step in self._known_steps)
+        # A run that was killed after a report, and resumed from before it, reports this step again. If it reported a
+        # later step in the first life, it was not pruned here, so the pruner is not asked again.
+        continued_before = any(step > validation_cycle for step in self._known_steps)
         self._report(value, validation_cycle)
         self._reports[validation_cycle] = value
-        if not went_on_before:
+        if not continued_before:
             self._is_pruned = is_pruned_at(self._trial, validation_cycle)
 
     register_metrics = report_metrics
@@ -228,6 +228,6 @@ class OptunaPlugin(Plugin):
             TrialInterrupted: if a signal has stopped `fit`. The trial is not over, and its metric not final.
         """
         if self._is_interrupted:
-            raise TrialInterrupted(f"trial {self._trial.number} was interrupted: run the study again to go on")
+            raise TrialInterrupted(f"trial {self._trial.number} was interrupted: run the study again to continue it")
         if self._is_pruned:
             raise optuna.TrialPruned(self._describe_pruning())
