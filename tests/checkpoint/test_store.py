@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios import TrainingState
-from helios.checkpoint.store import CheckpointName, CheckpointStore
+from helios.checkpoint.names import CheckpointName
+from helios.checkpoint.store import CheckpointStore
 from helios.errors import (
     CheckpointError,
     ConfigurationError,

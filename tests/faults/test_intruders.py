@@ -126,7 +126,7 @@ def test_an_intruder_among_samplers_is_named(tmp_path: Path, what: str, caplog: 
             restore_sampler(tmp_path)
     else:
         assert restore_sampler(tmp_path) is None
-        assert f"passed over the sampler in {path}, which cannot be read" in caplog.text
+        assert f"skipped the sampler in {path}, which cannot be read" in caplog.text
 
 
 def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

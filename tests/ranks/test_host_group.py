@@ -61,6 +61,8 @@ def agree(rank: int) -> dict[str, Any]:
         ),  # Which cannot be pickled, and need not be.
         "none": host_group.broadcast_object(None if rank == 0 else steps),
         "gather": host_group.all_gather_object({"of": rank}),
+        "gather on rank 0": host_group.gather_object({"of": rank}),
+        "bytes": list(host_group.broadcast_bytes(iter([b"ab", b"c"]) if rank == 0 else None)),
         "votes": [host_group.all_reduce_max(step * (rank == step % 2)) for step in range(50)],
     }
     steps.join()
@@ -71,6 +73,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
     """Both ranks get the largest votes, to the last bit, rank 0's value and all values in order."""
     told = run_ranks(tmp_path, 2, agree)
     assert [entry.pop("place") for entry in told] == [(0, 2), (1, 2)]
+    assert [entry.pop("gather on rank 0") for entry in told] == [[{"of": 0}, {"of": 1}], None]
     assert told[0] == told[1]
     assert told[0] == {
         "vote": (1, 0, 7, LARGE, 1 - LARGE),
@@ -78,6 +81,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
         "share": {"of": 0},
         "none": None,
         "gather": [{"of": 0}, {"of": 1}],
+        "bytes": [b"ab", b"c"],
         "votes": [(step,) for step in range(50)],
     }
 

@@ -12,7 +12,7 @@ from helios.core.state import TrainingState
 from helios.data.sources import SamplerSource
 from helios.model.model import Model
 from helios.parallel import gradients
-from helios.trainer import _jobs
+from helios.trainer import _saving
 from helios.trainer._loop import TrainingLoop
 from helios.trainer._schedule import Outcome
 
@@ -31,9 +31,9 @@ def _saved_before_epoch_end() -> None:
 
     def save_first(self: Any) -> None:
         dataset_iter, self._state.dataset_iter = self._state.dataset_iter, 0
-        self._save(is_last=False)
+        self._write(self._save, is_last=False)
         self._state.dataset_iter = dataset_iter
-        save, self._save = self._save, lambda **_: None
+        save, self._save = self._save, lambda *_, **__: None
         original(self)
         self._pending = save
 
@@ -73,20 +73,20 @@ def _steps_not_keyed() -> None:
 
 def _gradients_lost() -> None:
     """A checkpoint in the middle of an accumulation leaves the gradients out."""
-    _jobs.collect_gradients = lambda *_: {}  # type: ignore[attr-defined]  # the point
+    _saving.collect_gradients = lambda *_: {}  # type: ignore[attr-defined]  # the point
     assert gradients
 
 
 def _gradients_by_the_trainers_count() -> None:
     """A checkpoint has gradients only in the middle of an accumulation that the trainer knows of."""
-    original = _jobs.TrainingJob._collect
+    original = _saving.Saver.collect
 
-    def collect(self: Any) -> dict[str, Any]:
-        data = original(self)
+    def collect(self: Any, training: Any) -> dict[str, Any]:
+        data = original(self, training)
         is_accumulating = self._state.global_iteration % self._session.options.accumulation_steps != 0
         return data if is_accumulating else {**data, "gradients": {}}
 
-    _jobs.TrainingJob._collect = collect  # type: ignore[method-assign]  # the point
+    _saving.Saver.collect = collect  # type: ignore[method-assign]  # the point
 
 
 def _running_losses_lost() -> None:

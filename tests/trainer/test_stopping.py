@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from helios.errors import TrainingError
 from helios.plugins.table import PluginTable
 from helios.ranks.host_group import HostGroup
 from helios.trainer import find_last_checkpoint
-from helios.trainer._loop import TrainingLoop
 from helios.trainer._stopping import StopVote
 from tests.ranks.host_groups import join_host_group
 from tests.ranks.ranks import run_ranks
@@ -248,19 +246,3 @@ def test_only_where_somebody_may_have_changed_his_mind_there_is_a_vote() -> None
         assert StopVote(CountingModel(), plugins, HostGroup()).has_news() is has_news
         assert StopVote(StopModelWhen(wants=False), plugins, HostGroup()).has_news(), "a model may change it any time"
     assert plugin.calls == 0
-
-
-def test_what_has_trained_is_let_go_of(tmp_path: Path) -> None:
-    """When a run has ended, nothing keeps its loop, its source and its groups until a collector comes by."""
-
-    def loops() -> int:
-        return sum(type(thing) is TrainingLoop for thing in gc.get_objects())
-
-    gc.collect()
-    before = loops()
-    gc.disable()
-    try:
-        assert make_trainer(tmp_path).fit(CountingModel(), ListData())
-        assert loops() == before
-    finally:
-        gc.enable()

@@ -106,17 +106,43 @@ def verify_archive(path: Path) -> None:
         raise CorruptCheckpointError(f"{path.name} does not match its checksum: its bytes have changed")
 
 
-def load_archive(path: Path) -> dict[str, Any]:
-    """Read what `save_archive` wrote, with tensors on the CPU. Never runs code out of the file.
+def checksum_of(path: Path) -> bytes:
+    """Return the checksum that a file says it has, without reading the rest of it; empty if it says none.
+
+    Raises:
+        OSError: if it cannot be read, or is no file.
+    """
+    with open_regular(path) as file:
+        file.seek(max(0, path.stat().st_size - _COMMENT_SIZE))
+        comment = file.read(_COMMENT_SIZE)
+    return comment if comment.startswith(_MARK) else b""
+
+
+def read_structure(path: Path) -> dict[str, Any]:
+    """Read what a file of `save_archive` holds but the numbers in its tensors, which are on the meta device.
 
     Raises:
         CorruptCheckpointError: if the bytes are not those that were written, or not plain data.
         OSError: if the file cannot be read, or is no file.
     """
     verify_archive(path)
-    data = safe_torch_load(path, map_location="cpu")
-    if not isinstance(data, dict):
-        raise CorruptCheckpointError(f"{path.name} holds a {type(data).__name__}, not a dictionary")
+    return _load_dictionary(path, "meta")
+
+
+def load_archive(path: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Read what `save_archive` wrote, with tensors on the CPU. Never runs code out of the file.
+
+    Args:
+        path: the file.
+        verify: whether its checksum is computed; it need not be for a file that has just been verified.
+
+    Raises:
+        CorruptCheckpointError: if the bytes are not those that were written, or not plain data.
+        OSError: if the file cannot be read, or is no file.
+    """
+    if verify:
+        verify_archive(path)
+    data = _load_dictionary(path, "cpu")
     try:
         decoded: dict[str, Any] = decode(data)
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -125,3 +151,10 @@ def load_archive(path: Path) -> dict[str, Any]:
             f"{path.name} holds what save_archive never writes ({type(error).__name__}: {error})"
         ) from error
     return decoded
+
+
+def _load_dictionary(path: Path, device: str) -> dict[str, Any]:
+    data = safe_torch_load(path, map_location=device)
+    if not isinstance(data, dict):
+        raise CorruptCheckpointError(f"{path.name} holds a {type(data).__name__}, not a dictionary")
+    return data

@@ -38,7 +38,7 @@ def digests_of(data: dict[str, Any]) -> dict[Path, bytes]:
 
 
 def collect_rank_deltas(data: dict[str, Any], host_group: HostGroup) -> list[RankDelta]:
-    """Return, on every rank, for each rank what it has apart from rank 0; a collective.
+    """Return, on rank 0, for each rank what it has apart from rank 0; an empty list on the others. A collective.
 
     Args:
         data: this rank's state: dictionaries, the keys and leaves of which are plain data.
@@ -48,8 +48,8 @@ def collect_rank_deltas(data: dict[str, Any], host_group: HostGroup) -> list[Ran
     expected = host_group.broadcast_object(digests_of(data) if host_group.rank == 0 else {})
     rank_delta = [] if host_group.rank == 0 else find_differences(data, expected)
     # On the CPU: on another rank, or another machine, this rank's device may be somebody else's, or not there.
-    packed = host_group.all_gather_object(dump(map_tree(rank_delta, lambda _, leaf: _on_host(leaf))))
-    return [load(each) for each in packed]
+    packed = host_group.gather_object(dump(map_tree(rank_delta, lambda _, leaf: _on_host(leaf))))
+    return [load(each) for each in packed or []]
 
 
 def _on_host(leaf: Any) -> Any:

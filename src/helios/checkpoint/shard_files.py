@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PLAIN: Final = "plain.pth"
+PLAIN_FILE: Final = "plain.pth"
 _SHARDS: Final = "*.safetensors"
 
 
@@ -115,7 +115,7 @@ class _Saving:
                 f"rank 0 finds the files {sorted(present)} in {self._folder.parent}, but the ranks wrote "
                 f"{sorted(shards)}: save to a file system that all ranks share",
             )
-        save_archive(self._folder / _PLAIN, {"data": self._plain, "shards": shards})
+        save_archive(self._folder / PLAIN_FILE, {"data": self._plain, "shards": shards})
         self._stack.close()
 
 
@@ -162,10 +162,10 @@ def load_sharded_plain(path: Path, *, verify: bool = True) -> dict[str, Any]:
         CorruptCheckpointError: if anything is not as it was written.
         OSError: if there is no such folder, or it cannot be read.
     """
-    if path.is_dir() and not (path / _PLAIN).exists():
-        raise CorruptCheckpointError(f"{path.name} has no {_PLAIN}: it is no checkpoint, or not the whole of one")
+    if path.is_dir() and not (path / PLAIN_FILE).exists():
+        raise CorruptCheckpointError(f"{path.name} has no {PLAIN_FILE}: it is no checkpoint, or not the whole of one")
     try:
-        archive = load_archive(path / _PLAIN)
+        archive = load_archive(path / PLAIN_FILE)
         data, shards = archive["data"], archive["shards"]
         if verify:
             _verify(path, shards)

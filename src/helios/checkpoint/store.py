@@ -1,93 +1,38 @@
-"""Checkpoints on disk: their names, and which of them a run goes on from."""
+"""Checkpoints on disk: how they are written, and which of them a run resumes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Any, Final
 
-from helios.checkpoint.archive import load_archive, save_archive
+import torch
+
+from helios.checkpoint.archive import load_archive, read_structure, save_archive
 from helios.checkpoint.files import check_length, ensure_writable, remove_temporaries
 from helios.checkpoint.format import check_contents
 from helios.checkpoint.lock import FolderLock
-from helios.checkpoint.plain import dump, encode, load
+from helios.checkpoint.names import CheckpointName
+from helios.checkpoint.plain import encode
 from helios.checkpoint.rank_deltas import collect_rank_deltas, select_rank_state
 from helios.checkpoint.shard_files import fill_shards, load_sharded_plain, save_sharded
-from helios.checkpoint.shard_tree import take_shards_out
+from helios.checkpoint.shard_tree import is_sharded, map_tree, take_shards_out
+from helios.checkpoint.sharing import share_checkpoint
 from helios.core.logging import get_root_logger
-from helios.core.paths import can_be_in_name, to_path
+from helios.core.paths import to_path
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
 from helios.ranks.host_group import HostGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from helios.ranks.mesh import Mesh
-
-SUFFIX: Final = ".pth"
-_COUNTS: Final = re.compile(
-    r"_epoch_(?P<epoch>[0-9]+)_iter_(?P<iteration>[0-9]+)(?P<metadata>(?:[^0-9].*)?)", re.DOTALL
-)
 
 # What room a name has for its counts from the start: a run comes no further.
 _MOST_EPOCHS: Final = 10**9 - 1
 _MOST: Final = 10**12 - 1
 _LONGEST_INNER_NAME: Final = 64  # Of the files in a folder of shards.
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointName:
-    """The name of a checkpoint: `str` writes it, and `parse` is the inverse.
-
-    Attributes:
-        save_name: the model's save name.
-        epoch: epochs started.
-        iteration: iterations done.
-        metadata: what the model has added; it does not begin with a digit.
-    """
-
-    save_name: str
-    epoch: int
-    iteration: int
-    metadata: str = ""
-
-    def __str__(self) -> str:
-        """Return the name of the file."""
-        return f"{self.save_name}_epoch_{self.epoch}_iter_{self.iteration}{self.metadata}{SUFFIX}"
-
-    @classmethod
-    def parse(cls, file_name: str, save_name: str) -> CheckpointName | None:
-        """Return what a file's name says; `None` if it is no checkpoint of this model.
-
-        The save name must be known: it may itself hold anything, "_epoch_1_iter_1" too.
-        """
-        if not (file_name.startswith(save_name) and file_name.endswith(SUFFIX)):
-            return None
-        match = _COUNTS.fullmatch(file_name[len(save_name) : -len(SUFFIX)])
-        if match is None:
-            return None
-        return cls(save_name, int(match["epoch"]), int(match["iteration"]), match["metadata"])
-
-    @property
-    def stem(self) -> str:
-        """The name without the suffix."""
-        return str(self)[: -len(SUFFIX)]
-
-    def with_stem(self, stem: object, owner: str) -> CheckpointName:
-        """Return this name with the metadata that a model has added to the stem.
-
-        Raises:
-            ConfigurationError: if the model has changed what it should only add to.
-        """
-        added = stem[len(self.stem) :] if isinstance(stem, str) and stem.startswith(self.stem) else None
-        if added is None or added[:1].isdigit() or not can_be_in_name(added):
-            raise ConfigurationError(
-                f"{owner}.append_metadata_to_chkpt_name made {stem!r} of {self.stem!r}: it may add text at the end "
-                "that does not begin with a digit and has no '/' or '\\'; return chkpt_name + '_acc_0.9', say",
-            )
-        return dataclasses.replace(self, metadata=added)
 
 
 def check_can_be_saved(data: dict[str, Any]) -> None:
@@ -97,6 +42,31 @@ def check_can_be_saved(data: dict[str, Any]) -> None:
         ArgumentTypeError: if a part is not; the message has its path.
     """
     encode(take_shards_out(data)[0], "checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingCheckpoint:
+    """What `CheckpointStore.collect` has brought together, and `CheckpointStore.commit` writes.
+
+    Attributes:
+        path: where to.
+        data: what is written: on rank 0 all of it, on other ranks what they have of sharded tensors.
+        rank: this process's rank.
+        group: the process group that writes shards together; `None` if rank 0 writes alone.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    rank: int
+    group: Any
+
+    def snapshot(self) -> PendingCheckpoint:
+        """Return a copy on the host that training does not change, so that it may be committed later."""
+        return dataclasses.replace(self, data=map_tree(self.data, _copy_to_host))
+
+
+def _copy_to_host(_: tuple[Any, ...], leaf: Any) -> Any:
+    return leaf.detach().to("cpu", copy=True) if isinstance(leaf, torch.Tensor) and not is_sharded(leaf) else leaf
 
 
 class CheckpointStore:
@@ -153,28 +123,50 @@ class CheckpointStore:
             ) from error
 
     def save(self, name: CheckpointName, data: dict[str, Any], host_group: HostGroup | None = None) -> Path:
-        """Write a checkpoint, whole or not at all: a file, or a folder if ranks have parts of its tensors.
+        """Write a checkpoint: `collect` and `commit` it.
 
         Args:
             name: its name.
-            data: what this rank has to keep; what it has apart from rank 0 is added to what rank 0 writes.
+            data: what this rank has to keep.
             host_group: what the ranks agree through, all of which must call this; `None` for a process alone.
 
         Raises:
             CheckpointError: if the disk refuses; what is there already is not touched.
         """
-        path = self.folder / str(name)
-        host_group = HostGroup() if host_group is None else host_group
-        if host_group.rank == 0:
-            self._lock.ensure()
+        return self.commit(self.collect(name, data, HostGroup() if host_group is None else host_group))
+
+    def collect(self, name: CheckpointName, data: dict[str, Any], host_group: HostGroup) -> PendingCheckpoint:
+        """Bring together what the ranks have to keep; a collective, and the first of three steps.
+
+        The second is `PendingCheckpoint.snapshot`, the third is `commit`.
+
+        Args:
+            name: the name of the checkpoint.
+            data: what this rank has to keep; what it has apart from rank 0 is added to what rank 0 writes.
+            host_group: what the ranks agree through.
+        """
         plain, shards, _ = take_shards_out(data)
         if host_group.world_size > 1:
             data = {**data, "ranks": collect_rank_deltas(plain, host_group)}
+        group = host_group.group if shards else None
+        return PendingCheckpoint(self.folder / str(name), data, host_group.rank, group)
+
+    def commit(self, pending: PendingCheckpoint) -> Path:
+        """Write what was collected, whole or not at all: a file, or a folder if ranks have shards of its tensors.
+
+        Rank 0 writes the file; other ranks return at once, unless there are shards, which every rank writes.
+
+        Raises:
+            CheckpointError: if the disk refuses; what is there already is not touched.
+        """
+        path = pending.path
+        if pending.rank == 0:
+            self._lock.ensure()
         try:
-            if shards and host_group.group is not None:
-                save_sharded(path, data, group=host_group.group)
-            elif host_group.rank == 0:
-                save_archive(path, data)
+            if pending.group is not None:
+                save_sharded(path, pending.data, group=pending.group)
+            elif pending.rank == 0:
+                save_archive(path, pending.data)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint {path} could not be written ({error}): earlier ones are intact"
@@ -186,23 +178,22 @@ class CheckpointStore:
     ) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest valid checkpoint and what it holds for this rank; `None` if there is none at all.
 
-        Damaged ones are skipped, and the log says which and why. Rank 0 reads, and gives it to the others: they need
-        not have the same disk, and shall not choose another one.
+        Rank 0 chooses it by the names of the files, and verifies it; damaged ones are skipped, and the log says which
+        and why. The other ranks read the same file, or, where they do not see it, are sent its bytes.
 
         Args:
             host_group: what the ranks agree through, all of which must call this; `None` for a process alone.
-            mesh: the ranks over which tensors that were spread over ranks are spread now; `None` to have them whole.
+            mesh: the ranks over which sharded tensors are sharded now; `None` to have them whole.
 
         Raises:
             CheckpointError: if there are checkpoints but not one is valid: a run that would begin anew must not do so
                 unasked.
-            CheckpointMismatchError: if the checkpoint cannot be gone on from with this number of ranks.
+            CheckpointMismatchError: if it cannot be resumed with this number of ranks.
         """
         host_group = HostGroup() if host_group is None else host_group
         newest = self._load_newest_here() if host_group.rank == 0 else None
         if host_group.world_size > 1:
-            packed = host_group.broadcast_object(None if newest is None else (newest[0], dump(newest[1]), newest[2]))
-            newest = None if packed is None else (packed[0], load(packed[1]), packed[2])
+            newest = share_checkpoint(newest, host_group)
         if newest is None:
             return None
         path, data, is_folder = newest
@@ -222,13 +213,18 @@ class CheckpointStore:
             )
         return None
 
-    def _load_newest_of(self, rivals: list[Path], reasons: list[str]) -> tuple[Path, dict[str, Any]] | None:
-        loaded = [(path, data) for path in rivals if (data := self._try_load(path, reasons)) is not None]
+    def _load_newest_of(
+        self, rivals: list[Path], reasons: list[str], *, structure_only: bool = False
+    ) -> tuple[Path, dict[str, Any]] | None:
+        reader = read_structure if structure_only else load_archive
+        loaded = [(path, data) for path in rivals if (data := self._try_load(path, reasons, reader)) is not None]
         return max(loaded, key=lambda entry: _progress(entry[1]), default=None)
 
-    def _try_load(self, path: Path, reasons: list[str]) -> dict[str, Any] | None:
+    def _try_load(
+        self, path: Path, reasons: list[str], reader: Callable[[Path], dict[str, Any]]
+    ) -> dict[str, Any] | None:
         try:
-            data = load_sharded_plain(path) if path.is_dir() else load_archive(path)
+            data = load_sharded_plain(path) if path.is_dir() else reader(path)
             check_contents(data, path.name)
             return data  # noqa: TRY300 - what is checked is in the block.
         except (CorruptCheckpointError, OSError) as error:
@@ -237,9 +233,9 @@ class CheckpointStore:
             return None
 
     def find_newest(self) -> Path | None:
-        """Return the newest checkpoint whose bytes are intact; `None` if there is none."""
+        """Return the newest checkpoint whose bytes are intact, by their names; no tensor is loaded."""
         for rivals in self._newest_first():
-            newest = self._load_newest_of(rivals, [])
+            newest = self._load_newest_of(rivals, [], structure_only=True)
             if newest is not None:
                 return newest[0]
         return None

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from helios.core.distributed import DistributedInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from helios.ranks.monitor import RankMonitor
 
@@ -84,6 +84,32 @@ class HostGroup:
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def gather_object(self, value: T) -> list[T] | None:
+        """Return all ranks' values in order of rank on rank 0, `None` on the others. They must be picklable."""
+        if self.group is None:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0, group=self.group)
+        return values
+
+    def broadcast_bytes(self, chunks: Iterator[bytes] | None) -> Iterator[bytes]:
+        """Iterate on every rank over what rank 0 iterates over, which holds one chunk at a time.
+
+        Args:
+            chunks: the chunks, none of them empty, on rank 0; `None` on the others.
+        """
+        while True:
+            chunk = next(chunks, b"") if chunks is not None else b""
+            (size,) = self.all_reduce_max(len(chunk))
+            if size == 0:
+                return
+            buffer = torch.empty(size, dtype=torch.uint8)
+            if chunks is not None:
+                buffer = torch.frombuffer(bytearray(chunk), dtype=torch.uint8)
+            if self.group is not None:
+                dist.broadcast(buffer, src=0, group=self.group)
+            yield chunk if chunks is not None else buffer.numpy().tobytes()
 
     def make_stop_check(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
         """Return the question whether this rank shall leave here, which all ranks answer alike at each position.

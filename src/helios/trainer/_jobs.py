@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from helios._version import __version__
-from helios.checkpoint.digest import digest_of
 from helios.checkpoint.format import FORMAT
 from helios.checkpoint.passport import check_passport
-from helios.checkpoint.rank_deltas import apply_rank_delta, digests_of, find_differences, with_sharded
+from helios.checkpoint.rank_deltas import apply_rank_delta
 from helios.checkpoint.shard_tree import is_sharded
-from helios.checkpoint.store import CheckpointName, CheckpointStore, check_can_be_saved
+from helios.checkpoint.store import CheckpointStore, check_can_be_saved
 from helios.core.distributed import global_print
 from helios.core.state import Phase, TrainingState, TrainingUnit
-from helios.errors import CheckpointMismatchError, ConfigurationError, HeliosError
+from helios.errors import CheckpointMismatchError, HeliosError
 from helios.model.model import Model
-from helios.parallel.gradients import GradientWatch, collect_gradients, restore_gradients
+from helios.parallel.gradients import GradientWatch, restore_gradients
 from helios.plugins.table import overrides
 from helios.trainer._checks import check_dtypes, list_dtypes
 from helios.trainer._loop import TrainingLoop
 from helios.trainer._passport import make_passport
 from helios.trainer._ranks import check_lengths
+from helios.trainer._saving import Saver, states_in
 from helios.trainer._schedule import Outcome
 from helios.trainer._session import Session
 from helios.trainer._signals import SignalWatch
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from helios.ranks.host_group import HostGroup
     from helios.trainer._states import PartStates
     from helios.trainer._task import Task
-
-_PARTS: Final = ("model", "plugins", "datamodule")
 
 
 class TrainingJob:
@@ -52,12 +50,14 @@ class TrainingJob:
         self._signals = SignalWatch(enabled=self._store is not None)
         self._gradients = GradientWatch(session.model)
         session.callback(self._gradients.close)
-        # The name of the checkpoint after which training has ended, and digests of what it holds.
-        self._last_save: tuple[CheckpointName | None, dict[Any, bytes]] | None = None
         source = session.open_training_source()
         check_lengths(source, host_group)
         validation = None if options.valid_frequency is None else session.open_evaluation(Phase.VALIDATION)
         self._passport = {} if self._store is None else make_passport(session, source.description, validation)
+        self._saver: Saver | None = None
+        if self._store is not None:
+            self._saver = Saver(session, self._store, self._state, self._gradients, self._passport)
+        state = self._state  # The question below must not hold this job, which holds the loop that asks it.
         self._loop = TrainingLoop(
             options,
             model=session.model,
@@ -65,8 +65,8 @@ class TrainingJob:
             state=self._state,
             source=source,
             validation=validation,
-            save=None if self._store is None else self._save,
-            interrupted=host_group.make_stop_check(self._signals.was_asked, lambda: self._state.global_iteration),
+            save=None if self._saver is None else self._saver.save,
+            interrupted=host_group.make_stop_check(self._signals.was_asked, lambda: state.global_iteration),
             seed_fn=session.seed_fn,
             save_rng_state=session.save_rng_state,
             host_group=host_group,
@@ -79,22 +79,16 @@ class TrainingJob:
         Returns:
             False if a signal has stopped it.
         """
-        try:
-            return self._run()
-        finally:
-            del self._loop  # It refers to this job; all that trains hangs on both, and would not be let go of for long.
-
-    def _run(self) -> bool:
         session = self._session
         with self._signals:
-            if self._store is not None:
-                self._resume(self._store)
+            if self._store is not None and self._saver is not None:
+                self._resume(self._store, self._saver)
             if session.options.print_banner:
                 self._print_banner()
             with session.open_bar("Training", self._done()) as bar:
                 outcome = self._loop.run(bar)
-            if self._store is not None and outcome in (Outcome.COMPLETE, Outcome.STOPPED):
-                self._record_end(self._store)
+            if self._saver is not None and outcome in (Outcome.COMPLETE, Outcome.STOPPED):
+                self._saver.record_end()
         self._signals.report(is_leaving=outcome is Outcome.INTERRUPTED)
         session.log.info("%d iterations trained: %s", self._state.current_iteration, outcome.value)
         interrupted = outcome is Outcome.INTERRUPTED
@@ -106,54 +100,13 @@ class TrainingJob:
         is_epochs = self._session.options.train_unit is TrainingUnit.EPOCH
         return self._state.completed_epochs if is_epochs else self._state.current_iteration
 
-    def _save(self, *, is_last: bool) -> None:
-        assert self._store is not None  # noqa: S101 - for the type checker: without a store, nothing calls this.
-        name = self._host_group.broadcast_object(
-            self._store.fit_name(self._name_checkpoint()) if self._host_group.rank == 0 else None
-        )
-        assert name is not None  # noqa: S101 - for the type checker: it is rank 0's.
-        data = self._collect()
-        path = self._store.save(name, data, self._host_group)
-        self._last_save = (name, digests_of(states_in(data))) if is_last else None
-        self._session.log.debug("saved %s", path)
-        self._loop.notify_saved(path)
-
-    def _name_checkpoint(self) -> CheckpointName:
-        model, state = self._session.model, self._state
-        name = CheckpointName(model.save_name, state.global_epoch, state.current_iteration)
-        return name.with_stem(model.append_metadata_to_chkpt_name(name.stem), type(model).__name__)
-
-    def _check_name(self, store: CheckpointStore) -> None:
-        """Refuse names that are too long, before anything is trained."""
-        name = CheckpointName(self._session.model.save_name, 0, 0)
-        store.check_name(name)
-        try:
-            name = self._name_checkpoint()
-        except ConfigurationError:
-            raise
-        except Exception:  # noqa: BLE001 - what it shows, such as a score, need not be there yet.
-            return
-        store.check_name(name)
-
-    def _collect(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs, as plain data."""
-        session = self._session
-        with session.states.graph.together():
-            used = self._gradients.find_used()
-            return {
-                "format": FORMAT,
-                "helios": __version__,
-                "passport": self._passport,
-                **session.states.collect(),
-                "training": self._loop.state_dict(),
-                "gradients": collect_gradients(session.model, used, session.states.others),
-            }
-
-    def _resume(self, store: CheckpointStore) -> None:
+    def _resume(self, store: CheckpointStore, saver: Saver) -> None:
         """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
         if self._host_group.rank == 0:
-            self._check_name(store)
-        check_can_be_saved(self._collect())  # What cannot be is to be known before the first batch.
+            saver.check_name()
+        check_can_be_saved(
+            saver.collect(self._loop.state_dict())
+        )  # What cannot be is to be known before the first batch.
         newest = store.load_newest(self._host_group, self._session.mesh)
         if newest is None:
             return
@@ -180,29 +133,6 @@ class TrainingJob:
                 "was written by another program, or by another version of this one"
             ) from error
 
-    def _record_end(self, store: CheckpointStore) -> None:
-        """Add to the last checkpoint what the hooks at the end of training have changed, for `test` to find.
-
-        Training itself continues from where it was before them, if it is given more steps.
-        """
-        ended = self._session.states.collect()
-        newest = None
-        if self._last_save is None:  # A finished run that was started again.
-            newest = store.load_newest(self._host_group, self._session.mesh)
-            assert newest is not None  # noqa: S101 - for the type checker: what it was resumed from.
-            self._last_save = (
-                CheckpointName.parse(newest[0].name, self._session.model.save_name),
-                digests_of(states_in(newest[1])),
-            )
-        name, digests = self._last_save
-        changes = with_sharded(find_differences(ended, digests), ended, self._host_group)
-        before = [] if newest is None else newest[1].get("ended", [])
-        if not any(self._host_group.all_gather_object(digest_of(changes) != digest_of(before))):
-            return
-        _, data = newest or store.load_newest(self._host_group, self._session.mesh) or (None, {})
-        assert name is not None  # noqa: S101 - for the type checker: it is that of a checkpoint.
-        store.save(name, {**data, "ended": changes}, self._host_group)
-
     def _print_banner(self) -> None:
         options, state = self._session.options, self._state
         unit, ranks = options.train_unit.value, self._host_group.world_size
@@ -215,11 +145,6 @@ class TrainingJob:
             f"  plug-ins {', '.join(self._session.plugins) or 'none'}",
         ]
         global_print(self._session.model.append_to_banner("\n".join(lines)), flush=True)
-
-
-def states_in(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the states of the model, the plug-ins and the data module that a checkpoint holds."""
-    return {part: data[part] for part in _PARTS}
 
 
 def check_fits(model: Model, path: Path, data: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class TrainingLoop:
         state: TrainingState,
         source: BatchSource,
         validation: EvaluationLoop | None,
-        save: Callable[..., None] | None,
+        save: Callable[..., Path] | None,
         interrupted: Callable[[], bool],
         seed_fn: Callable[[int], None],
         save_rng_state: Callable[[], Callable[[], None]],
@@ -64,7 +64,7 @@ class TrainingLoop:
             state: how far training has come.
             source: the batches.
             validation: what a validation runs.
-            save: writes a checkpoint; is told whether it is the last (`is_last`).
+            save: writes a checkpoint with the state of this loop; is told whether it is the last (`is_last`).
             interrupted: whether the run stops here because of a signal; answered alike on every rank.
             seed_fn: sets the generators to the stream of a seed.
             save_rng_state: notes where the generators are, and returns what puts them back there.
@@ -141,7 +141,7 @@ class TrainingLoop:
         # A run that was complete when it was saved has nothing left but its end.
         outcome = self._outcome(ask=self._state.global_iteration > 0)
         if outcome is Outcome.INTERRUPTED and self._save is not None:
-            self._save(is_last=False)  # Whoever is told that training was interrupted finds a checkpoint.
+            self._write(self._save, is_last=False)  # Whoever is told that training was interrupted finds a checkpoint.
         while outcome is Outcome.CONTINUE:
             outcome = self._run_epoch()
         if outcome is not Outcome.INTERRUPTED:
@@ -264,7 +264,7 @@ class TrainingLoop:
         outcome = self._outcome(ask=ask or is_save_due)
         if self._save is not None and (is_save_due or outcome not in (Outcome.CONTINUE, Outcome.PRUNED)):
             self._loss_watch.look(self._state.global_iteration)
-            self._save(is_last=outcome in (Outcome.COMPLETE, Outcome.STOPPED))
+            self._write(self._save, is_last=outcome in (Outcome.COMPLETE, Outcome.STOPPED))
         return outcome
 
     def _outcome(self, *, ask: bool = False) -> Outcome:
@@ -281,8 +281,8 @@ class TrainingLoop:
             return Outcome.STOPPED
         return Outcome.INTERRUPTED if self._interrupted() else Outcome.CONTINUE
 
-    def notify_saved(self, path: Path) -> None:
-        """Run the hooks after a checkpoint that is durable; the generators are left as they were."""
+    def _write(self, save: Callable[..., Path], *, is_last: bool) -> None:
+        path = save(self.state_dict(), is_last=is_last)
         self._hooks.notify("on_checkpoint_saved", self._state.global_iteration, path, self._state)
 
     def _validate(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from helios.checkpoint.store import CheckpointName, CheckpointStore
+from helios.checkpoint.names import CheckpointName
+from helios.checkpoint.store import CheckpointStore
 from helios.core.environment import deterministic_kernels
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
