@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-_PATIENCE: Final = 60.0  # Seconds that a run may take.
+_PATIENCE: Final = 300.0  # Seconds until a run is taken for hung: on a busy machine, one may take minutes.
 _context = multiprocessing.get_context("forkserver")
 
 
