@@ -39,11 +39,27 @@ WORDS: Final = {
     r"parting": "shutdown",
     r"gone on from": "is resumed",
 }
-# `%s` stands for a word: these patterns find it in names and in text.
 _WORD: Final = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS) + r")(?![A-Za-z])", re.IGNORECASE)
 
 # Files of the package that may read private names of torch, Optuna or another library, and why no public one does.
-PRIVATE: Final[dict[str, str]] = {}
+PRIVATE: Final = {
+    "checkpoint/contents.py": "a module's own tensors, those that are None included, are in private tables only",
+    "checkpoint/details.py": "as contents.py; which buffers are not persistent is private, too",
+    "checkpoint/structure.py": "hooks, and parameters that two modules hold, are in private tables only",
+    "checkpoint/digest.py": "the public `indices` and `values` refuse a sparse tensor that is not coalesced",
+    "checkpoint/encoding.py": "`_name_` and `_value_` are documented for the metaclass of enumerations",
+    "checkpoint/fsdp.py": "FSDP2 has no public way to read unreduced gradients, or to keep parameters unsharded",
+    "checkpoint/parts.py": "versions in a state_dict, the wrapper of torch.compile, the mark of a first step",
+    "checkpoint/tensors.py": "the documented way to switch `__torch_function__` off",
+    "core/rng/state_dict.py": "whether CUDA can be used in a forked process",
+    "data/sources/stream_source.py": "`_replace` is documented for named tuples",
+    "data/streaming.py": "as stream_source.py",
+    "parallel/wrapping.py": "DDP synchronizes buffers in a private method only",
+    "plugins/optuna/optuna_internals.py": "what the bridge needs of Optuna and has no public name; each with a test",
+    "ranks/process_group.py": "torch has no public way to abort a process group yet",
+    "trainer/_watches.py": "the mark that an optimizer has stepped, where torch's schedulers look for it",
+    "trainer/launch/spawn.py": "whether this process is importing the main script is known to multiprocessing alone",
+}
 
 
 def python_files(paths: Iterable[Path]) -> list[Path]:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests import house
+
+if TYPE_CHECKING:
+    import pytest
 
 TESTS = Path(__file__).parent
 
@@ -30,3 +36,38 @@ def test_every_test_says_what_it_proves() -> None:
         if (names := find_silent_tests(path.read_text(encoding="utf-8")))
     }
     assert silent == {}
+
+
+def test_functions_are_short() -> None:
+    """No function of the package is longer than 40 lines."""
+    assert house.find_long_functions([house.SOURCE]) == []
+
+
+def test_long_files_and_functions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search finds a file of 301 lines with a function of 41, and nothing in one that is a line shorter."""
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    for extra in (0, 1):
+        body = "    x = 1\n" * (40 + extra)
+        text = "def f():\n    'Text.'\n" + body
+        (tmp_path / "a.py").write_text(text + "\n" * (300 + extra - text.count("\n")))
+        assert len(house.find_long_files([tmp_path])) == len(house.find_long_functions([tmp_path])) == extra
+
+
+def test_words_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words that the house replaces are found in names and in text, and other words are not."""
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    (tmp_path / "a.md").write_text("A data set shall go\non.\nIt goes on; keep_at_home.\n")
+    found = [entry.partition(" ")[2] for entry in house.find_words([tmp_path / "a.md"])]
+    assert found == [
+        "'data set': dataset",
+        "'shall': must, should or will",
+        "'goes on': continue, resume",
+        "'keep_at_home': register_proxy",
+    ]
+    (tmp_path / "a.md").write_text("A dataset, a marshaller and an attendant. Ongoing.\n")
+    assert house.find_words([tmp_path / "a.md"]) == []
+
+
+def test_private_names_of_other_libraries_have_reasons() -> None:
+    """Files that read private names of other libraries are listed with a reason, and no other file is."""
+    assert set(house.find_private_names()) == set(house.PRIVATE)

@@ -280,16 +280,19 @@ OUTCOMES: dict[str, tuple[tuple[type[BaseException], str], tuple[type[BaseExcept
         (OSError, "rank 1 could not write"),
         (OSError, "rank 1 could not write its shards: OSError"),
     ),
-    "rank 0 has no room for the archive": ((OSError, "no room"), (OSError, "rank 0 could not go on saving: OSError")),
-    "rank 0 cannot rename": ((OSError, "no room"), (OSError, "rank 0 could not go on saving: OSError")),
+    "rank 0 has no room for the archive": (
+        (OSError, "no room"),
+        (OSError, "rank 0 could not continue to save: OSError"),
+    ),
+    "rank 0 cannot rename": ((OSError, "no room"), (OSError, "rank 0 could not continue to save: OS")),
     "rank 1 has other tensors": ((CheckpointError, "rank 1 has other"), (CheckpointError, "rank 1 has other sharded")),
     "rank 0's data is not plain": ((ArgumentTypeError, "checkpoint['b'] is"), (CheckpointError, "rank 0 could not")),
     "rank 1 has no safetensors": (
         (CheckpointError, "rank 1 could"),
         (ConfigurationError, "pip install 'helios-train[sh"),
     ),
-    "rank 1 is interrupted": ((CheckpointError, "rank 1 could not go on saving: Keyb"), (KeyboardInterrupt, "")),
-    "rank 1 writes elsewhere": ((CheckpointError, "all ranks share"), (CheckpointError, "rank 0 could not go on")),
+    "rank 1 is interrupted": ((CheckpointError, "rank 1 could not continue to save: Keyb"), (KeyboardInterrupt, "")),
+    "rank 1 writes elsewhere": ((CheckpointError, "all ranks share"), (CheckpointError, "rank 0 could not continue")),
 }
 
 

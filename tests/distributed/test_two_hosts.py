@@ -125,7 +125,7 @@ def test_a_host_that_is_cut_off(what: str, hosts: tuple[Host, Host], tmp_path: P
         began = time.monotonic()
         hosts[1].cut()
         assert first.wait(30) == 1
-        silent = f"rank 1 (on {hosts[1].name}) failed first: nothing has been heard of it for {SILENCE} s\n"
+        silent = f"rank 1 (on {hosts[1].name}) failed first: it has sent no heartbeat for {SILENCE} s\n"
         assert silent in first.output()
         lost = "rank 0 (on rank 0's machine) failed first: the store of the run is out of reach: it has not answered"
         second.wait_for(f"{lost} for {SILENCE} s\n", timeout=SLACK)

@@ -45,11 +45,11 @@ def test_a_spawned_rank_is_stopped(
     pid = waiting(tmp_path)
     assert str(caught.value) == (
         f"rank {rank} (on {HERE}) failed first: process {pid} is stopped, for 0.5 s by now: "
-        f"'kill -CONT {pid}' would have had it go on"
+        f"'kill -CONT {pid}' would have continued it"
     )
     assert caught.value.rank == rank
     assert caught.value.is_lost
-    assert f"rank {rank} is stopped, and the others wait for it: 'kill -CONT {pid}' has it go on" in caplog.text
+    assert f"rank {rank} is stopped, and the others wait for it: 'kill -CONT {pid}' continues it" in caplog.text
     assert survivors(trouble.processes()) == []
 
 
@@ -62,8 +62,7 @@ def test_a_rank_of_torchrun_is_stopped(tmp_path: Path, rank: int) -> None:
         pid = waiting(tmp_path)
         with stopped(pid):
             job.wait_for(
-                f"rank {rank} (on {HERE}) failed first: nothing has been heard of it for 4 s: its process {pid} is "
-                "stopped",
+                f"rank {rank} (on {HERE}) failed first: it has sent no heartbeat for 4 s: its process {pid} is stopped",
                 timeout=150,
             )
         assert f"rank {1 - rank} (on" not in job.output()

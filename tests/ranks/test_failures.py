@@ -249,7 +249,7 @@ def test_what_goes_back_to_another_rank_is_an_echo() -> None:
     error = failure.to_error()
     assert isinstance(error, RankFailedError)
     assert (str(error), error.rank, error.is_lost) == ("rank 1 failed first: no room", 1, True)
-    error = OSError("rank 1 could not go on saving")
+    error = OSError("rank 1 could not continue to save")
     error.__cause__ = told
     assert Failure.of(error, 0).is_echo
 

@@ -191,7 +191,7 @@ def test_what_no_rank_writes_ends_the_run(hosted: Hosted, key: str, content: byt
 def test_silence_is_noticed(hosted: Hosted) -> None:
     """A rank of which nothing is heard, or nothing more, is given up by the rank before it, and is named."""
     stores = hosted.new_run()
-    silence = "failed first: nothing has been heard of it for 1 s"
+    silence = "failed first: it has sent no heartbeat for 1 s"
     with RankMonitor(stores[0], info_of(0, 2)) as monitor:
         error = error_of(monitor.watch_stop_requests(lambda: False, lambda: 0))
     assert str(error) == f"rank 1 (on a machine that never answered) {silence}"
@@ -216,8 +216,8 @@ def test_a_silent_rank_that_is_stopped_is_said_to_be(hosted: Hosted) -> None:
             error = error_of(monitor.watch_stop_requests(lambda: False, lambda: 0))
         process.kill()
     assert str(error) == (
-        f"rank 1 (on {HERE}) failed first: nothing has been heard of it for 1 s: its process {process.pid} is stopped, "
-        f"and 'kill -CONT {process.pid}' would have had it go on"
+        f"rank 1 (on {HERE}) failed first: it has sent no heartbeat for 1 s: its process {process.pid} is stopped, "
+        f"and 'kill -CONT {process.pid}' would have continued it"
     )
 
 
@@ -240,7 +240,7 @@ def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.Monk
         monitor._look()
     assert was_well
     assert monitor._failure is not None
-    assert monitor._failure.text == "nothing has been heard of it for 60 s"
+    assert monitor._failure.text == "it has sent no heartbeat for 60 s"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -364,7 +364,7 @@ def test_a_main_thread_that_computes_has_longer_to_notice(
         while "This process is busy" not in caplog.text and not ended:
             sum(range(1000))
         assert not ended
-        assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in caplog.text
+        assert "rank 1 (on a machine that never answered) failed first: it has sent no heartbeat" in caplog.text
         assert error_of(question).rank == 1
 
 
@@ -388,5 +388,5 @@ def test_a_main_thread_that_is_stuck_ends_with_its_process(tmp_path: Path, hoste
     assert process.exitcode == -signal.SIGKILL
     assert survivors([int((tmp_path / "child").read_text(encoding="utf-8"))]) == []
     log = (tmp_path / "log").read_text(encoding="utf-8")
-    assert "rank 1 (on a machine that never answered) failed first: nothing has been heard of it" in log
+    assert "rank 1 (on a machine that never answered) failed first: it has sent no heartbeat" in log
     assert "waits for that rank and cannot be woken: it is ended. Start the run" in log

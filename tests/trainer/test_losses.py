@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_is_told_once(
     assert make_trainer(root, **options).fit(Exploding(5, value), ListData())
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     name = "NaN" if math.isnan(value) else "infinite"
-    assert told.startswith(f"Exploding: the loss 'bad' has become {name} {where}; training goes on")
+    assert told.startswith(f"Exploding: the loss 'bad' has become {name} {where}; training continues")
 
 
 def test_a_loss_that_was_not_finite_before_a_resume_is_told_again(

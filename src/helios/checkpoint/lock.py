@@ -211,7 +211,7 @@ class FolderLock:
         if owner is not None and owner.is_here and owner.pid == os.getpid():
             who = f"this very {owner}"
         raise FolderInUseError(
-            f"{self._path.parent} is owned by a run that is still going on ({who}): wait until it has ended, or "
+            f"{self._path.parent} is owned by a run that is in progress ({who}): wait until it has ended, or "
             "stop it; to train beside it, use another save_name or chkpt_root"
         )
 

@@ -95,7 +95,7 @@ def select_rank_state(data: dict[str, Any], host_group: HostGroup) -> dict[str, 
         return apply_rank_delta(base, rank_deltas[host_group.rank])
     if base.get("training", {}).get("feed", {}).get("kind") == "stream":
         raise CheckpointMismatchError(
-            "the checkpoint is from the middle of an epoch over an iterable data set, of which each of "
+            "the checkpoint is from the middle of an epoch over an iterable dataset, of which each of "
             f"{len(rank_deltas)} ranks had its own part, and now there are {host_group.world_size}: resume with as many"
         )
     mine = apply_rank_delta(base, rank_deltas[host_group.rank] if host_group.rank < len(rank_deltas) else [])

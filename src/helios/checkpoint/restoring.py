@@ -44,15 +44,7 @@ class Restoration:
         saved = {f"{self._base.root}.{name}": state for name, state in states.items() if name not in SECTIONS}
         attributes = states.get(ATTRIBUTES, {})
         if not partial:
-            gone = {*attributes, *states.get(DELETED, [])}
-            ensure_same_names(
-                type(self._base.owner).__name__,
-                saved=[self._base.relative(path) for path in saved],
-                # Where training has assigned or deleted an attribute, what was constructed there is gone.
-                present=[
-                    name for name in map(self._base.relative, parts) if _root_of(name) not in gone or name in states
-                ],
-            )
+            self._check_names(states, saved, parts)
         details = {f"{self._base.root}.{name}": entry for name, entry in states.get(DETAILS, {}).items()}
         parts = {path: part for path, part in parts.items() if path in saved}
         networks = {path: part for path, part in parts.items() if isinstance(part, nn.Module)}
@@ -61,15 +53,7 @@ class Restoration:
             prepare(network, path, details.get(path, {}), self._base.graph.known)
             self._load(network, saved[path], path)
         later = self._restore_attributes(attributes)
-        # An optimizer that another one holds comes first: the outer one may link itself to the groups of the inner one.
-        groups = {path: optimizer.param_groups for path, optimizer in optimizers.items()}
-        for path, optimizer in sorted(optimizers.items(), key=lambda item: -len(item[0])):
-            link_parameters(optimizer, details.get(path, {}), path, self._decoder)
-            self._load(optimizer, saved[path], path)
-        for path, optimizer in optimizers.items():
-            optimizer.param_groups = groups[
-                path
-            ]  # Also where another optimizer has just put other ones in their place.
+        self._restore_optimizers(optimizers, saved, details)
         for name, error in self._restore_attributes({name: attributes[name] for name in later}).items():
             if not partial:
                 raise CheckpointMismatchError(
@@ -83,6 +67,25 @@ class Restoration:
         self._remove(states.get(DELETED, []))
         if not partial:
             self._reset(stale, {*attributes, *states.get(DELETED, [])})
+
+    def _check_names(self, states: Mapping[str, Any], saved: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        # Where training has assigned or deleted an attribute, what was constructed there is gone.
+        gone = {*states.get(ATTRIBUTES, {}), *states.get(DELETED, [])}
+        present = [name for name in map(self._base.relative, parts) if _root_of(name) not in gone or name in states]
+        names = [self._base.relative(path) for path in saved]
+        ensure_same_names(type(self._base.owner).__name__, saved=names, present=present)
+
+    def _restore_optimizers(
+        self, optimizers: Mapping[str, torch.optim.Optimizer], saved: Mapping[str, Any], details: Mapping[str, Any]
+    ) -> None:
+        # An optimizer that another one holds comes first: the outer one may link itself to the groups of the inner one.
+        groups = {path: optimizer.param_groups for path, optimizer in optimizers.items()}
+        for path, optimizer in sorted(optimizers.items(), key=lambda item: -len(item[0])):
+            link_parameters(optimizer, details.get(path, {}), path, self._decoder)
+            self._load(optimizer, saved[path], path)
+        for path, optimizer in optimizers.items():
+            # Also where another optimizer has just put other ones in their place.
+            optimizer.param_groups = groups[path]
 
     def _load(self, part: Any, state: Any, path: str) -> None:
         set_state(part, decode_part_state(part, state, self._base.show(path)), self._base.show(path))

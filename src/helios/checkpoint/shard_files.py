@@ -42,7 +42,7 @@ _SHARDS: Final = "*.safetensors"
 def save_sharded(path: Path, data: dict[str, Any], *, group: dist.ProcessGroup) -> None:
     """Write plain data with sharded tensors in it to the folder `path`, which is whole or not there at all.
 
-    All ranks must call this. When it returns, the folder survives a loss of power. When one rank cannot go on, it
+    All ranks must call this. When it returns, the folder survives a loss of power. When one rank cannot continue, it
     raises on all of them, and what was at `path` before is still there.
 
     Args:
@@ -53,7 +53,7 @@ def save_sharded(path: Path, data: dict[str, Any], *, group: dist.ProcessGroup) 
     Raises:
         ArgumentTypeError: if a part of `data` is not plain, or sharded in a way that cannot be saved.
         ConfigurationError: if safetensors is not installed.
-        CheckpointError: if the ranks disagree, or another rank cannot go on.
+        CheckpointError: if the ranks disagree, or another rank cannot continue.
         OSError: if this rank, or another one, cannot write.
     """
     with contextlib.ExitStack() as stack:
@@ -134,7 +134,7 @@ def _together(group: dist.ProcessGroup, step: Callable[[], T]) -> list[T]:
         raise own
     for rank, (_, failure, is_os_error) in enumerate(reports):
         if failure is not None:
-            message = f"rank {rank} could not go on saving: {failure}"
+            message = f"rank {rank} could not continue to save: {failure}"
             raise (OSError if is_os_error else CheckpointError)(message) from RankFailedError(message, rank)
     return [value for value, _, _ in reports]
 

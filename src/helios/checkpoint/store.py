@@ -208,8 +208,8 @@ class CheckpointStore:
                 return (*newest, newest[0].is_dir())
         if reasons:
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} can be used: {'; '.join(reasons)}. Bring back an intact "
-                "one to go on, or move them away to begin anew",
+                f"none of the checkpoints in {self.folder} can be used: {'; '.join(reasons)}. Restore an intact "
+                "one to resume, or move them away to begin anew",
             )
         return None
 

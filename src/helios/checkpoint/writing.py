@@ -1,4 +1,4 @@
-"""What writes the attributes of an object: the part that knows how to go on when a value cannot be written."""
+"""Writing the attributes of an object, and naming those that cannot be written."""
 
 from __future__ import annotations
 

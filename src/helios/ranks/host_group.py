@@ -112,10 +112,10 @@ class HostGroup:
             yield chunk if chunks is not None else buffer.numpy().tobytes()
 
     def make_stop_check(self, was_asked: Callable[[], bool], position: Callable[[], int]) -> Callable[[], bool]:
-        """Return the question whether this rank shall leave here, which all ranks answer alike at each position.
+        """Return a function that tells whether this rank must stop here; all ranks answer alike at each position.
 
-        A signal comes to one rank, at any time, and no rank may leave while another goes on: the question costs an
-        attribute's look-up until somebody was asked, and then waits until all have agreed on a position to come.
+        A signal reaches one rank, at any time, and no rank may stop while another continues. Until a stop is requested,
+        the check only reads a flag; then it waits until all ranks have agreed on a position ahead of them.
 
         Args:
             was_asked: whether this process was asked to leave.

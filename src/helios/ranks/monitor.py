@@ -48,9 +48,9 @@ class RankMonitor:
     positions plus one, and there all leave. Main threads that see the flag wait until that number is known: threads
     answer at once, whatever their main threads are waiting for.
 
-    **Failing.** A rank that fails says so before it lets go of the others, whose collectives then raise. A rank from
-    which nothing is heard, such as one whose machine is gone, is given up by the rank before it. A main thread that
-    waits for it cannot be woken, so the process is ended, with an error in the log.
+    **Failing.** A rank that fails reports that before it closes its connections, so that the collectives of the others
+    raise. A rank that sends no heartbeat, such as one whose machine is gone, is declared lost by the rank before it. A
+    main thread that waits for it cannot be woken, so the process is ended, with an error in the log.
 
     Args:
         store: where ranks tell each other; used by this thread alone.
@@ -73,8 +73,8 @@ class RankMonitor:
         self._is_settling = False
         self._unanswered = 0
         self._main = threading.get_ident()
-        self._beaten_at = -math.inf  # Who ends soon shall be known by then, and where it was.
-        self._beats, self._heard, self._unheard = 0, "", 0
+        self._beaten_at = -math.inf  # So that a rank that ends soon has sent one heartbeat, with its host.
+        self._beats, self._last_beat, self._missed = 0, "", 0
         self._looks = 0
         self._thread = threading.Thread(target=self._run, name="helios-monitor", daemon=True)
         self._guard = threading.Thread(target=self._watch_over, name="helios-monitor-guard", daemon=True)
@@ -96,8 +96,8 @@ class RankMonitor:
         # that waits for a store which is lost never comes back.
         self._thread.join(_ANSWER if self._failure is None else _GRACE)
         self._guard.join()
-        # All that trains hangs on these, and this on it: it would not be let go of for long. A thread that is late
-        # still has the place to say at which its main thread has left.
+        # These functions hold everything that trains, which holds this monitor: the circle is broken here. A thread
+        # that is late can still report the position at which its main thread has stopped.
         place = self._position()
         self.watch_stop_requests(lambda: False, lambda: place)
 
@@ -121,8 +121,8 @@ class RankMonitor:
                 self._look()
             while not self._closed.wait(_TICK * _HASTE if self._is_settling else _TICK):
                 self._look()
-            # Nobody shall wait for the answer, or for the signs of life, of a rank that has nothing left to do. An
-            # answer that was given stands: others may have reckoned with it already.
+            # No rank may wait for the position, or the heartbeats, of one that has nothing left to do. A position that
+            # was reported stays: others may have used it already.
             self._store.compare_set(_place(self._info.rank), "", str(self._position()))
             self._store.set(_end(self._info.rank), "")
         except RuntimeError as error:
@@ -143,7 +143,7 @@ class RankMonitor:
         if self._failure is not None and not self._is_noticed(self._failure):
             get_root_logger().error(
                 "%s\nThis process is busy, or waits for that rank and cannot be woken: it is ended. Start the run "
-                "again to go on from its newest checkpoint",
+                "again to resume from its newest checkpoint",
                 self._failure.describe(),
             )
             end_process()
@@ -197,12 +197,12 @@ class RankMonitor:
         self._beats += 1
         self._store.set(_beat(self._info.rank), f"{self._beats} {socket.gethostname()} {os.getpid()}")
         watched = (self._info.rank + 1) % self._info.world_size
-        heard = _read_beat(self._store, watched)
-        # Own signs of life without one of that rank are counted instead of seconds, as ticks are elsewhere: a job whose
-        # processes were all stopped, by a scheduler or with their machine, goes on as if nothing had been.
-        self._heard, self._unheard = heard, self._unheard + 1 if heard == self._heard else 0
-        if self._unheard * _BEAT > _SILENCE and not self._store.check([_end(watched)]):
-            self._give_up(watched, f"nothing has been heard of it for {_SILENCE:g} s{_say_state(heard)}")
+        beat = _read_beat(self._store, watched)
+        # Own heartbeats since the last one of that rank are counted instead of seconds: a job whose processes were all
+        # stopped, by a scheduler or with their machine, continues as if nothing had happened.
+        self._last_beat, self._missed = beat, self._missed + 1 if beat == self._last_beat else 0
+        if self._missed * _BEAT > _SILENCE and not self._store.check([_end(watched)]):
+            self._give_up(watched, f"it has sent no heartbeat for {_SILENCE:g} s{_say_state(beat)}")
 
     def _give_up(self, rank: int, text: str) -> None:
         host, _ = _sender_of(_read_beat(self._store, rank))
@@ -298,7 +298,7 @@ def _say_state(beat: str) -> str:
     host, pid = _sender_of(beat)
     if pid is None or host != socket.gethostname() or not is_stopped(pid):
         return ""
-    return f": its process {pid} is stopped, and 'kill -CONT {pid}' would have had it go on"
+    return f": its process {pid} is stopped, and 'kill -CONT {pid}' would have continued it"
 
 
 def _read_place(store: Store, rank: int) -> int:

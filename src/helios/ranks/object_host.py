@@ -34,7 +34,7 @@ def register_proxy(
     represent: Callable[[Any, int], tuple[Callable[..., Any], tuple[Any, ...]]],
     answer: Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any],
 ) -> None:
-    """Have the objects of a class stay at home when whatever holds them is sent to other processes.
+    """Keep the objects of a class in this process when what holds them is sent to others, which get a proxy.
 
     Args:
         kind: the class.
@@ -58,12 +58,12 @@ class ObjectHost:
         return buffer.getvalue()
 
     def keep(self, value: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-        """Return what makes the stand-in of an object that stays at home; `None` if it is not of such a kind."""
+        """Return what makes the proxy of an object that stays here; `None` if it is of no registered class."""
         kind = next((kind for base, kind in _kinds.items() if isinstance(value, base)), None)
         return None if kind is None else kind.represent(value, self._number_of(value, kind))
 
     def number_of(self, value: Any) -> int:
-        """Return the number under which an object of such a kind can be asked; it stays at home."""
+        """Return the number under which an object of a registered class can be called; it stays in this process."""
         return self._number_of(value, next(kind for base, kind in _kinds.items() if isinstance(value, base)))
 
     def _number_of(self, value: Any, kind: _Kind) -> int:
@@ -130,7 +130,7 @@ def ask_by(ask: Ask) -> Iterator[None]:
 
 
 def call_host(number: int, name: str, *arguments: Any, **options: Any) -> Any:
-    """Ask an object that has stayed at home, and return its answer.
+    """Call an object in the process that hosts it, and return its answer.
 
     Args:
         number: the number that the object's stand-in was made with.

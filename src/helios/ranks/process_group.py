@@ -1,4 +1,4 @@
-"""Joining the process group for a run, and letting go of the others when that run fails."""
+"""Joining the process group for a run, and closing its connections when the run fails."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def process_group(store: Store, info: DistributedInfo, device: torch.device) -> 
             dist.distributed_c10d._abort_process_group()  # noqa: SLF001 - torch has no public way yet.
         raise
     else:
-        # A thread of gloo that still lets go of an exchange while the interpreter ends would take the process with it.
+        # A thread of gloo that still releases a collective while the interpreter ends would crash the process.
         settle()
     finally:
         if is_guest:

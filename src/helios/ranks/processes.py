@@ -98,7 +98,7 @@ def settle_before_forks() -> None:
 
     Before Python 3.12, a child that is forked while such a thread makes itself known to the interpreter waits for ever
     for a lock that nobody holds in it (https://github.com/python/cpython/issues/112275), and its data loader with it.
-    The threads of gloo do so when they let go of an exchange that is over, which is when the main thread goes on.
+    The threads of gloo do so when they release a collective that is over, which is when the main thread continues.
     """
     if sys.version_info < (3, 12):
         os.register_at_fork(before=settle)

@@ -1,4 +1,4 @@
-"""The queue in which results of ranks come home."""
+"""The queue by which results of ranks are returned to the process that called `fit`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class ResultQueue:
     def filling(self) -> Iterator[None]:
         """Be filled by a run while the context lasts.
 
-        What one that fails has put in can be taken out until the next one begins, which shall not pass it off as its
-        own. What was left by others stays.
+        Items put by a failed run stay readable until the next run starts. Items of earlier runs stay.
         """
         self._items = collections.deque(self._without(self._stale))
         self._stale = []

@@ -91,16 +91,16 @@ def _agree_on_life(store: Any, rank: int, world_size: int) -> str:
 
     After a failure, `torchrun` starts all ranks again over the same store, in which the dead have left their keys; and
     the number of restarts that it tells them need not be the same on every machine. So each rank says hello with a name
-    that was never used before. Rank 0 answers with a name for all, and with the hellos that it has read, so that nobody
-    believes an answer to the dead; it goes on when all have thanked for that very name.
+    that was never used before. Rank 0 answers with a name for all, and with the greetings that it has read, so that no
+    rank believes an answer to an earlier one; it continues when all have acknowledged that name.
     """
     own = secrets.token_hex(16)
     others = range(1, world_size)
     if rank > 0:
         store.set(f"helios/hello/{rank}", own)
         while True:
-            name, _, heard = (store.get("helios/welcome") if store.check(["helios/welcome"]) else b"").partition(b" ")
-            if own.encode() in heard.split():
+            name, _, greeted = (store.get("helios/welcome") if store.check(["helios/welcome"]) else b"").partition(b" ")
+            if own.encode() in greeted.split():
                 if not _NAME.fullmatch(name):
                     raise foreign_content("helios/welcome", name)
                 store.set(f"helios/thanks/{rank}", name)

@@ -61,7 +61,7 @@ def check_dtypes(saved: Mapping[str, list[str]], present: Mapping[str, list[str]
     """Check that `setup` has made the networks in the dtypes in which it made them in an earlier process of the run.
 
     Raises:
-        CheckpointMismatchError: if not: the run would go on in another precision.
+        CheckpointMismatchError: if not: the run would continue in another precision.
     """
     for name, dtypes in saved.items():
         now = present.get(name, dtypes)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class TrainingJob:
-    """Trains, and keeps what a later process needs in order to go on."""
+    """Trains, and saves what a later process needs to resume."""
 
     def __init__(self, session: Session) -> None:
         """Get the data, the checkpoints and the loop ready, and check that all of it can work."""

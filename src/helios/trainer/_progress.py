@@ -37,7 +37,7 @@ class ProgressDisplay(Protocol):
         """Show a bar.
 
         Args:
-            title: what is going on.
+            title: what is in progress.
             unit: what is counted.
             total: how many there will be; `None` or infinity if nobody knows.
             done: how many there have been.
@@ -184,7 +184,7 @@ class _StderrBar:
 
 def _close(part: ProgressBar | ProgressDisplay) -> None:
     if not STDERR.use(lambda _: part.close()):
-        with contextlib.suppress(Exception):  # It lets go of its threads and locks, and fails to say so.
+        with contextlib.suppress(Exception):  # It releases its threads and locks, and fails to write that.
             part.close()
 
 

@@ -37,7 +37,7 @@ def in_step(batches: Iterator[Any], host_group: HostGroup) -> Iterator[Any]:
     """Yield batches as long as every rank has one; what single ranks have left then is read, and not trained on.
 
     Without it, a rank with a batch more would wait for ever for the others' gradients. The rest is read so that the
-    data set is at its end when the next epoch starts.
+    dataset is at its end when the next epoch starts.
     """
     nothing = object()
     while True:
@@ -53,9 +53,9 @@ def in_step(batches: Iterator[Any], host_group: HostGroup) -> Iterator[Any]:
 def average_losses(model: Model, host_group: HostGroup) -> None:
     """Put the mean over all ranks in the place of a model's losses, on the device that they are on.
 
-    The running losses go on from their mean: the sum of means is the mean of sums. Losses on a GPU are exchanged there,
-    and the host does not wait for it, those on the CPU over the hosts. If one rank has a loss on the CPU and another on
-    its GPU, all are exchanged over the hosts.
+    The running losses continue from their mean: the sum of means is the mean of sums. Losses on a GPU are exchanged
+    there, and the host does not wait for it, those on the CPU over the hosts. If one rank has a loss on the CPU and
+    another on its GPU, all are exchanged over the hosts.
 
     Raises:
         TrainingError: if the ranks have losses of different names or shapes.

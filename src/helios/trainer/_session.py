@@ -43,7 +43,7 @@ def report_errors(phase: Phase, control_flow: Sequence[type[BaseException]]) -> 
     """Write an error to the log on its way out.
 
     Args:
-        phase: what is going on.
+        phase: what is in progress.
         control_flow: the types that are no errors; looked at when something is raised, for they may be added late.
     """
     try:

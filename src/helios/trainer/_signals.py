@@ -104,7 +104,7 @@ class SignalWatch:
         if error is not None and error is self._exit:
             get_root_logger().error(
                 "SIGTERM came again before training could leave: it is ended where it is, without a checkpoint. Those "
-                "written before are intact: start the run again to go on from the newest",
+                "written before are intact: start the run again to resume from the newest",
             )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -138,7 +138,7 @@ class SignalWatch:
         """
         if is_leaving:
             get_root_logger().warning(
-                "%s: training leaves; a checkpoint is written, call fit again to go on",
+                "%s: training leaves; a checkpoint is written, call fit again to continue",
                 self._reason or "a signal to another process of the run",
             )
         elif self._asked:

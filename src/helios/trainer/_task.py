@@ -1,4 +1,4 @@
-"""What a launcher runs in each process of a run, and what comes home from it: plain data, which travels."""
+"""What a launcher runs in each process of a run, and what is returned from rank 0: plain data that can be sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What comes home from rank 0.
+    """What is returned from rank 0.
 
     Attributes:
         is_finished: false if a signal has stopped training.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Trainer:
     """Trains and tests models.
 
-    A run that has a checkpoint goes on from it, and ends as if it had never stopped: the same weights, to the bit.
+    A run that has a checkpoint is resumed from it, and ends as if it had never stopped: the same weights, to the bit.
 
     Args:
         run_name: the name of the run's log file and TensorBoard folder.
@@ -146,7 +146,7 @@ class Trainer:
 
     @property
     def queue(self) -> Any:
-        """Where ranks put what shall be taken out in the calling process; `None` when that is the one that trains."""
+        """The queue from ranks to the calling process; `None` when the calling process trains."""
         return self._launcher.queue
 
     @property
@@ -211,7 +211,7 @@ class Trainer:
 
         Returns:
             True when training ran to its end; false when a signal stopped it. Then a checkpoint has been written: call
-            `fit` again to go on.
+            `fit` again to continue.
 
         Raises:
             HeliosError: if the arguments, the data or a checkpoint do not allow training, or another run in this

@@ -148,7 +148,7 @@ class LossWatch:
         self._has_warned = True
         first = self._finite_until + 1
         get_root_logger().warning(
-            "%s: the loss %r has become %s in %s; training goes on, from weights that are likely not finite either: to "
+            "%s: the loss %r has become %s in %s; training continues, with weights that are likely not finite: to "
             "find the cause, train those batches again from a checkpoint before them, under "
             "torch.autograd.detect_anomaly()",
             type(self._model).__name__,

@@ -1,4 +1,4 @@
-"""How a run gets its processes, and how its results come home."""
+"""How a run gets its processes, and how its results are returned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Launcher(Protocol):
 
     @property
     def queue(self) -> Any:
-        """The way home for what ranks put into it; `None` if the task runs in this process alone."""
+        """The queue from ranks to this process; `None` if the task runs in this process alone."""
         ...
 
     def launch(self, task: Task) -> Result:

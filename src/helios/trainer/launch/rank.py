@@ -65,7 +65,7 @@ class _ParentChannel:
         self._rank = rank
         self._turn = threading.Lock()
         self._has_failed = False
-        # If this rank is killed in the middle of a message, the other end shall not wait for the rest of it as long as
+        # If this rank is killed in the middle of a message, the other end must not wait for the rest of it as long as
         # a process lives that was forked here, such as a data loader's worker.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=connection.close)

@@ -54,7 +54,7 @@ class Spawn:
         self._world_size = world_size
 
     def launch(self, task: Task) -> Result:
-        """Run the task, and bring home what rank 0 returns, its metrics and what its plug-ins have to tell."""
+        """Run the task, and return what rank 0 returns; its metrics and the results of its plug-ins are passed on."""
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ConfigurationError(
                 "fit was called while a process that it had started was importing the script: put what the script does "
@@ -128,7 +128,7 @@ class _RankPool:
                 known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
             raise error
         finally:
-            del error  # It refers to this call, which must not refer to it: neither would be let go of for long.
+            del error  # Its traceback refers to this frame, which must not refer to it: the circle would keep both.
 
     def _start(self) -> None:
         context = _choose_context()
@@ -257,7 +257,7 @@ def _pack(task: Task, home: ObjectHost) -> bytes:
         }
         culprits = [name for name, part in parts.items() if not _can_pack(part)]
         raise ConfigurationError(
-            f"{', '.join(culprits) or 'the run'} cannot be sent to the processes that shall train ({error}): define "
+            f"{', '.join(culprits) or 'the run'} cannot be sent to the processes that train ({error}): define "
             "classes at the top level of a module, and make in setup, which runs in those processes, what cannot be "
             "pickled"
         ) from error

@@ -45,11 +45,11 @@ class StoppedRanks:
         self._looks = {rank: self._looks.get(rank, 0) + 1 for rank in stopped}
         for rank, pid in stopped.items():
             if self._looks[rank] * _LOOK > _LIMIT:
-                text = f"process {pid} is stopped, for {_LIMIT:g} s by now: 'kill -CONT {pid}' would have had it go on"
+                text = f"process {pid} is stopped, for {_LIMIT:g} s by now: 'kill -CONT {pid}' would have continued it"
                 return Failure.lost(rank, socket.gethostname(), text)
             if self._looks[rank] == 1:
                 get_root_logger().warning(
-                    "rank %d is stopped, and the others wait for it: 'kill -CONT %d' has it go on; it is given up "
+                    "rank %d is stopped, and the others wait for it: 'kill -CONT %d' continues it; it is declared lost "
                     "after %g s",
                     *(rank, pid, _LIMIT),
                 )
