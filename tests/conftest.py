@@ -37,6 +37,9 @@ torch.set_num_threads(1)
 # A shell without job host_group starts what it puts into the background with Ctrl-C ignored; children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# As `nohup` does with the end of a session.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A process of tests has one fork server, whoever starts it: it must have imported what any of them forks.
 multiprocessing.set_forkserver_preload(

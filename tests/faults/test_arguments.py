@@ -35,12 +35,12 @@ def run(make_study: Any = optuna.create_study, objective: Any = len) -> optuna.S
 MISTAKES: list[tuple[Callable[[], object], type[HeliosError], str]] = [
     (lambda: resume_study(None), ArgumentTypeError, "study_args is None, .*: pass a dict"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: resume(nmae="s"), ConfigurationError, r"study_args has \['nmae'\], which .* does not take: there are"),
-    (lambda: resume(study_name=""), ConfigurationError, "study_name is '': a study's name has 1 to 512 characters"),
-    (lambda: resume(study_name="a\0b"), ConfigurationError, "no NUL among them"),
-    (lambda: resume(study_name="x" * 513), ConfigurationError, "has 1 to 512 characters"),
+    (lambda: resume(study_name=""), ConfigurationError, "study_name is '': pass a name of 1 to 512 characters"),
+    (lambda: resume(study_name="a\0b"), ConfigurationError, "pass a name of 1 to 512 characters, without NUL"),
+    (lambda: resume(study_name="x" * 513), ConfigurationError, "xxx.: pass a name of 1 to 512 characters"),
     (lambda: resume(study_name=3), ArgumentTypeError, "study_name is 3, a int: pass a string"),
-    (lambda: resume(sampler="tpe"), ArgumentTypeError, "sampler is 'tpe', a str: pass a sampler of Optuna's"),
-    (lambda: resume(direction="up"), ConfigurationError, "no study can be made of study_args .*up"),
+    (lambda: resume(sampler="tpe"), ArgumentTypeError, "sampler is 'tpe', a str: pass an Optuna sampler, or None"),
+    (lambda: resume(direction="up"), ConfigurationError, "optuna.create_study rejects study_args .*up.*: correct them"),
     (
         lambda: resume_study(STUDY_ARGS, backup_study="no"),  # type: ignore[arg-type]  # wrong on purpose
         ArgumentTypeError,
@@ -48,7 +48,7 @@ MISTAKES: list[tuple[Callable[[], object], type[HeliosError], str]] = [
     ),
     (lambda: resume_study(STUDY_ARGS, "FAIL"), ArgumentTypeError, "failed_states is 'FAIL': pass states, such as"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: run(make_study=None), ArgumentTypeError, "make_study is None, .*: pass a function that returns the study"),
-    (lambda: run(make_study=lambda: None), ArgumentTypeError, "make_study returned None, .*: let it return the study"),
+    (lambda: run(make_study=lambda: None), ArgumentTypeError, "make_study returned None, a NoneType: return the study"),
     (lambda: run(objective=3), ArgumentTypeError, "objective is 3, a int: pass a function of a trial"),
     (lambda: safe_torch_load("missing.pth"), MissingFileError, "correct the path: .*missing.pth"),
     (lambda: safe_torch_load(3), ArgumentTypeError, "f is 3, a int: pass a path"),  # type: ignore[arg-type]  # wrong on purpose

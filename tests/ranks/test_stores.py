@@ -124,7 +124,7 @@ def test_ranks_read_each_others_signed_values() -> None:
     assert one.compare_set("signed/b", "", "2") == b"1"
     assert one.compare_set("signed/b", "1", "2") == other.get("signed/b") == b"2"
     one.queue_push("signed/queue", b"")
-    assert other.queue_len("signed/queue") == 1
+    assert one.queue_len("signed/queue") == 1  # Asked over the connection that has pushed: a push is not acknowledged.
     assert other.queue_pop("signed/queue") == b""
     assert other.check(["signed/a"])
     assert one.delete_key("signed/a")
