@@ -54,7 +54,7 @@ PRIVATE: Final = {
     "core/rng/state_dict.py": "whether CUDA can be used in a forked process",
     "data/sources/stream_source.py": "`_replace` is documented for named tuples",
     "data/streaming.py": "as stream_source.py",
-    "parallel/wrapping.py": "DDP synchronizes buffers in a private method only",
+    "parallel/ddp.py": "DDP synchronizes buffers in a private method only",
     "plugins/optuna/optuna_internals.py": "what the bridge needs of Optuna and has no public name; each with a test",
     "ranks/process_group.py": "torch has no public way to abort a process group yet",
     "trainer/_watches.py": "the mark that an optimizer has stepped, where torch's schedulers look for it",

@@ -11,10 +11,9 @@ from unittest import mock
 
 from helios.checkpoint import store
 from helios.data import datamodule
-from helios.model import model
-from helios.parallel import wrapping
+from helios.parallel import Strategy, ddp
 from helios.ranks.host_group import HostGroup
-from helios.trainer import _evaluation, _loop
+from helios.trainer import _loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,27 +92,27 @@ def _validation_with_own_buffers() -> None:
         yield
         network.require_forward_param_sync = True
 
-    mock.patch.object(wrapping, "_with_buffers_of_first", keep_quiet).start()
+    mock.patch.object(ddp, "_broadcast_buffers_once", keep_quiet).start()
 
 
 def _validation_with_buffers_when_due() -> None:
     """In the middle of an accumulation, a validation takes over no more than the next forward pass would."""
-    take_over = wrapping._with_buffers_of_first
+    take_over = ddp._broadcast_buffers_once
 
     def take_over_when_due(network: DistributedDataParallel) -> contextlib.AbstractContextManager[None]:
         return take_over(network) if network.require_forward_param_sync else contextlib.nullcontext()
 
-    mock.patch.object(wrapping, "_with_buffers_of_first", take_over_when_due).start()
+    mock.patch.object(ddp, "_broadcast_buffers_once", take_over_when_due).start()
 
 
 def _dues_forgotten() -> None:
     """The first forward pass of a process takes over rank 0's buffers, whatever came before it."""
-    mock.patch.object(model, "restore_buffer_sync_flags").start()
+    mock.patch.object(Strategy, "restore_buffer_sync_flags").start()
 
 
 def _validation_not_quiet() -> None:
     """Each forward pass of a validation exchanges buffers, and some ranks make one more than others."""
-    mock.patch.object(_evaluation, "local_forward").start()
+    mock.patch.object(Strategy, "local_forward").start()
 
 
 def _streams_not_in_step() -> None:
@@ -123,7 +122,7 @@ def _streams_not_in_step() -> None:
 
 def _buckets_not_settled() -> None:
     """Gradients are laid out anew after the first backward pass of a process."""
-    mock.patch.object(wrapping, "_settle_buckets").start()
+    mock.patch.object(ddp, "_settle_buckets").start()
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from helios.checkpoint.parts import unwrap_module
-from helios.parallel.wrapping import wrap_network
+from helios.parallel.ddp import wrap_ddp
 from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def wrapped(state: dict[str, Any] | None, *, sparse: bool, options: dict[str, An
     network = Lookup(sparse=sparse)
     if state is not None:
         network.load_state_dict(state)
-    return wrap_network(network, torch.device("cpu"), "ddp", (), options)
+    return wrap_ddp(network, torch.device("cpu"), options)
 
 
 def train(rank: int, sparse: bool, options: dict[str, Any]) -> list[dict[str, torch.Tensor]]:

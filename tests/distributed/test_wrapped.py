@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from helios import Model
 from helios.checkpoint.parts import networks_of
 from helios.parallel.gradients import collect_gradients, restore_gradients
-from helios.parallel.wrapping import get_buffer_sync_flags, local_forward, restore_buffer_sync_flags, wrap_network
+from helios.parallel.strategies import DDPStrategy
 from tests.ranks.ranks import run_ranks
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Nested(Model):
 
     def _wrap(self) -> nn.Module:
         network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-        return wrap_network(network, torch.device("cpu"), "ddp", (), {}) if self._is_wrapped else network
+        return DDPStrategy().wrap(network, torch.device("cpu"), (), {}) if self._is_wrapped else network
 
     def run(self, inputs: torch.Tensor) -> None:
         for network in (self.compiled, self.average, self.parts["one"]):
@@ -51,16 +51,16 @@ def train(rank: int) -> Any:
     with network.no_sync():
         network(inputs).square().sum().backward()
     part(inputs).square().sum().backward()
-    flags = get_buffer_sync_flags(networks_of(model))
+    flags = DDPStrategy().get_buffer_sync_flags(networks_of(model))
     gradients = {name: gradient.clone() for name, gradient in collect_gradients(model).items()}
     again = Nested(is_wrapped=True)
     again.setup()
-    restore_buffer_sync_flags(networks_of(again), flags)
-    restore_gradients(again, gradients)
+    DDPStrategy().restore_buffer_sync_flags(networks_of(again), flags)
+    restore_gradients(again, gradients, strategy=DDPStrategy())
     assert all(torch.equal(gradient, gradients[name]) for name, gradient in collect_gradients(again).items())
-    assert get_buffer_sync_flags(networks_of(again)) == flags
+    assert DDPStrategy().get_buffer_sync_flags(networks_of(again)) == flags
     # In a validation, ranks make different numbers of passes, and have the buffers of rank 0.
-    with local_forward(networks_of(model).values(), is_uneven=True), torch.no_grad():
+    with DDPStrategy().local_forward(networks_of(model).values(), is_uneven=True), torch.no_grad():
         buffers = [buffer.clone() for network in networks_of(model).values() for buffer in network.buffers()]
         model.eval()
         for _ in range(1 + rank):
@@ -69,7 +69,7 @@ def train(rank: int) -> Any:
 
 
 def test_wrappers_are_found_wherever_they_are(tmp_path: Path) -> None:
-    """DDP is kept quiet within other wrappers and networks too, and is in none of the names.
+    """DDP exchanges nothing in a validation within other wrappers and networks too, and is in none of the names.
 
     What two ranks save has the names of one process, and loads there. Their validations may have different lengths.
     """

@@ -79,7 +79,7 @@ class RunContext(Protocol):
 
     @property
     def strategy(self) -> str:
-        """How several ranks train a network: "ddp" or "fsdp"."""
+        """How several ranks train a network: "ddp", "fsdp", or the name of a strategy of the user's own."""
         ...
 
     @property

@@ -15,13 +15,14 @@ from helios.core.context import RunMember
 from helios.core.paths import can_be_in_name
 from helios.core.registry import Registry
 from helios.errors import ArgumentTypeError, ConfigurationError
-from helios.parallel.wrapping import get_buffer_sync_flags, restore_buffer_sync_flags, wrap_network
+from helios.parallel.strategies import SingleProcessStrategy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from helios.core.state import TrainingState
+    from helios.parallel.strategy import Strategy
 
 _ALWAYS_SAVED: Final = ("_metrics", "_loss_items", "_running_losses", "_val_scores", "_test_scores")
 
@@ -68,6 +69,7 @@ class Model(RunMember, abc.ABC):
         set_by_subclass = frozenset(vars(self))
         super().__init__()
         self._save_name = _check_save_name(save_name)
+        self._parallel_strategy: Strategy = SingleProcessStrategy()
         self._metrics: dict[str, Any] = {}
         self._loss_items: dict[str, torch.Tensor] = {}
         self._running_losses: dict[str, torch.Tensor] = {}
@@ -140,9 +142,7 @@ class Model(RunMember, abc.ABC):
         """
         if not isinstance(network, nn.Module):
             raise ArgumentTypeError(f"network is {network!r}, a {type(network).__name__}: pass a torch.nn.Module")
-        if not self.is_distributed:
-            return network.to(self.device)
-        return wrap_network(network, self.device, self.trainer.strategy, units, options)
+        return self._parallel_strategy.wrap(network, self.device, units, options)
 
     def is_optimizer_step(self, state: TrainingState) -> bool:
         """Whether the batch in hand completes an accumulation: the time for `optimizer.step()` and `zero_grad()`.
@@ -285,7 +285,7 @@ class Model(RunMember, abc.ABC):
         return {
             "attributes": self._attribute_states.collect_base(),
             "modes": {name: get_modes(network) for name, network in networks.items()},
-            "buffer_sync_flags": get_buffer_sync_flags(networks),
+            "buffer_sync_flags": self._parallel_strategy.get_buffer_sync_flags(networks),
         }
 
     def _load_base_state(self, state: dict[str, Any]) -> None:
@@ -294,7 +294,7 @@ class Model(RunMember, abc.ABC):
         for name, modes in state["modes"].items():
             if name in networks:
                 set_modes(networks[name], modes)
-        restore_buffer_sync_flags(networks, state["buffer_sync_flags"])
+        self._parallel_strategy.restore_buffer_sync_flags(networks, state["buffer_sync_flags"])
 
 
 def check_metrics(metrics: object, owner: str) -> dict[str, Any]:

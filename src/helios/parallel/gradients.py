@@ -11,7 +11,7 @@ from helios.checkpoint.fsdp import find_sharded, unshard_once
 from helios.checkpoint.parts import bare_name, find_wrappers, networks_of, parts_of
 from helios.checkpoint.shard_tree import is_sharded
 from helios.errors import CheckpointMismatchError
-from helios.parallel.wrapping import mark_used
+from helios.parallel.strategies import SingleProcessStrategy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from helios.checkpoint.capture import AttributeCapture
+    from helios.parallel.strategy import Strategy
 
 _UNREDUCED: Final = " (unreduced)"  # No parameter has a space in its name.
 
@@ -31,6 +32,7 @@ class RunPart(Protocol):
     _attribute_states: AttributeCapture
 
 
+_SINGLE: Final = SingleProcessStrategy()
 _NO_OTHERS: Final[Mapping[str, RunPart]] = types.MappingProxyType({})
 
 
@@ -149,7 +151,10 @@ def collect_gradients(
 
 
 def restore_gradients(
-    model: RunPart, gradients: Mapping[str, torch.Tensor], others: Mapping[str, RunPart] = _NO_OTHERS
+    model: RunPart,
+    gradients: Mapping[str, torch.Tensor],
+    others: Mapping[str, RunPart] = _NO_OTHERS,
+    strategy: Strategy = _SINGLE,
 ) -> None:
     """Give back what `collect_gradients` returned; all others become `None`. All ranks must call this.
 
@@ -172,7 +177,7 @@ def restore_gradients(
     networks = networks_of(model)
     in_flight = {key: parameters[key.removesuffix(_UNREDUCED)] for key in gradients}
     unreduced = [parameter for key, parameter in in_flight.items() if key.endswith(_UNREDUCED)]
-    mark_used(networks, in_flight.values(), unreduced)
+    strategy.mark_used(networks, in_flight.values(), unreduced)
     unshard_once(networks.values())
     sharded = find_sharded(networks.values())
     for name, parameter in parameters.items():

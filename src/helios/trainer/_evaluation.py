@@ -13,13 +13,13 @@ from helios.checkpoint.parts import networks_of
 from helios.core.rng import SeedSequence
 from helios.core.state import Phase
 from helios.model.model import Model
-from helios.parallel.wrapping import local_forward
 from helios.plugins.table import overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from helios.data.sources import BatchSource
+    from helios.parallel.strategy import Strategy
     from helios.plugins.table import PluginTable
     from helios.ranks.host_group import HostGroup
     from helios.trainer._progress import ProgressBar, ProgressDisplay
@@ -102,6 +102,7 @@ class EvaluationLoop:
         save_rng_state: Callable[[], Callable[[], None]],
         seed: int,
         host_group: HostGroup,
+        strategy: Strategy,
         display: ProgressDisplay | None,
     ) -> None:
         """Bind what is called.
@@ -115,6 +116,7 @@ class EvaluationLoop:
             save_rng_state: saves the states of the generators, and returns a function that restores them.
             seed: the seed of the run.
             host_group: what the ranks agree through.
+            strategy: how the ranks train the networks.
             display: where to show a bar, if anywhere.
         """
         self._phase = phase
@@ -130,6 +132,7 @@ class EvaluationLoop:
         lengths = host_group.all_gather_object(source.batches_per_epoch())
         # The length of a stream is unknown: that of one rank may end while those of others continue.
         self._is_uneven = None in lengths or len(set(lengths)) > 1
+        self._strategy = strategy
         self._display = display
 
     @torch.no_grad()
@@ -159,7 +162,7 @@ class EvaluationLoop:
                 hook(*arguments)
             self._seed_fn(seeds[-1])
             calls.model_start(*arguments)
-            with local_forward(networks, is_uneven=self._is_uneven):
+            with self._strategy.local_forward(networks, is_uneven=self._is_uneven):
                 steps = self._run_batches(seeds, hooks)
         if is_validation and overrides(self._model, "train", Model):
             self._model.train()

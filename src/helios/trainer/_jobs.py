@@ -118,7 +118,8 @@ class TrainingJob:
         self._loop.load_state_dict(data["training"])
         # One rank may have some where another has none, and to give them back takes all.
         if any(self._host_group.all_gather_object(bool(data["gradients"]))):
-            restore_gradients(self._session.model, data["gradients"], self._session.states.others)
+            session = self._session
+            restore_gradients(session.model, data["gradients"], session.states.others, session.strategy)
         self._session.log.info("resumed from %s", path)
 
     def _restore_states(self, path: Path, data: dict[str, Any]) -> None:

@@ -15,12 +15,13 @@ from helios.core.logging import check_tensorboard
 from helios.core.paths import as_path, can_be_in_name
 from helios.core.state import TrainingUnit
 from helios.errors import ArgumentTypeError, ConfigurationError, DeviceUnavailableError
-from helios.parallel.wrapping import STRATEGIES
+from helios.parallel.strategies import DDPStrategy, as_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from helios.core.distributed import DistributedInfo
+    from helios.parallel.strategy import Strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainerOptions:
     import_prefix: str = ""
     print_banner: bool = True
     num_processes: int | None = None
-    strategy: str = "ddp"
+    strategy: Strategy = dataclasses.field(default_factory=DDPStrategy)  # A name is replaced by the instance.
     passport: Mapping[str, Any] | None = None
     on_drift: str | Mapping[str, str] = "refuse"
 
@@ -67,8 +68,7 @@ class TrainerOptions:
         self._check_steps()
         self._check_places()
         self._settle_devices()
-        if self.strategy not in STRATEGIES:
-            raise ConfigurationError(f"strategy is {self.strategy!r}: choose one of {', '.join(map(repr, STRATEGIES))}")
+        self._set("strategy", as_strategy(self.strategy))
         _ = self.drift_policy  # Makes the passport's entries as well, and checks both.
         self._set(
             "random_seed", rng.get_default_seed() if self.random_seed is None else rng.check_seed(self.random_seed)

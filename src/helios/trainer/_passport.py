@@ -36,7 +36,7 @@ def make_passport(session: Session, data: Mapping[str, Any], validation: Evaluat
         "train.seed": None if data["seed"] == options.seed else data["seed"],
         **{f"valid.{name}": validation and validation.data[name] for name in _VALID},
         "ranks": ranks,
-        "strategy": options.strategy if ranks > 1 else None,
+        "strategy": session.strategy.name if ranks > 1 else None,
         **describe_machine(session.device),
         **options.added_entries,
         **_collect_added(session),

@@ -14,7 +14,7 @@ from helios.core.rng import derive_seed, make_rng_state_saver, make_seed_fn, see
 from helios.core.state import Phase, TrainingUnit
 from helios.data.sources import BatchSource, StreamSource, make_source
 from helios.errors import ConfigurationError, RankFailedError
-from helios.ranks.mesh import make_mesh
+from helios.parallel.strategies import SingleProcessStrategy
 from helios.trainer._checks import check_step
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
@@ -77,9 +77,9 @@ class Session(contextlib.ExitStack):
         self.device = task.options.device_of(host_group.info)
         self.rank = host_group.rank
         self.seed_fn, self.save_rng_state = make_seed_fn(self.device), make_rng_state_saver(self.device)
-        is_spread = host_group.world_size > 1 and task.options.strategy == "fsdp"
-        # The ranks over which checkpoints' tensors are spread; None to have them whole.
-        self.mesh = make_mesh(self.device.type) if is_spread else None
+        self.strategy = task.options.strategy if host_group.world_size > 1 else SingleProcessStrategy()
+        # The device mesh that sharded tensors of a checkpoint are loaded on; None to load them unsharded.
+        self.mesh = self.strategy.make_mesh(self.device)
         self.states = PartStates(self.model, self.plugins, self.datamodule)
         self.display: ProgressDisplay | None = None
         self._store: CheckpointStore | None = None
@@ -138,6 +138,7 @@ class Session(contextlib.ExitStack):
         self.states.note_before_setup()
         for part in (*self.plugins.values(), self.datamodule, self.model):
             part._join_run(self._trainer, self.device, is_distributed=self.host_group.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
+        self.model._parallel_strategy = self.strategy  # noqa: SLF001 - the run's side of Model.
         # Each part is keyed alike on every rank, and by nothing that came before: a plug-in that draws on a single rank
         # leaves the other plug-ins, how data are split, and the weights as they are.
         for plugin in self.plugins.values():
@@ -208,5 +209,6 @@ class Session(contextlib.ExitStack):
             save_rng_state=self.save_rng_state,
             seed=self.options.seed,
             host_group=self.host_group,
+            strategy=self.strategy,
             display=self.display,
         )

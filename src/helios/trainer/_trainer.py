@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from helios.data.datamodule import DataModule
     from helios.model.model import Model
+    from helios.parallel.strategy import Strategy
     from helios.plugins.base import Plugin
     from helios.trainer._task import Result
     from helios.trainer.launch.launcher import Launcher
@@ -59,8 +60,8 @@ class Trainer:
         import_prefix: the package that `src_root` is.
         print_banner: say in a few lines what is about to be trained.
         num_processes: CPU processes to train in, over gloo.
-        strategy: how a network that `Model.wrap` is given is trained by several ranks: "ddp" (each has a copy) or
-            "fsdp" (each has a part).
+        strategy: how several ranks train a network that `Model.wrap` is given: "ddp" (each rank has a copy), "fsdp"
+            (each rank has a shard of every parameter), or an instance of `helios.parallel.Strategy`.
         passport: names and plain values that must be the same when the run is resumed: the version of the data, say.
         on_drift: what is done when a run is resumed with other settings than its checkpoint was written with. "refuse"
             refuses those that make it another run (the seed, the length of a dataset, ...) and warns of those that only
@@ -100,7 +101,7 @@ class Trainer:
         import_prefix: str = "",
         print_banner: bool = True,
         num_processes: int | None = None,
-        strategy: str = "ddp",
+        strategy: str | Strategy = "ddp",
         passport: Mapping[str, Any] | None = None,
         on_drift: str | Mapping[str, str] = "refuse",
     ) -> None:
@@ -175,8 +176,8 @@ class Trainer:
 
     @property
     def strategy(self) -> str:
-        """How networks are trained by several ranks: "ddp" or "fsdp"."""
-        return self._options.strategy
+        """How several ranks train a network: "ddp", "fsdp", or the `name` of the strategy that was given."""
+        return self._options.strategy.name
 
     @property
     def accumulation_steps(self) -> int:
