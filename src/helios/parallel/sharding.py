@@ -67,6 +67,11 @@ def shard_network(
         for module in modules:
             fully_shard(module, mesh=mesh, **options)
 
+    if not any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        if device is not None:
+            network.to(device)
+        shard()
+        return network
     if device is None:
         device = torch.device(mesh.device_type)
         if mesh.device_type == "cuda":

@@ -67,7 +67,7 @@ class FSDPStrategy(Strategy):
     def wrap(
         self, network: nn.Module, device: torch.device, units: Iterable[nn.Module], options: Mapping[str, Any]
     ) -> nn.Module:
-        """Shard the network with the options, and move only this rank's shards to the device."""
+        """Shard the network with the options; of one on the meta device, only this rank's shards are on the device."""
         return shard_network(network, self.make_mesh(device), units, device=device, **options)
 
 
