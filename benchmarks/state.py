@@ -52,7 +52,7 @@ class _Big(Model):
 def _measure(title: str, memory: int) -> tuple[tuple[str, ...], ...]:
     model = _Big(memory)
     model.setup()
-    model._attribute_states.mark()  # noqa: SLF001 - as a run does.
+    model._helios_capture.mark()  # noqa: SLF001 - as a run does.
     model.fill()
     # As a file gives it back.
     saved = copy.deepcopy(model.state_dict())

@@ -108,6 +108,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(line)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a soak be as thorough as there is time."""
+    parser.addoption(
+        "--soak-kills",
+        type=int,
+        default=8,
+        help="kills per combination of options in the soak (%(default)s); with 1000, every third instant",
+    )
+
+
+@pytest.fixture
+def soak_kills(request: pytest.FixtureRequest) -> int:
+    """Return at how many instants a run of the soak is killed."""
+    kills: int = request.config.getoption("--soak-kills")
+    return kills
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     if torch.cuda.is_available():

@@ -119,7 +119,7 @@ METHODS: dict[type, dict[str, dict[str, Any]]] = {
         **{key: {"step": ...} for key in STEP_HOOKS},
         "on_training_batch_end": {"state": ..., "should_log": False},
         "load_state_dict": {"state_dict": ..., "fast_init": False},
-        **{key: {} for key in ("train", "eval", "trained_state_dict", "load_for_testing", "have_metrics_improved")},
+        **{key: {} for key in ("train", "eval", "load_for_testing", "have_metrics_improved")},
         "append_metadata_to_chkpt_name": {"chkpt_name": ...},
         "append_to_banner": {"banner": ...},
         "is_optimizer_step": {"state": ...},
@@ -168,7 +168,9 @@ PROPERTIES: dict[type, list[str]] = {
 FIELDS: dict[Any, dict[str, Any]] = {
     TrainingState: {
         **dict.fromkeys(("current_iteration", "global_iteration", "global_epoch", "validation_cycles"), 0),
-        **dict.fromkeys(("dataset_iter", "early_stop_count", "average_iter_time", "running_iter"), 0),
+        **dict.fromkeys(
+            ("dataset_iter", "early_stop_count", "average_iter_time", "running_iter", "optimizer_steps"), 0
+        ),
     },
     UniquePluginOverrides: dict.fromkeys(
         ("training_batch", "validation_batch", "testing_batch", "should_training_stop"), False

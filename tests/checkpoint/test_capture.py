@@ -29,7 +29,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.base = 0
-        self._attribute_states = AttributeCapture(self, ignore=frozenset({"base"}))
+        self._helios_capture = AttributeCapture(self, ignore=frozenset({"base"}))
         self.net = nn.Linear(1, 1)
         self.path = "somewhere"
         self.counter = 0
@@ -43,7 +43,7 @@ class Owner:
 
     @property
     def states(self) -> AttributeCapture:
-        return self._attribute_states
+        return self._helios_capture
 
 
 def through_a_file(states: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def data_of(number: float, **state: int) -> dict[str, Any]:
         "format": 1,
         "model": {"class": "M", "state": {}, "book": {"metrics": {}, "running_losses": {}}},
         "plugins": {},
-        "training": {"state": TrainingState(**state).to_dict(), "stopped": False, "feed": {}},
+        "training": {"state": TrainingState(**state).dict(), "stopped": False, "feed": {}},
         "gradients": {},
     }
 

@@ -18,12 +18,13 @@ FIELDS = [
     "early_stop_count",
     "average_iter_time",
     "running_iter",
+    "optimizer_steps",
 ]
 
 
 def test_the_state_has_the_names_that_users_read() -> None:
     """The fields are the documented ones, and all counts start at 0."""
-    assert TrainingState().to_dict() == dict.fromkeys(FIELDS, 0)
+    assert TrainingState().dict() == dict.fromkeys(FIELDS, 0)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=len(FIELDS), max_size=len(FIELDS)))
@@ -32,9 +33,29 @@ def test_the_state_comes_back_in_place(values: list[int]) -> None:
     counts = dict(zip(FIELDS, values, strict=True))
     state = TrainingState(**counts)
     held = TrainingState()
-    held.load_dict(state.to_dict())
+    held.load_dict(state.dict())
     assert held == state
-    assert held.to_dict() == counts
+    assert held.dict() == counts
+
+
+@pytest.mark.parametrize("unit", TrainingUnit)
+@pytest.mark.parametrize("accumulation_steps", [1, 2, 3])
+def test_a_batch_is_counted(unit: TrainingUnit, accumulation_steps: int) -> None:
+    """By epoch, `current_iteration` counts batches, and by iteration completed accumulations."""
+    state = TrainingState()
+    completes = [state.count_batch(unit, accumulation_steps) for _ in range(7)]
+    assert completes == [(i + 1) % accumulation_steps == 0 for i in range(7)]
+    assert (state.global_iteration, state.dataset_iter, state.running_iter) == (7, 7, 7)
+    assert state.optimizer_steps == 7 // accumulation_steps
+    assert state.current_iteration == (7 if unit is TrainingUnit.EPOCH else 7 // accumulation_steps)
+
+
+def test_attributes_of_a_programs_own_are_part_of_the_state() -> None:
+    """What a program adds to a state is in `dict` and is loaded with the counts."""
+    state, held = TrainingState(), TrainingState()
+    state.best_loss = 0.5  # type: ignore[attr-defined]  # added by the program
+    held.load_dict(state.dict())
+    assert held.dict() == {**dict.fromkeys(FIELDS, 0), "best_loss": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -115,13 +115,14 @@ class Elastic(Model):
 
     def train_step(self, batch: list[torch.Tensor] | torch.Tensor, state: TrainingState) -> None:
         numbers = (batch if isinstance(batch, torch.Tensor) else batch[0]).double()
-        self.notes.seen.append((state.global_iteration, numbers[:, 0].int().tolist()))
-        if self.rank == 1 and state.global_iteration == self._plan.kill_at:
+        index = state.global_iteration - 1
+        self.notes.seen.append((index, numbers[:, 0].int().tolist()))
+        if self.rank == 1 and index == self._plan.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         with self._exchange(state):
             loss = nn.functional.mse_loss(self.net(numbers / 10), numbers.sin())
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own method
-        if state.global_iteration == 0 and not self._plan.unreduced:
+        if index == 0 and not self._plan.unreduced:
             self.notes.gradient = torch.cat([_whole(p.grad).reshape(-1).clone() for p in self.net.parameters()])
         if self.is_optimizer_step(state):
             self.optimizer.step()

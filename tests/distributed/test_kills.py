@@ -203,22 +203,22 @@ def test_a_kill_at_every_instant(whom: str, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("spec", [*EVERYTHING, *SAMPLE], ids=str)
-def test_every_third_instant_of_everything(spec: RankSpec, tmp_path: Path) -> None:
-    """Ranks: the whole matrix of options, with kills at every third instant."""
+@pytest.mark.parametrize(("number", "spec"), list(enumerate([*EVERYTHING, *SAMPLE])), ids=str)
+def test_kills_in_every_combination_of_options(number: int, spec: RankSpec, tmp_path: Path, soak_kills: int) -> None:
+    """Ranks: the whole matrix of options; the instants of the kills differ between combinations."""
     whole = undisturbed(spec, tmp_path / "whole")
-    check_shots(spec, tmp_path, whole, shots_in(whole, 3, offset=len(str(spec))))
+    check_shots(spec, tmp_path, whole, shots_in(whole, max(3, sum(whole["ticks"]) // soak_kills), offset=number))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("whom", ["caller", "rank"])
 @pytest.mark.parametrize("spec", SAMPLE, ids=str)
-def test_a_signal_in_every_kind_of_run(spec: RankSpec, whom: str, tmp_path: Path) -> None:
-    """Ranks: as above, a SIGTERM to anybody, at every third instant, in every kind of run."""
+def test_a_signal_in_every_kind_of_run(spec: RankSpec, whom: str, tmp_path: Path, soak_kills: int) -> None:
+    """Ranks: as above, a SIGTERM to anybody, at instants spread over the run, in every kind of run."""
     spec = dataclasses.replace(spec, sleep=0.01)
     whole = undisturbed(spec, tmp_path / "whole")
-    for count in range(MEETING + 1, min(whole["ticks"]) + 1, 3):
+    for count in range(MEETING + 1, min(whole["ticks"]) + 1, max(3, min(whole["ticks"]) // soak_kills)):
         shot = Shot(count % 2, count, whom, signal.SIGTERM)
         assert_same(asked_to_leave_at(spec, tmp_path / str(count), shot)[1], whole)
 

@@ -50,7 +50,7 @@ class Branching(Model):
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=0.01)
 
     def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
-        use_both = state.global_iteration % ACCUMULATION == 0 and (self._is_alike or self.rank == get_world_size() - 1)
+        use_both = state.global_iteration % ACCUMULATION == 1 and (self._is_alike or self.rank == get_world_size() - 1)
         with self._exchange(state):
             outputs = self.net(batch[0], use_both)
             (outputs - batch[0].sin()).square().sum().backward()

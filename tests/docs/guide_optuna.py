@@ -149,7 +149,7 @@ class Tuned(helios.Model):
         """The accuracy is known beforehand."""
 
     def measure(self, validation_cycle: int) -> None:
-        self.metrics["accuracy"] = self._accuracies[validation_cycle - 1]
+        self.metrics["accuracy"] = self._accuracies[validation_cycle]
 
     def finish(self) -> float:
         self.ends += 1

@@ -45,7 +45,7 @@ def run_example(name: str, *arguments: str) -> Any:
 def test_the_classifier_trains_and_goes_on(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 2: `examples/classifier.py` trains and tests; given more iterations, it goes on, in the same epoch."""
+    """`examples/classifier.py` trains and tests; given more iterations, it goes on, in the same epoch."""
     caplog.set_level(logging.INFO, logger="helios")
     run_example("classifier", "--iterations", "20")
     printed = capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_the_classifier_trains_and_goes_on(
     run_example("classifier", "--iterations", "71", "--workers", "1")
     assert "training 71 iterations from iteration 20" in capsys.readouterr().out
     assert "iteration 70: training loss" in caplog.text
-    assert "validation 1: accuracy" in caplog.text
+    assert "validation 0: accuracy" in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 

@@ -68,9 +68,9 @@ def test_the_objective_as_printed() -> None:
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     assert [trial.value for trial in study.trials[:2]] == [0.9, 0.8]
     assert [trial.intermediate_values for trial in study.trials] == [
-        {1: 0.1, 2: 0.5, 3: 0.9},
-        {1: 0.6, 2: 0.7, 3: 0.8},
-        {1: 0.0},
+        {0: 0.1, 1: 0.5, 2: 0.9},
+        {0: 0.6, 1: 0.7, 2: 0.8},
+        {0: 0.0, 1: 0.0},
     ]
     assert [model.ends for model in models] == [1, 1, 1]
     for trial, model in zip(study.trials, models, strict=True):

@@ -163,7 +163,7 @@ def test_the_same_signal_at_once_is_one(tmp_path: Path) -> None:
     class Twice(TinyModel):
         def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
             super().train_step(batch, state)
-            if state.global_iteration == 3:
+            if state.global_iteration == 4:
                 for _ in range(3):
                     signal.raise_signal(signal.SIGTERM)
 

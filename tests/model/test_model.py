@@ -105,7 +105,7 @@ def test_every_stateful_attribute_rides_in_the_checkpoint(tmp_path: Path, *, wra
     resumed = train(tmp_path / "parts", 4, wrap=wrap)
     assert are_equal(resumed.state_dict(), whole.state_dict())
     assert (resumed.counter, len(resumed.history), resumed.best) == (12, 12, whole.best)
-    assert resumed.late == {"iteration": 11}
+    assert resumed.late == {"iteration": 12}
 
 
 def test_what_is_saved_is_what_changed(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_testing_restores_networks_and_plain_attributes(tmp_path: Path) -> None:
     assert are_equal(dict(model.net.state_dict()), dict(trained.net.state_dict()))
     assert torch.equal(model.heads[1].weight, trained.heads[1].weight)
     assert not {"optimizer", "scheduler", "scaler"} & set(vars(model))
-    assert (model.counter, model.late, model.best) == (3, {"iteration": 2}, trained.best)
+    assert (model.counter, model.late, model.best) == (3, {"iteration": 3}, trained.best)
 
 
 class Custom(CountingModel):
@@ -173,7 +173,7 @@ def test_metrics_come_back(tmp_path: Path) -> None:
     make_trainer(tmp_path, total_steps=2, valid_frequency=1).fit(Scoring(), ListData())
     model = Scoring()
     make_trainer(tmp_path, total_steps=2, valid_frequency=1).fit(model, ListData())
-    assert model.metrics == {"score": 1.0, "count": 2}
+    assert model.metrics == {"score": 0.5, "count": 1}
 
 
 def test_modes_switch_every_network() -> None:

@@ -36,7 +36,7 @@ class Stepping(helios.Model):
 
     def train_step(self, batch: Any, state: TrainingState) -> None:
         self.inputs = batch[0]
-        self.step(self, state.global_iteration)
+        self.step(self, state.global_iteration - 1)
 
     def backward(self, net: nn.Module) -> None:
         (net(self.inputs).sum() * self.free).backward()

@@ -35,7 +35,7 @@ class Requesting(helios.Plugin):
             self.request_stop(f"{hook} {number}", final=self.final)
 
     def on_training_batch_start(self, state: TrainingState) -> None:
-        self._request("batch start", state.global_iteration + 1)
+        self._request("batch start", state.global_iteration)
 
     def on_training_batch_end(self, state: TrainingState) -> None:
         self._request("batch end", state.global_iteration)
@@ -51,7 +51,7 @@ class Requesting(helios.Plugin):
 
 
 # The batches that are trained: an epoch has three, and every second batch has a validation.
-REQUESTS = [("batch start", 2, 2), ("batch end", 4, 4), ("step", 5, 5), ("validation", 2, 4), ("epoch", 1, 3)]
+REQUESTS = [("batch start", 2, 2), ("batch end", 4, 4), ("step", 5, 5), ("validation", 1, 4), ("epoch", 1, 3)]
 
 
 @pytest.mark.parametrize(("hook", "at", "batches"), REQUESTS)
@@ -142,7 +142,7 @@ class Told(Requesting):
         self.received = result
 
 
-@pytest.mark.parametrize(("hook", "at", "batches"), [("batch end", 3, 4), ("validation", 1, 2), ("epoch", 1, 6)])
+@pytest.mark.parametrize(("hook", "at", "batches"), [("batch end", 3, 4), ("validation", 0, 2), ("epoch", 1, 6)])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_request_of_one_rank_stops_all(tmp_path: Path, hook: str, at: int, batches: int, rank: int) -> None:
     """With two ranks, a request of either stops both at the next boundary; rank 0's result is received here."""

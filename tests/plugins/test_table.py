@@ -123,11 +123,19 @@ def test_only_plugins_are_registered(thing: Any) -> None:
     assert len(trainer.plugins) == 0
 
 
-def test_the_key_is_the_id() -> None:
-    """A plug-in under a key that is not its id is refused: its state would be looked for elsewhere."""
-    table = PluginTable()
-    with pytest.raises(ConfigurationError, match=r"plugins\['y'\] = plug-in 'x': use the plug-in's id as the key"):
-        table["y"] = SimplePlugin("x")
+def test_a_key_may_differ_from_the_id() -> None:
+    """A plug-in may have a key that is not its id, and is found, removed and protected under that key alone."""
+    table, plugin = PluginTable(), SimplePlugin("x")
+    table["y"] = plugin
+    assert (list(table), table["y"], table[SimplePlugin], "x" in table) == (["y"], plugin, plugin, False)
+    with pytest.raises(DuplicateNameError, match="is registered under 'y', and would run twice: use one key"):
+        table["x"] = plugin
+    with pytest.raises(DuplicateNameError, match="'y' is taken"):
+        table["y"] = SimplePlugin("y")
+    for key in ("", 3):
+        with pytest.raises(ConfigurationError, match="is no key; use a string that is not empty"):
+            table[key] = SimplePlugin("z")  # type: ignore[index]  # the point
+    del table["y"]
     assert len(table) == 0
 
 

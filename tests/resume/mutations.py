@@ -91,12 +91,12 @@ def _gradients_by_the_trainers_count() -> None:
 
 def _running_losses_lost() -> None:
     """The model's running losses start at nothing after a resume."""
-    original = Model._load_base_state
+    original = Model._helios_load_base_state
 
     def forget(self: Any, state: dict[str, Any]) -> None:
         original(self, {**state, "attributes": {**state["attributes"], "_running_losses": {}}})
 
-    Model._load_base_state = forget  # type: ignore[method-assign]  # the point
+    Model._helios_load_base_state = forget  # type: ignore[method-assign]  # the point
 
 
 def _one_step_more() -> None:

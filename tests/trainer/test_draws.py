@@ -186,9 +186,9 @@ def test_what_plugins_draw_never_reaches_the_model(kind: type[DrawingModel], uni
 def test_a_batch_is_one_stream(plugins: list[type[Gambler]]) -> None:
     """The model's hooks of a batch and its step draw on in one stream, whose seed no version changes."""
     drawn = dict(drawn_by(DrawingModel(), *(make() for make in plugins)))
-    for step in range(6):
-        key_generators(derive_seed(get_default_seed(), "step", 0, step))
-        for where in (f"batch start {step}", f"step {step}", f"batch end {step + 1}"):
+    for step in range(1, 7):
+        key_generators(derive_seed(get_default_seed(), "step", 0, step - 1))
+        for where in (f"batch start {step}", f"step {step}", f"batch end {step}"):
             assert drawn[where] == draw(), where
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from helios import Trainer, TrainingState
+    from helios import TrainingState
 
 SAMPLES = 12
 
@@ -174,30 +173,3 @@ def test_a_resumed_epoch_is_counted_from_where_it_is(tmp_path: Path) -> None:
     assert model.batches_seen == 5
     with pytest.raises(TrainingError, match=r"ended after 4 of 6 batches"):
         make_trainer(tmp_path, total_steps=20, **options).fit(TinyModel(), data(2, Short(range(SAMPLES))))
-
-
-@pytest.mark.parametrize("batch_size", [4, 2, 8])
-def test_the_epoch_log_comes_at_the_last_batch_after_a_resume_in_other_batches(tmp_path: Path, batch_size: int) -> None:
-    """By epochs, `should_log` is true at the last batch of each, also when those that remain are of another size."""
-
-    class Logging(TinyModel):
-        def __init__(self, leaves_at: int) -> None:
-            super().__init__()
-            self.leaves_at, self.logged = leaves_at, []  # type: ignore[var-annotated]  # by the next line
-
-        def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
-            if should_log:
-                self.logged.append((state.global_epoch, state.dataset_iter))
-            if state.global_iteration == self.leaves_at:
-                signal.raise_signal(signal.SIGTERM)
-
-    def trainer() -> Trainer:
-        return make_trainer(tmp_path, print_frequency=1, on_drift="warn")
-
-    def data(size: int) -> TinyDataModule:
-        return TinyDataModule(samples=16, params=DataLoaderParams(batch_size=size, shuffle=True))
-
-    assert not trainer().fit(Logging(leaves_at=1), data(4))
-    model = Logging(leaves_at=0)
-    assert trainer().fit(model, data(batch_size))
-    assert model.logged == [(1, 1 + -(-12 // batch_size)), (2, -(-16 // batch_size))]

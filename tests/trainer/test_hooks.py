@@ -21,14 +21,14 @@ def hook(name: str, *arguments: object) -> list[str]:
 
 
 def step(number: int, in_epoch: int, accumulation_steps: int = 1) -> list[str]:
-    """A training step: `b` processes the batch first, and an iteration ends after so many batches."""
-    completes = (number + 1) % accumulation_steps == 0
+    """A training step, the `number`-th from 1: `b` processes the batch first; an iteration is so many batches."""
+    completes = number % accumulation_steps == 0
     return [
         f"b.process_training_batch {number}",
         *hook("on_training_batch_start", number),
         f"model.train_step {100.0 + in_epoch} {number}",
-        *(hook("on_optimizer_step", number + 1) if completes else []),
-        *hook("on_training_batch_end", number + 1),
+        *(hook("on_optimizer_step", number) if completes else []),
+        *hook("on_training_batch_end", number),
     ]
 
 
@@ -84,12 +84,12 @@ def test_the_order_in_epochs() -> None:
             *hook("on_training_start"),
             "model.train",
             *hook("on_training_epoch_start", 1),
-            *[line for i in range(3) for line in step(i, i, accumulation_steps)],
-            *validation(1),
+            *[line for i in range(3) for line in step(i + 1, i, accumulation_steps)],
+            *validation(0),
             *hook("on_training_epoch_end", 1),
             *hook("on_training_epoch_start", 2),
-            *[line for i in range(3) for line in step(i + 3, i, accumulation_steps)],
-            *validation(2),
+            *[line for i in range(3) for line in step(i + 4, i, accumulation_steps)],
+            *validation(1),
             *hook("on_training_epoch_end", 2),
             *END,
         ]
@@ -102,15 +102,15 @@ def test_the_order_in_iterations() -> None:
         *hook("on_training_start"),
         "model.train",
         *hook("on_training_epoch_start", 1),
-        *step(0, 0),
-        *step(1, 1),
-        *validation(1),
-        *step(2, 2),
+        *step(1, 0),
+        *step(2, 1),
+        *validation(0),
+        *step(3, 2),
         *hook("on_training_epoch_end", 1),
         *hook("on_training_epoch_start", 2),
-        *step(3, 0),
-        *validation(2),
-        *step(4, 1),
+        *step(4, 0),
+        *validation(1),
+        *step(5, 1),
         *hook("on_training_epoch_end", 2),
         *END,
     ]
@@ -123,15 +123,15 @@ def test_the_order_in_iterations_of_several_batches() -> None:
         *hook("on_training_start"),
         "model.train",
         *hook("on_training_epoch_start", 1),
-        *step(0, 0, 2),
-        *step(1, 1, 2),
-        *step(2, 2, 2),
+        *step(1, 0, 2),
+        *step(2, 1, 2),
+        *step(3, 2, 2),
         *hook("on_training_epoch_end", 1),
         *hook("on_training_epoch_start", 2),
-        *step(3, 0, 2),
-        *validation(1),
-        *step(4, 1, 2),
-        *step(5, 2, 2),
+        *step(4, 0, 2),
+        *validation(0),
+        *step(5, 1, 2),
+        *step(6, 2, 2),
         *hook("on_training_epoch_end", 2),
         *END,
     ]
@@ -160,14 +160,15 @@ def test_the_order_of_testing() -> None:
 @pytest.mark.parametrize(
     ("options", "logged"),
     [
-        ({"total_steps": 3, "print_frequency": 1}, [3, 6, 9]),
-        ({"total_steps": 4, "print_frequency": 2}, [6, 12]),
+        ({"total_steps": 1, "print_frequency": 1}, [1, 2, 3]),
+        ({"total_steps": 3, "print_frequency": 2}, [2, 4, 6, 8]),
+        ({"total_steps": 3, "print_frequency": 2, "accumulation_steps": 3}, [2, 4, 6, 8]),
         ({"total_steps": 2}, []),
         ({"train_unit": "iteration", "total_steps": 7, "print_frequency": 3}, [3, 6]),
         ({"train_unit": "iteration", "total_steps": 4, "print_frequency": 2, "accumulation_steps": 2}, [4, 8]),
     ],
 )
-def test_logging_is_asked_for_in_the_unit_of_training(options: dict[str, Any], logged: list[int]) -> None:
-    """`should_log` is true at every so many epochs, at their last batch, or at every so many iterations."""
+def test_print_frequency_counts_iterations_in_both_units(options: dict[str, Any], logged: list[int]) -> None:
+    """`should_log` is true at every so many iterations; by epoch, each batch is an iteration."""
     lines = [line.split() for line in run(**options) if line.startswith("model.on_training_batch_end")]
     assert [int(words[1]) for words in lines if words[-1] == "log"] == logged

@@ -24,8 +24,8 @@ def test_running_losses_stay_tensors_and_are_cleared_after_validation() -> None:
         def train_step(self, batch: torch.Tensor, state: TrainingState) -> None:
             assert self._loss_items == {}
             super().train_step(batch, state)
-            loss = self.net.weight.sum() * 0 + state.global_iteration + 1
-            if state.global_iteration % 2:
+            loss = self.net.weight.sum() * 0 + state.global_iteration
+            if state.global_iteration % 2 == 0:
                 self._loss_items["loss"] = loss
             else:
                 self._loss_items = {"loss": loss}  # Another dictionary is as good.
@@ -47,23 +47,49 @@ def test_running_losses_stay_tensors_and_are_cleared_after_validation() -> None:
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2, 3, 4])
-def test_the_model_is_told_when_to_step(accumulation_steps: int) -> None:
-    """`is_optimizer_step` is true at every so many batches, and iterations count those, across epochs."""
-    steps: list[bool] = []
-    iterations: list[int] = []
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+def test_the_model_is_told_when_to_step(unit: str, accumulation_steps: int) -> None:
+    """`is_optimizer_step` is alike in every hook of a batch; `optimizer_steps` counts accumulations across epochs."""
+    answers: list[list[bool]] = []
+    counts: list[tuple[int, int]] = []
 
     class Asking(CountingModel):
+        def on_training_batch_start(self, state: TrainingState) -> None:
+            answers.append([self.is_optimizer_step(state)])
+
         def train_step(self, batch: torch.Tensor, state: TrainingState) -> None:
             del batch
-            steps.append(self.is_optimizer_step(state))
+            answers[-1].append(self.is_optimizer_step(state))
 
         def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
             del should_log
-            iterations.append(state.current_iteration)
+            answers[-1].append(self.is_optimizer_step(state))
+            counts.append((state.current_iteration, state.optimizer_steps))
 
-    make_trainer(total_steps=2, accumulation_steps=accumulation_steps).fit(Asking(), ListData())
-    assert steps == [(i + 1) % accumulation_steps == 0 for i in range(6)]
-    assert iterations == [(i + 1) // accumulation_steps for i in range(6)]
+    steps = 2 if unit == "epoch" else 6 // accumulation_steps
+    make_trainer(train_unit=unit, total_steps=steps, accumulation_steps=accumulation_steps).fit(Asking(), ListData())
+    batches = range(1, 7 if unit == "epoch" else steps * accumulation_steps + 1)
+    assert answers == [[i % accumulation_steps == 0] * 3 for i in batches]
+    assert counts == [(i if unit == "epoch" else i // accumulation_steps, i // accumulation_steps) for i in batches]
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+def test_running_losses_over_running_iter_is_the_mean(unit: str) -> None:
+    """`_running_losses[name] / running_iter` is the mean over the batches, with accumulation and after validations."""
+    means: list[float] = []
+
+    class Averaging(CountingModel):
+        def train_step(self, batch: torch.Tensor, state: TrainingState) -> None:
+            del batch
+            self._loss_items["loss"] = torch.tensor(float(state.global_iteration))
+
+        def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+            del should_log
+            means.append(float(self._running_losses["loss"] / state.running_iter))
+
+    trainer = make_trainer(train_unit=unit, total_steps=2, valid_frequency=1, accumulation_steps=3)
+    trainer.fit(Averaging(), ListData())
+    assert means == [1.0, 1.5, 2.0, 4.0, 4.5, 5.0]
 
 
 class Ranked(CountingModel):
@@ -71,7 +97,7 @@ class Ranked(CountingModel):
 
     def train_step(self, batch: torch.Tensor, state: TrainingState) -> None:
         super().train_step(batch, state)
-        self._loss_items["loss"] = torch.tensor(state.global_iteration + 10.0 * self.rank)
+        self._loss_items["loss"] = torch.tensor(state.global_iteration - 1 + 10.0 * self.rank)
 
 
 class Reading(SimplePlugin):
@@ -102,7 +128,7 @@ class Exploding(CountingModel):
 
     def train_step(self, batch: torch.Tensor, state: TrainingState) -> None:
         super().train_step(batch, state)
-        explodes = state.global_iteration + 1 == self.at
+        explodes = state.global_iteration == self.at
         self._loss_items = {"good": torch.tensor(1.0), "bad": torch.tensor(self.value if explodes else 2.0)}
 
 

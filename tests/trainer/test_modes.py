@@ -35,7 +35,7 @@ class Teaching(TinyModel):
     def train_step(self, batch: Any, state: TrainingState) -> None:
         super().train_step(batch, state)
         self.modes.append((state.global_iteration, self._modes()))
-        if state.global_iteration == 3:
+        if state.global_iteration == 4:
             self.net.eval()
 
     def on_validation_start(self, validation_cycle: int) -> None:
@@ -68,7 +68,8 @@ def test_modules_keep_their_modes(tmp_path: Path) -> None:
         ("after", (True, False, True)),
     )
     epochs = [
-        [(n + 3 * epoch, (epoch == 0 or (epoch == 1 and n == 0), False, True)) for n in range(3)] for epoch in range(3)
+        [(n + 1 + 3 * epoch, (epoch == 0 or (epoch == 1 and n == 0), False, True)) for n in range(3)]
+        for epoch in range(3)
     ]
     after_2 = ("after", (False, False, True))
     expected = [

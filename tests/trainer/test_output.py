@@ -12,15 +12,11 @@ from tqdm import tqdm
 
 from helios.core.logging import get_root_logger, get_tensorboard_writer, is_root_logger_active
 from helios.errors import ConfigurationError
-from helios.testing import TinyDataModule
 from helios.trainer._progress import RichDisplay, open_display
-from tests.data.drawing import Rewinding
 from tests.trainer.parts import CountingModel, Failing, ListData, Pruned, SimplePlugin, make_trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from helios import TrainingState
 
 
 def test_the_log_file_tells_the_run(tmp_path: Path) -> None:
@@ -174,21 +170,3 @@ def test_the_banner_is_printed_with_what_the_model_adds(tmp_path: Path, capsys: 
     assert "2 epochs from epoch 1" in run(2)
     make_trainer().fit(CountingModel(), ListData())
     assert capsys.readouterr().out == ""
-
-
-def test_a_log_that_never_comes_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """By epochs, `print_frequency` has no effect on an iterable dataset, whose last batch nobody knows: it is said."""
-
-    class Streaming(TinyDataModule):
-        def setup(self) -> None:
-            super().setup()
-            self._train_dataset = self._create_dataset(Rewinding([6]), {"batch_size": 2})
-
-    class Taking(CountingModel):
-        def train_step(self, batch: Any, state: TrainingState) -> None:
-            """Train on nothing."""
-
-    for options in ({"print_frequency": 1}, {"print_frequency": 1, "train_unit": "iteration"}, {}):
-        make_trainer(**options).fit(Taking(), Streaming())
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [text.partition(":")[0] for text in told] == ["print_frequency has no effect"]

@@ -84,11 +84,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("number", "at", "where"),
     [
-        (signal.SIGTERM, 0, "step"),
-        (signal.SIGINT, 7, "step"),
-        (signal.SIGUSR1, 5, "step"),
-        (signal.SIGHUP, 4, "step"),
-        (signal.SIGTERM, 2, "validation"),
+        (signal.SIGTERM, 1, "step"),
+        (signal.SIGINT, 8, "step"),
+        (signal.SIGUSR1, 6, "step"),
+        (signal.SIGHUP, 5, "step"),
+        (signal.SIGTERM, 1, "validation"),
         (signal.SIGTERM, 0, "start"),
     ],
 )
@@ -120,7 +120,7 @@ class SignallingItself(CountingModel):
 def test_the_batch_in_hand_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """After a signal nothing more is trained, the log says what to do, and handlers are given back."""
     before = signal.getsignal(signal.SIGTERM)
-    model = SignallingItself(1)
+    model = SignallingItself(2)
     assert not make_trainer(tmp_path).fit(model, ListData())
     assert model.seen == [100.0, 101.0]
     assert "SIGTERM: training leaves; a checkpoint is written, call fit again to continue" in caplog.text
@@ -129,7 +129,7 @@ def test_the_batch_in_hand_is_finished(tmp_path: Path, caplog: pytest.LogCapture
 
 def test_a_signal_on_the_last_batch_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A run that is complete when the signal comes is complete: `fit` is true and the log does not mislead."""
-    model = SignallingItself(5)
+    model = SignallingItself(6)
     assert make_trainer(tmp_path, train_unit="iteration", total_steps=6).fit(model, ListData())
     assert len(model.seen) == 6
     assert "SIGTERM came when training was at its end" in caplog.text
@@ -138,7 +138,7 @@ def test_a_signal_on_the_last_batch_changes_nothing(tmp_path: Path, caplog: pyte
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
     """Who presses Ctrl-C twice does not want to wait: KeyboardInterrupt is raised where training is."""
-    model = SignallingItself(1, signal.SIGINT, 2)
+    model = SignallingItself(2, signal.SIGINT, 2)
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path).fit(model, ListData())
     assert len(model.seen) == 2
@@ -148,7 +148,7 @@ def test_nohup_stays_in_force(tmp_path: Path) -> None:
     """A run that was started with `nohup`, which ignores SIGHUP, is not stopped by it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert make_trainer(tmp_path).fit(SignallingItself(1, signal.SIGHUP), ListData())
+        assert make_trainer(tmp_path).fit(SignallingItself(2, signal.SIGHUP), ListData())
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -157,7 +157,7 @@ def test_nohup_stays_in_force(tmp_path: Path) -> None:
 def test_without_checkpoints_ctrl_c_is_what_it_always_was() -> None:
     """Where nothing can be saved, signals are left alone."""
     with pytest.raises(KeyboardInterrupt):
-        make_trainer().fit(SignallingItself(1, signal.SIGINT), ListData())
+        make_trainer().fit(SignallingItself(2, signal.SIGINT), ListData())
 
 
 def test_a_handler_that_python_did_not_set_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:

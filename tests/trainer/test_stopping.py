@@ -116,7 +116,7 @@ class Scored(CountingModel):
         self.cycles = 0
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        self.cycles = validation_cycle
+        self.cycles = validation_cycle + 1
 
     def have_metrics_improved(self) -> bool:
         return self.cycles <= self.improving or self.cycles == 5

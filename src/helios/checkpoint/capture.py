@@ -49,7 +49,7 @@ class AttributeCapture(Baseline):
             ignore: attributes that are not looked at; the one that holds this capture is one of them.
             always: attributes that `collect_base` returns, whatever the object makes of its state.
         """
-        super().__init__(owner, ignore | {"_attribute_states"}, always)
+        super().__init__(owner, ignore | {"_helios_capture"}, always)
 
     def forget(self) -> None:
         """Begin without marks."""

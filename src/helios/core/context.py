@@ -96,11 +96,11 @@ class RunMember:
 
     def __init__(self) -> None:
         """Start outside of a run: on the CPU, as rank 0 of 1."""
-        self._trainer: RunContext | None = None
-        self._is_distributed = False
-        self._device = torch.device("cpu")
-        self._map_loc: str | dict[str, str] = "cpu"
-        self._rank = 0
+        self._helios_trainer: RunContext | None = None
+        self._helios_is_distributed = False
+        self._helios_device = torch.device("cpu")
+        self._helios_map_loc: str | dict[str, str] = "cpu"
+        self._helios_rank = 0
 
     @property
     def trainer(self) -> RunContext:
@@ -109,50 +109,50 @@ class RunMember:
         Raises:
             NotRunningError: outside of a run.
         """
-        if self._trainer is None:
+        if self._helios_trainer is None:
             name = type(self).__name__
             raise NotRunningError(f"{name}.trainer is only set in a run: call Trainer.fit or .test, or set it first")
-        return self._trainer
+        return self._helios_trainer
 
     @trainer.setter
     def trainer(self, trainer: RunContext | None) -> None:
-        self._trainer = trainer
+        self._helios_trainer = trainer
 
     @property
     def is_distributed(self) -> bool:
         """Whether more than one process trains."""
-        return self._is_distributed
+        return self._helios_is_distributed
 
     @is_distributed.setter
     def is_distributed(self, is_distributed: bool) -> None:
-        self._is_distributed = is_distributed
+        self._helios_is_distributed = is_distributed
 
     @property
     def device(self) -> torch.device:
         """The device that the trainer assigned to this process."""
-        return self._device
+        return self._helios_device
 
     @device.setter
     def device(self, device: torch.device) -> None:
-        self._device = device
+        self._helios_device = device
 
     @property
     def map_loc(self) -> str | dict[str, str]:
         """The `map_location` with which `torch.load` puts tensors on this process's device."""
-        return self._map_loc
+        return self._helios_map_loc
 
     @map_loc.setter
     def map_loc(self, map_loc: str | dict[str, str]) -> None:
-        self._map_loc = map_loc
+        self._helios_map_loc = map_loc
 
     @property
     def rank(self) -> int:
         """The rank among all processes."""
-        return self._rank
+        return self._helios_rank
 
     @rank.setter
     def rank(self, rank: int) -> None:
-        self._rank = rank
+        self._helios_rank = rank
 
     def passport(self) -> Mapping[str, Any]:
         """Return values that must be equal when the run is resumed, by name; empty by default.
@@ -172,7 +172,7 @@ class RunMember:
             error: the exception.
         """
 
-    def _join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
+    def _helios_join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
         """Set the properties for a run."""
         self.trainer = trainer
         self.device = device

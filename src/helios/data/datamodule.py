@@ -138,7 +138,7 @@ class DataModule(RunMember, abc.ABC):
         """Start without data."""
         set_by_subclass = frozenset(vars(self))
         super().__init__()
-        self._attribute_states = AttributeCapture(self, ignore=frozenset(vars(self)) - set_by_subclass)
+        self._helios_capture = AttributeCapture(self, ignore=frozenset(vars(self)) - set_by_subclass)
         self._train_dataset: Dataset | None = None
         self._valid_dataset: Dataset | None = None
         self._test_dataset: Dataset | None = None
@@ -159,7 +159,7 @@ class DataModule(RunMember, abc.ABC):
         By default, it contains every attribute of the data module and of its datasets that training has changed: the
         level of a curriculum, for example.
         """
-        return self._attribute_states.collect()
+        return self._helios_capture.collect()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned.
@@ -167,7 +167,7 @@ class DataModule(RunMember, abc.ABC):
         Raises:
             CheckpointMismatchError: if it does not fit the attributes of this data module.
         """
-        self._attribute_states.restore(state_dict)
+        self._helios_capture.restore(state_dict)
 
     @property
     def train_dataset(self) -> AnyDataset | None:
@@ -186,25 +186,22 @@ class DataModule(RunMember, abc.ABC):
 
     def train_dataloader(self) -> Loader | None:
         """Return the loader to train with and its sampler; `None` if there is nothing to train on."""
-        dataset = self._train_dataset
-        return None if dataset is None else dataset.dataloader(self._seed(), device=self._run_device())
+        return self._helios_make_loader(self._train_dataset, training=True)
 
     def valid_dataloader(self) -> Loader | None:
         """Return the loader to validate with and its sampler; `None` if there is nothing to validate on."""
-        return self._evaluation_loader(self._valid_dataset)
+        return self._helios_make_loader(self._valid_dataset, training=False)
 
     def test_dataloader(self) -> Loader | None:
         """Return the loader to test with and its sampler; `None` if there is nothing to test on."""
-        return self._evaluation_loader(self._test_dataset)
+        return self._helios_make_loader(self._test_dataset, training=False)
 
-    def _evaluation_loader(self, dataset: Dataset | None) -> Loader | None:
-        return None if dataset is None else dataset.dataloader(self._seed(), training=False, device=self._run_device())
-
-    def _run_device(self) -> torch.device | None:
-        return None if self._trainer is None else self.device
-
-    def _seed(self) -> int:
-        return rng.get_default_seed() if self._trainer is None else self._trainer.random_seed
+    def _helios_make_loader(self, dataset: Dataset | None, *, training: bool) -> Loader | None:
+        if dataset is None:
+            return None
+        if self._helios_trainer is None:
+            return dataset.dataloader(rng.get_default_seed(), training=training)
+        return dataset.dataloader(self._helios_trainer.random_seed, training=training, device=self.device)
 
     def _create_dataset(
         self, dataset: AnyDataset, params: DataLoaderParams | Mapping[str, Any] | None = None

@@ -5,26 +5,26 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import torch
 from torch import nn
 
 from helios.checkpoint.capture import AttributeCapture
 from helios.checkpoint.details import get_modes, set_modes
 from helios.checkpoint.parts import get_network_state, networks_of
 from helios.core.context import RunMember
+from helios.core.logging import get_root_logger
 from helios.core.paths import can_be_in_name
 from helios.core.registry import Registry
 from helios.errors import ArgumentTypeError, ConfigurationError
+from helios.model.hooks import ModelHooks
 from helios.parallel.strategies import SingleProcessStrategy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from pathlib import Path
 
     from helios.core.state import TrainingState
     from helios.parallel.strategy import Strategy
 
-_ALWAYS_SAVED: Final = ("_metrics", "_loss_items", "_running_losses", "_val_scores", "_test_scores")
+_ALWAYS_SAVED: Final = ("_helios_metrics", "_loss_items", "_running_losses", "_val_scores", "_test_scores")
 
 MODEL_REGISTRY: Final[Registry[Model]] = Registry("model")
 
@@ -43,7 +43,7 @@ def create_model(type_name: str, *args: Any, **kwargs: Any) -> Model:
     return MODEL_REGISTRY.create(type_name, *args, **kwargs)
 
 
-class Model(RunMember, abc.ABC):
+class Model(ModelHooks, RunMember, abc.ABC):
     """Networks, optimizers and whatever else a run trains with, and what a step of the run does with them.
 
     A subclass makes them in `setup` and trains them in `train_step`. Whatever training changes in an attribute is saved
@@ -68,33 +68,30 @@ class Model(RunMember, abc.ABC):
         """
         set_by_subclass = frozenset(vars(self))
         super().__init__()
-        self._save_name = _check_save_name(save_name)
-        self._parallel_strategy: Strategy = SingleProcessStrategy()
-        self._metrics: dict[str, Any] = {}
-        self._loss_items: dict[str, torch.Tensor] = {}
-        self._running_losses: dict[str, torch.Tensor] = {}
-        self._val_scores: dict[str, Any] = {}
-        self._test_scores: dict[str, Any] = {}
+        self._helios_save_name = _check_save_name(save_name)
+        self._helios_strategy: Strategy = SingleProcessStrategy()
+        self._helios_metrics: dict[str, Any] = {}
+        self._helios_warned_of: set[str] = set()
         own = frozenset(vars(self)) - set_by_subclass
-        self._attribute_states = AttributeCapture(self, ignore=own, always=_ALWAYS_SAVED)
+        self._helios_capture = AttributeCapture(self, ignore=own, always=_ALWAYS_SAVED)
 
     @property
     def save_name(self) -> str:
         """The name of the model's folder of checkpoints."""
-        return self._save_name
+        return self._helios_save_name
 
     @save_name.setter
     def save_name(self, save_name: str) -> None:
-        self._save_name = _check_save_name(save_name)
+        self._helios_save_name = _check_save_name(save_name)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The model's latest scores by name; they ride in checkpoints."""
-        return self._metrics
+        """The model's latest scores by name; they are saved in checkpoints."""
+        return self._helios_metrics
 
     @metrics.setter
     def metrics(self, metrics: dict[str, Any]) -> None:
-        self._metrics = check_metrics(metrics, type(self).__name__)
+        self._helios_metrics = check_metrics(metrics, type(self).__name__)
 
     @abc.abstractmethod
     def setup(self, fast_init: bool = False) -> None:
@@ -111,17 +108,30 @@ class Model(RunMember, abc.ABC):
 
         Args:
             batch: what the data loader gave, after the plug-ins have processed it.
-            state: how far training has come; it does not count this batch yet.
+            state: the progress of training; it counts this batch.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot train: override train_step")
+        del batch, state
+        self._helios_warn_of_step("train_step")
 
     def valid_step(self, batch: Any, step: int) -> None:
         """Validate on one batch, the `step`-th from 0; gradients are off."""
-        raise NotImplementedError(f"{type(self).__name__} cannot validate: override valid_step")
+        del batch, step
+        self._helios_warn_of_step("valid_step")
 
     def test_step(self, batch: Any, step: int) -> None:
         """Test on one batch, the `step`-th from 0; gradients are off."""
-        raise NotImplementedError(f"{type(self).__name__} cannot test: override test_step")
+        del batch, step
+        self._helios_warn_of_step("test_step")
+
+    def _helios_warn_of_step(self, name: str) -> None:
+        if name not in self._helios_warned_of:
+            self._helios_warned_of.add(name)
+            get_root_logger().warning(
+                "Model.%s was called for %s and does nothing: override it, without calling super().%s()",
+                name,
+                type(self).__name__,
+                name,
+            )
 
     def wrap(self, network: nn.Module, units: Iterable[nn.Module] = (), **options: Any) -> nn.Module:
         """Return a network on this process's device, ready to be trained by all ranks together.
@@ -142,14 +152,15 @@ class Model(RunMember, abc.ABC):
         """
         if not isinstance(network, nn.Module):
             raise ArgumentTypeError(f"network is {network!r}, a {type(network).__name__}: pass a torch.nn.Module")
-        return self._parallel_strategy.wrap(network, self.device, units, options)
+        return self._helios_strategy.wrap(network, self.device, units, options)
 
     def is_optimizer_step(self, state: TrainingState) -> bool:
-        """Whether the batch in hand completes an accumulation: the time for `optimizer.step()` and `zero_grad()`.
+        """Return whether the current batch completes an accumulation: then call `optimizer.step()` and `zero_grad()`.
 
-        Always true unless the trainer's `accumulation_steps` is above 1.
+        It may be called in every hook that gets the state, and is always true unless the trainer's `accumulation_steps`
+        is above 1.
         """
-        return (state.global_iteration + 1) % self.trainer.accumulation_steps == 0
+        return state.global_iteration % self.trainer.accumulation_steps == 0
 
     def train(self) -> None:
         """Put every network among the attributes into training mode."""
@@ -169,7 +180,7 @@ class Model(RunMember, abc.ABC):
             them); under "plain attributes", by name, the other attributes that are not as they were constructed; and
             what else has changed in networks, optimizers and classes.
         """
-        return self._attribute_states.collect()
+        return self._helios_capture.collect()
 
     def load_state_dict(self, state_dict: dict[str, Any], fast_init: bool = False) -> None:
         """Take over what `state_dict` returned.
@@ -181,120 +192,38 @@ class Model(RunMember, abc.ABC):
         Raises:
             CheckpointMismatchError: if the states are not those of this model's attributes.
         """
-        self._attribute_states.restore(state_dict, partial=fast_init)
+        self._helios_capture.restore(state_dict, partial=fast_init)
 
-    def trained_state_dict(self) -> dict[str, Any]:
-        """Return the states of the networks alone, by name: what is worth keeping after training."""
+    def trained_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the states of the networks alone, by name: what is worth keeping after training.
+
+        Args:
+            *args: not used; an override may take arguments.
+            **kwargs: not used; as above.
+        """
+        del args, kwargs
         return {name: get_network_state(network) for name, network in networks_of(self).items()}
 
     def load_for_testing(self) -> None:
         """Load the networks from where they are kept, because `test` has found no checkpoint of this model."""
 
-    def on_training_start(self) -> None:
-        """Run when training starts or goes on, after everything has been set up and restored."""
-
-    def on_training_epoch_start(self, current_epoch: int) -> None:
-        """Run before the first batch of an epoch; `current_epoch` counts from 1."""
-
-    def on_training_batch_start(self, state: TrainingState) -> None:
-        """Run before `train_step`; `state` counts the batches before this one."""
-
-    def on_optimizer_step(self, state: TrainingState) -> None:
-        """Run after a batch that completes an iteration, once `train_step` has returned.
-
-        An iteration is `Trainer(accumulation_steps=...)` batches; a model that follows `is_optimizer_step` has stepped
-        its optimizers then. It runs before `on_training_batch_end`, and `state` counts the batch.
-        """
-
-    def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
-        """Run after `train_step`.
-
-        Args:
-            state: how far training has come, this batch included.
-            should_log: whether the trainer's `print_frequency` asks for a log entry now. Elsewhere, reading a number
-                from the device (`.item()`) only makes it wait.
-        """
-
-    def on_training_epoch_end(self, current_epoch: int) -> None:
-        """Run after the last batch of an epoch and the validation that belongs to it."""
-
-    def on_training_end(self) -> None:
-        """Run when training has come to its end."""
-
-    def on_validation_start(self, validation_cycle: int) -> None:
-        """Run before a validation; `validation_cycle` counts from 1."""
-
-    def on_validation_batch_start(self, step: int) -> None:
-        """Run before `valid_step`; `step` counts from 0."""
-
-    def on_validation_batch_end(self, step: int) -> None:
-        """Run after `valid_step`; `step` counts from 0."""
-
-    def on_validation_end(self, validation_cycle: int) -> None:
-        """Run after a validation: the place to fill `metrics`."""
-
-    def on_testing_start(self) -> None:
-        """Run before testing."""
-
-    def on_testing_batch_start(self, step: int) -> None:
-        """Run before `test_step`; `step` counts from 0."""
-
-    def on_testing_batch_end(self, step: int) -> None:
-        """Run after `test_step`; `step` counts from 0."""
-
-    def on_testing_end(self) -> None:
-        """Run after testing."""
-
-    def on_checkpoint_saved(self, path: Path, state: TrainingState) -> None:
-        """Run on every rank after a checkpoint has been written and is durable.
-
-        What this changes in the model is in the next checkpoint, not in this one.
-
-        Args:
-            path: the checkpoint: a file, or a folder if its tensors are sharded. Rank 0 has written it.
-            state: the progress of training that it holds.
-        """
-
-    def have_metrics_improved(self) -> bool:
-        """Whether the last validation was better than those before; asked after each one if early stopping is on."""
-        return True
-
-    def should_training_stop(self) -> bool:
-        """Whether training shall end after the batch in hand."""
-        return False
-
-    def append_metadata_to_chkpt_name(self, chkpt_name: str) -> str:
-        """Return the name of a checkpoint, without its suffix, with something of the model's own added at the end."""
-        return chkpt_name
-
-    def append_to_banner(self, banner: str) -> str:
-        """Return the text that is printed when training starts, with something of the model's own added."""
-        return banner
-
-    def _end_batch(self) -> None:
-        """Add the losses of this batch to the running ones, on the device that they are on."""
-        running = self._running_losses
-        for name, loss in self._loss_items.items():
-            value = loss.detach() if isinstance(loss, torch.Tensor) else torch.as_tensor(loss)
-            running[name] = running[name] + value if name in running else value.clone()
-
-    def _base_state(self) -> dict[str, Any]:
+    def _helios_base_state(self) -> dict[str, Any]:
         """Return what a resumed run must find again, whatever the subclass makes of its state."""
         check_metrics(self.metrics, type(self).__name__)
         networks = networks_of(self)
         return {
-            "attributes": self._attribute_states.collect_base(),
+            "attributes": self._helios_capture.collect_base(),
             "modes": {name: get_modes(network) for name, network in networks.items()},
-            "buffer_sync_flags": self._parallel_strategy.get_buffer_sync_flags(networks),
+            "buffer_sync_flags": self._helios_strategy.get_buffer_sync_flags(networks),
         }
 
-    def _load_base_state(self, state: dict[str, Any]) -> None:
-        self._attribute_states.restore_base(state["attributes"])
+    def _helios_load_base_state(self, state: dict[str, Any]) -> None:
+        self._helios_capture.restore_base(state["attributes"])
         networks = networks_of(self)
         for name, modes in state["modes"].items():
             if name in networks:
                 set_modes(networks[name], modes)
-        self._parallel_strategy.restore_buffer_sync_flags(networks, state["buffer_sync_flags"])
+        self._helios_strategy.restore_buffer_sync_flags(networks, state["buffer_sync_flags"])
 
 
 def check_metrics(metrics: object, owner: str) -> dict[str, Any]:

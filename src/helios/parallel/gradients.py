@@ -29,7 +29,7 @@ _UNREDUCED: Final = " (unreduced)"  # No parameter has a space in its name.
 class RunPart(Protocol):
     """A model, a plug-in or a data module."""
 
-    _attribute_states: AttributeCapture
+    _helios_capture: AttributeCapture
 
 
 _SINGLE: Final = SingleProcessStrategy()
@@ -108,12 +108,12 @@ def _parameters(model: RunPart, others: Mapping[str, RunPart]) -> dict[str, torc
         for parameter_name, parameter in network.named_parameters()
     }
     known = {id(parameter) for parameter in found.values()}
-    for path, tensor in model._attribute_states.find_leaves().items():  # noqa: SLF001 - the run's side of each part.
+    for path, tensor in model._helios_capture.find_leaves().items():  # noqa: SLF001 - the run's side of each part.
         if id(tensor) not in known:
             known.add(id(tensor))
             found[path] = tensor
     for root, part in others.items():
-        for path, tensor in part._attribute_states.find_leaves().items():  # noqa: SLF001 - the run's side of each part.
+        for path, tensor in part._helios_capture.find_leaves().items():  # noqa: SLF001 - the run's side of each part.
             if id(tensor) not in known:
                 known.add(id(tensor))
                 found[f"{root} {path}"] = tensor

@@ -50,31 +50,40 @@ class Plugin(RunMember):
         super().__init__()
         if not isinstance(plug_id, str) or not plug_id:
             raise ConfigurationError(f"plug-in id {plug_id!r} is no key: pass a string that is not empty")
-        self._plug_id = plug_id
-        self._unique_overrides = UniquePluginOverrides()
-        self._stop_requests: list[StopRequest] = []
-        self._attribute_states = AttributeCapture(self, ignore=frozenset(vars(self)) - set_by_subclass)
+        self._helios_plug_id = plug_id
+        self._helios_unique_overrides = UniquePluginOverrides()
+        self._helios_stop_requests: list[StopRequest] = []
+        self._helios_capture = AttributeCapture(self, ignore=frozenset(vars(self)) - set_by_subclass)
 
-    def _join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
-        super()._join_run(trainer, device, is_distributed=is_distributed)
-        self._stop_requests = []
+    def _helios_join_run(self, trainer: RunContext, device: torch.device, *, is_distributed: bool) -> None:
+        super()._helios_join_run(trainer, device, is_distributed=is_distributed)
+        self._helios_stop_requests = []
 
-    def _draws(self) -> bool:
+    def _helios_draws(self) -> bool:
         return vars(type(self)).get("draws_nothing", False) is not True
 
     @property
     def plug_id(self) -> str:
         """The key of the plug-in in `Trainer.plugins`."""
-        return self._plug_id
+        return self._helios_plug_id
 
     @property
     def unique_overrides(self) -> UniquePluginOverrides:
         """What this plug-in claims for itself."""
-        return self._unique_overrides
+        return self._helios_unique_overrides
 
     @unique_overrides.setter
     def unique_overrides(self, overrides: UniquePluginOverrides) -> None:
-        self._unique_overrides = overrides
+        self._helios_unique_overrides = overrides
+
+    @property
+    def _overrides(self) -> UniquePluginOverrides:
+        """The same as `unique_overrides`, under the name that subclasses for Helios 1.x use."""
+        return self.unique_overrides
+
+    @_overrides.setter
+    def _overrides(self, overrides: UniquePluginOverrides) -> None:
+        self.unique_overrides = overrides
 
     # The trainer is `Any` so that an override may annotate helios.Trainer, which this package must not import.
     def configure_trainer(self, trainer: Any) -> None:
@@ -100,7 +109,7 @@ class Plugin(RunMember):
 
         Unless this is overridden, it is every attribute that training has changed, as in a model.
         """
-        return self._attribute_states.collect()
+        return self._helios_capture.collect()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -108,7 +117,7 @@ class Plugin(RunMember):
         Raises:
             CheckpointMismatchError: if it does not fit the attributes of this plug-in.
         """
-        self._attribute_states.restore(state_dict)
+        self._helios_capture.restore(state_dict)
 
     def on_training_start(self) -> None:
         """Run when training starts or is resumed, after everything has been set up and restored."""
@@ -117,12 +126,12 @@ class Plugin(RunMember):
         """Run before the first batch of an epoch; `current_epoch` counts from 1."""
 
     def process_training_batch(self, batch: Any, state: TrainingState) -> Any:
-        """Return what the model trains on in place of `batch`."""
+        """Return what the model trains on in place of `batch`; `state` counts the batch."""
         del state
         return batch
 
     def on_training_batch_start(self, state: TrainingState) -> None:
-        """Run before the model's step; `state` counts the batches before this one."""
+        """Run before the model's step; `state` counts the batch."""
 
     def on_optimizer_step(self, state: TrainingState) -> None:
         """Run after a batch that completes an iteration, once the model's step has returned.
@@ -141,7 +150,7 @@ class Plugin(RunMember):
         """Run when training has ended; not when a signal has interrupted it."""
 
     def on_validation_start(self, validation_cycle: int) -> None:
-        """Run before a validation; `validation_cycle` counts from 1."""
+        """Run before a validation; `validation_cycle` counts from 0."""
 
     def process_validation_batch(self, batch: Any, step: int) -> Any:
         """Return what the model validates on in place of `batch`; `step` counts from 0."""
@@ -213,7 +222,7 @@ class Plugin(RunMember):
             raise ArgumentTypeError(
                 f"reason is {reason!r}, a {type(reason).__name__}: say in a string why training stops"
             )
-        self._stop_requests.append(StopRequest(self.plug_id, reason, final))
+        self._helios_stop_requests.append(StopRequest(self.plug_id, reason, final))
 
     def should_training_stop(self) -> bool:
         """Return whether training stops after the current batch; at most one plug-in of a trainer overrides this.

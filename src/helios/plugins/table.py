@@ -83,18 +83,21 @@ class PluginTable(MutableMapping[str, Plugin]):
 
         Raises:
             ArgumentTypeError: if it is no plug-in.
-            DuplicateNameError: if the id is taken by another plug-in.
-            ConfigurationError: if the key is not the plug-in's id.
+            DuplicateNameError: if the key is taken by another plug-in, or this one is in the table under another key.
+            ConfigurationError: if the key is no string, or is empty.
             PluginConflictError: if it claims what another plug-in holds. The table is left as it was.
         """
         if not isinstance(plugin, Plugin):
             raise ArgumentTypeError(
                 f"plugins[{key!r}] = {plugin!r}: a {type(plugin).__name__} is no Plugin; derive from it"
             )
-        if key != plugin.plug_id:
-            raise ConfigurationError(f"plugins[{key!r}] = plug-in {plugin.plug_id!r}: use the plug-in's id as the key")
+        if not isinstance(key, str) or not key:
+            raise ConfigurationError(f"plugins[{key!r}] = ...: {key!r} is no key; use a string that is not empty")
         if self._plugins.get(key) is plugin:
             return
+        known = next((name for name, each in self._plugins.items() if each is plugin), None)
+        if known is not None:
+            raise DuplicateNameError(f"this plug-in is registered under {known!r}, and would run twice: use one key")
         if key in self._plugins:
             raise DuplicateNameError(f"plug-in id {key!r} is taken: {self._describe_ids()}; choose another id")
         _ensure_no_conflict([*self._plugins.values(), plugin])
@@ -102,7 +105,8 @@ class PluginTable(MutableMapping[str, Plugin]):
 
     def __delitem__(self, key: str) -> None:
         """Remove the plug-in of this id."""
-        del self._plugins[self[key].plug_id]
+        plugin = self[key]
+        self._plugins = {name: each for name, each in self._plugins.items() if each is not plugin}
 
     def __contains__(self, key: object) -> bool:
         """Whether there is a plug-in of this id or class, or this plug-in itself."""

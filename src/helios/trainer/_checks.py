@@ -6,7 +6,6 @@ import itertools
 from typing import TYPE_CHECKING
 
 from helios.checkpoint.parts import networks_of
-from helios.core.state import Phase
 from helios.data.datamodule import DataModule
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
 from helios.model.model import Model, check_metrics
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from helios.trainer._options import TrainerOptions
-
-_STEPS = {Phase.TRAINING: "train_step", Phase.VALIDATION: "valid_step", Phase.TESTING: "test_step"}
 
 
 def check_parts(model: object, datamodule: object) -> None:
@@ -43,9 +40,8 @@ def check_training(model: Model, options: TrainerOptions) -> None:
     """
     if options.total_steps == 0:
         raise ConfigurationError(f"total_steps is 0: tell the trainer how many {options.train_unit.value}s to train")
-    check_step(model, Phase.TRAINING)
-    if options.valid_frequency is not None:
-        check_step(model, Phase.VALIDATION)
+    if not overrides(model, "train_step", Model):
+        raise ConfigurationError(f"{type(model).__name__} has no train_step: override it, training calls it")
     check_metrics(model.metrics, type(model).__name__)
 
 
@@ -71,13 +67,3 @@ def check_dtypes(saved: Mapping[str, list[str]], present: Mapping[str, list[str]
                 f"made it of {', '.join(now)} now: make it as it was, or begin another run, under another save_name; "
                 "to test in another precision, convert the network in on_testing_start"
             )
-
-
-def check_step(model: Model, phase: Phase) -> None:
-    """Check that a model has the step of a phase.
-
-    Raises:
-        ConfigurationError: if it has not.
-    """
-    if not overrides(model, _STEPS[phase], Model):
-        raise ConfigurationError(f"{type(model).__name__} has no {_STEPS[phase]}: override it, {phase.value} calls it")

@@ -32,7 +32,7 @@ class _Calls:
     """The methods of the model and the plug-ins that a phase calls, bound; the plug-ins' by id."""
 
     plugin_starts: dict[str, Hook]
-    model_start: Hook
+    model_start: Hook | None
     processes: dict[str, Hook]
     step: Hook
     plugin_batch_starts: dict[str, Hook]
@@ -51,7 +51,7 @@ def _bind(phase: Phase, model: Model, plugins: PluginTable) -> _Calls:
     if phase is Phase.VALIDATION:
         return _Calls(
             plugins.bind("on_validation_start"),
-            model.on_validation_start,
+            of_model("on_validation_start"),
             plugins.bind("process_validation_batch"),
             model.valid_step,
             plugins.bind("on_validation_batch_start"),
@@ -63,7 +63,7 @@ def _bind(phase: Phase, model: Model, plugins: PluginTable) -> _Calls:
         )
     return _Calls(
         plugins.bind("on_testing_start"),
-        model.on_testing_start,
+        of_model("on_testing_start"),
         plugins.bind("process_testing_batch"),
         model.test_step,
         plugins.bind("on_testing_batch_start"),
@@ -122,7 +122,7 @@ class EvaluationLoop:
         self._phase = phase
         self._model = model
         self._calls = _bind(phase, model, plugins)
-        self._drawless = {plug_id for plug_id, plugin in plugins.items() if not plugin._draws()}  # noqa: SLF001 - the run's side of Plugin.
+        self._drawless = {plug_id for plug_id, plugin in plugins.items() if not plugin._helios_draws()}  # noqa: SLF001 - the run's side of Plugin.
         self._source = source
         self.data = source.description
         self._seed_fn = seed_fn
@@ -136,11 +136,11 @@ class EvaluationLoop:
         self._display = display
 
     @torch.no_grad()
-    def run(self, cycle: int = 1) -> None:
+    def run(self, cycle: int = 0) -> None:
         """Evaluate once.
 
         Args:
-            cycle: the number of the validation, from 1; the hooks of validation get it.
+            cycle: the number of the validation, from 0; the hooks of validation get it.
         """
         is_validation = self._phase is Phase.VALIDATION
         arguments = (cycle,) if is_validation else ()
@@ -161,7 +161,8 @@ class EvaluationLoop:
                 self._seed_fn(SeedSequence(*place, plug_id)[-1])
                 hook(*arguments)
             self._seed_fn(seeds[-1])
-            calls.model_start(*arguments)
+            if calls.model_start is not None:  # The base class's would clear what the plug-ins have put in.
+                calls.model_start(*arguments)
             with self._strategy.local_forward(networks, is_uneven=self._is_uneven):
                 steps = self._run_batches(seeds, hooks)
         if is_validation and overrides(self._model, "train", Model):

@@ -72,7 +72,7 @@ class Hooks:
         There are none for a plug-in that draws nothing.
         """
         return [
-            (hook, self._seeds_of(method, plug_id) if self._plugins[plug_id]._draws() else None)  # noqa: SLF001 - the run's side of Plugin.
+            (hook, self._seeds_of(method, plug_id) if self._plugins[plug_id]._helios_draws() else None)  # noqa: SLF001 - the run's side of Plugin.
             for plug_id, hook in self._plugins.bind(method).items()
         ]
 
@@ -94,7 +94,7 @@ class Hooks:
             self.bind_step("on_training_batch_start"),
             self._of_model("on_training_batch_start"),
             self._model.train_step,
-            self._model._end_batch,  # noqa: SLF001 - a part of the base class that no subclass may lose.
+            self._model._helios_end_batch,  # noqa: SLF001 - a part of the base class that no subclass may lose.
             _chain(step_end, model_step_end),
             self.bind_step("on_training_batch_end", restores=continues),
             model_end,
@@ -111,7 +111,7 @@ class Hooks:
         def run(batch: Any, state: TrainingState) -> Any:
             for process, seeds in processes:
                 if seeds is not None:
-                    seed_fn(seeds[state.global_iteration])
+                    seed_fn(seeds[state.global_iteration - 1])
                 batch = process(batch, state)
             return batch
 
@@ -132,7 +132,7 @@ class Hooks:
             restore = save_rng_state() if restores else None
             for hook, seeds in hooks:
                 if seeds is not None:
-                    seed_fn(seeds[state.global_iteration])
+                    seed_fn(seeds[state.global_iteration - 1])
                 hook(state)
             if restore is not None:
                 restore()

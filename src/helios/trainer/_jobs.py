@@ -189,7 +189,9 @@ def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
             path, data = newest
             check_fits(model, path, data)
             session.states.restore_for_testing(apply_rank_delta(states_in(data), data.get("ended", [])))
-    session.open_evaluation(Phase.TESTING).run()
+    evaluation = session.open_evaluation(Phase.TESTING)
+    if evaluation is not None:
+        evaluation.run()
 
 
 def run_task(task: Task, host_group: HostGroup) -> Result:

@@ -95,13 +95,13 @@ class TrainingLoop:
         self._asks_always = options.train_unit is TrainingUnit.ITERATION  # After each iteration, whether it is over.
         self._steps, self._seconds = 0, 0.0
         self._optimizer_watch, self._loss_watch = OptimizerWatch(model), LossWatch(model)
-        self._stop_vote = StopVote(model, plugins, host_group)
+        self._stop_vote = StopVote(model, plugins, host_group, save_rng_state)
         self._dtypes = list_dtypes(model)  # As setup has made them: what training makes of them is another matter.
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain data, where training is."""
         return {
-            "state": self._state.to_dict(),
+            "state": self._state.dict(),
             "stopped": self.is_stopped,
             "has_stepped": self._optimizer_watch.has_stepped,
             "dtypes": self._dtypes,
@@ -156,7 +156,7 @@ class TrainingLoop:
         self._hooks.call("end", "on_training_end")
 
     def _end_epoch(self) -> None:
-        self._optimizer_watch.check(self._state.current_iteration)
+        self._optimizer_watch.check(self._state.optimizer_steps)
         self._loss_watch.look(self._state.global_iteration)
         self._hooks.call("epoch end", "on_training_epoch_end", self._state.global_epoch)
 
@@ -187,21 +187,21 @@ class TrainingLoop:
         process, start, model_start, train_step, end_batch, step_end, end, model_end = self._hooks.bind_all(vote)
         may_stop, has_stop_news, requests, interrupted = vote.may_stop, vote.has_news, vote.requests, self._interrupted
         is_watching, next_save, clock = self._optimizer_watch.is_waiting, self._schedule.next_save(), time.perf_counter
-        steps, accumulation_steps = self._steps, self._options.accumulation_steps
+        steps, unit, accumulation_steps = self._steps, self._unit, self._options.accumulation_steps
         began = clock() - self._seconds
         for batch in batches:
-            if state.global_iteration + 1 >= next_save:
+            completes = state.count_batch(unit, accumulation_steps)
+            if state.global_iteration >= next_save:
                 self._gradients.arm()
             if process is not None:
                 batch = process(batch, state)  # noqa: PLW2901 - what a plug-in returns takes the batch's place.
             model._loss_items.clear()  # noqa: SLF001 - subclasses use it; a step may well assign another dict to it.
             if start is not None:
                 start(state)
-            seed_fn(seeds[state.global_iteration])  # After the plug-ins: what they draw never reaches the model.
+            seed_fn(seeds[state.global_iteration - 1])  # After the plug-ins: what they draw never reaches the model.
             if model_start is not None:
                 model_start(state)
             train_step(batch, state)
-            completes = state.count_batch(accumulation_steps)
             if model._loss_items:  # noqa: SLF001 - see above.
                 end_batch()
             if completes and step_end is not None:
@@ -212,7 +212,7 @@ class TrainingLoop:
             if model_end is not None:
                 model_end(state, should_log)
             if is_watching and completes:
-                is_watching = self._optimizer_watch.look(state.current_iteration)
+                is_watching = self._optimizer_watch.look(state.optimizer_steps)
             steps += 1
             state.average_iter_time = (clock() - began) / steps
             has_news = (may_stop and has_stop_news()) or bool(requests)
@@ -288,13 +288,13 @@ class TrainingLoop:
     def _validate(self) -> None:
         state, model = self._state, self._model
         assert self._validation is not None  # noqa: S101 - for the type checker: valid_frequency without one is refused.
-        cycle = state.validation_cycles + 1
+        cycle = state.validation_cycles  # Validations count from 0; this one is not among the completed ones yet.
         self._loss_watch.look(state.global_iteration)  # Before the running losses are cleared.
         self._validation.run(cycle)
-        state.validation_cycles = cycle
+        state.validation_cycles = cycle + 1
         state.running_iter = 0
         model._running_losses.clear()  # noqa: SLF001 - subclasses use it.
-        if self._options.early_stop_cycles is not None:
-            # Every rank is asked, because asking may do something; rank 0 is believed.
+        if overrides(model, "have_metrics_improved", Model):
+            # Every rank is asked, because asking may do something; the answer of rank 0 decides.
             has_improved = self._host_group.broadcast_object(bool(model.have_metrics_improved()))
             state.early_stop_count = 0 if has_improved else state.early_stop_count + 1

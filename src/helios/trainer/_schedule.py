@@ -58,11 +58,8 @@ class Schedule:
         Args:
             completes: whether it completes an accumulation.
         """
-        state, every = self._state, self._options.print_frequency
-        if self._unit is TrainingUnit.ITERATION:
-            return completes and is_due(state.current_iteration, every)
-        # An epoch is logged at its last batch, which is known only if the length of the epoch is.
-        return is_due(state.global_epoch, every) and state.dataset_iter == self._source.batches_at_end()
+        counts = completes or self._unit is TrainingUnit.EPOCH  # By epoch, each batch is an iteration.
+        return counts and is_due(self._state.current_iteration, self._options.print_frequency)
 
     def next_save(self) -> float:
         """Return after which batch the next checkpoint is going to be taken, unless something else comes before."""

@@ -11,11 +11,10 @@ from helios.core.environment import deterministic_kernels
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
 from helios.core.registry import update_all_registries
 from helios.core.rng import derive_seed, make_rng_state_saver, make_seed_fn, seed_rngs, training_on
-from helios.core.state import Phase, TrainingUnit
+from helios.core.state import Phase
 from helios.data.sources import BatchSource, StreamSource, make_source
 from helios.errors import ConfigurationError, RankFailedError
 from helios.parallel.strategies import SingleProcessStrategy
-from helios.trainer._checks import check_step
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
 from helios.trainer._states import PartStates
@@ -137,8 +136,8 @@ class Session(contextlib.ExitStack):
         seed_rngs(options.seed)
         self.states.note_before_setup()
         for part in (*self.plugins.values(), self.datamodule, self.model):
-            part._join_run(self._trainer, self.device, is_distributed=self.host_group.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
-        self.model._parallel_strategy = self.strategy  # noqa: SLF001 - the run's side of Model.
+            part._helios_join_run(self._trainer, self.device, is_distributed=self.host_group.world_size > 1)  # noqa: SLF001 - the run's side of RunMember.
+        self.model._helios_strategy = self.strategy  # noqa: SLF001 - the run's side of Model.
         # Each part is keyed alike on every rank, and by nothing that came before: a plug-in that draws on a single rank
         # leaves the other plug-ins, how data are split, and the weights as they are.
         for plugin in self.plugins.values():
@@ -181,25 +180,23 @@ class Session(contextlib.ExitStack):
         source = make_source(*loader, seed=self.options.seed)
         if isinstance(source, StreamSource):
             source.announce(self.log)
-            if self.options.train_unit is TrainingUnit.EPOCH and self.options.print_frequency is not None:
-                self.log.warning(
-                    "print_frequency has no effect: by epochs, the last batch is logged, and an iterable dataset does "
-                    'not tell which one that is; train with train_unit="iteration" to have batches logged'
-                )
         return source
 
-    def open_evaluation(self, phase: Phase) -> EvaluationLoop:
-        """Return what validates or tests.
+    def open_evaluation(self, phase: Phase) -> EvaluationLoop | None:
+        """Return what validates or tests; `None`, with a warning, if there is no data to test on.
 
         Raises:
-            ConfigurationError: if the model has no step for it, or the data module no data.
+            ConfigurationError: if there is no data to validate on.
         """
-        check_step(self.model, phase)
         datamodule = self.datamodule
         loader = datamodule.valid_dataloader() if phase is Phase.VALIDATION else datamodule.test_dataloader()
         if loader is None:
             name = "_valid_dataset" if phase is Phase.VALIDATION else "_test_dataset"
-            raise ConfigurationError(f"{type(datamodule).__name__} has no data for {phase.value}: set {name} in setup")
+            message = f"{type(datamodule).__name__} has no data for {phase.value}: set {name} in setup"
+            if phase is Phase.VALIDATION:
+                raise ConfigurationError(f"{message}, or leave out valid_frequency")
+            self.log.warning("%s; nothing is tested", message)
+            return None
         return EvaluationLoop(
             phase,
             model=self.model,

@@ -44,7 +44,7 @@ class PartStates:
     def note_before_setup(self) -> None:
         """Note what earlier runs of the same objects have left in them."""
         for part in self._parts().values():
-            part._attribute_states.note_before_setup()  # noqa: SLF001 - the run's side of each part.
+            part._helios_capture.note_before_setup()  # noqa: SLF001 - the run's side of each part.
 
     def mark(self, device: torch.device) -> None:
         """Take everything as it is now for constructed: what changes from here on is state.
@@ -54,12 +54,12 @@ class PartStates:
         """
         with self.graph.together():
             for root, part in self._parts().items():
-                part._attribute_states.mark(self.graph, root, device)  # noqa: SLF001 - the run's side of each part.
+                part._helios_capture.mark(self.graph, root, device)  # noqa: SLF001 - the run's side of each part.
 
     def leave(self) -> None:
         """Let the parts be by themselves again."""
         for part in self._parts().values():
-            part._attribute_states.leave()  # noqa: SLF001 - the run's side of each part.
+            part._helios_capture.leave()  # noqa: SLF001 - the run's side of each part.
 
     def collect(self) -> dict[str, Any]:
         """Return the states of all parts as plain data, and name once what no checkpoint can hold."""
@@ -69,7 +69,7 @@ class PartStates:
                 "model": {
                     "class": type(model).__qualname__,
                     "state": _collect(model, Model),
-                    "base": model._base_state(),  # noqa: SLF001 - the run's side of Model.
+                    "base": model._helios_base_state(),  # noqa: SLF001 - the run's side of Model.
                 },
                 "plugins": {plug_id: _collect(plugin, Plugin) for plug_id, plugin in self._plugins.items()},
                 "datamodule": _collect(self._datamodule, DataModule),
@@ -79,7 +79,7 @@ class PartStates:
 
     def _name_findings(self) -> None:
         for part in self._parts().values():
-            for path, reason in part._attribute_states.findings.items():  # noqa: SLF001 - the run's side of each part.
+            for path, reason in part._helios_capture.findings.items():  # noqa: SLF001 - the run's side of each part.
                 # One warning for all items of a list.
                 kind = re.sub(r"\[[^]]*\]", "[]", path), reason
                 if kind not in self._named:
@@ -91,7 +91,7 @@ class PartStates:
         with self.graph.together():
             state = states["model"]["state"]
             self._model.load_state_dict(_decode(state, self._model, Model))
-            self._model._load_base_state(states["model"]["base"])  # noqa: SLF001 - the run's side of Model.
+            self._model._helios_load_base_state(states["model"]["base"])  # noqa: SLF001 - the run's side of Model.
             for plug_id, saved in states["plugins"].items():
                 if plug_id in self._plugins:
                     plugin = self._plugins[plug_id]
@@ -113,9 +113,9 @@ class PartStates:
             self._model.load_state_dict(_decode(state, self._model, Model), fast_init=True)
             for plug_id, saved in states["plugins"].items():
                 if plug_id in self._plugins and not _is_users(self._plugins[plug_id], Plugin):
-                    self._plugins[plug_id]._attribute_states.restore(saved, partial=True)  # noqa: SLF001 - the run's side of Plugin.
+                    self._plugins[plug_id]._helios_capture.restore(saved, partial=True)  # noqa: SLF001 - the run's side of Plugin.
             if not _is_users(self._datamodule, DataModule):
-                self._datamodule._attribute_states.restore(states["datamodule"], partial=True)  # noqa: SLF001 - the run's side of DataModule.
+                self._datamodule._helios_capture.restore(states["datamodule"], partial=True)  # noqa: SLF001 - the run's side of DataModule.
 
 
 def _is_users(part: object, base: type) -> bool:
@@ -125,7 +125,7 @@ def _is_users(part: object, base: type) -> bool:
 
 def _collect(part: Any, base: type) -> dict[str, Any]:
     owner = type(part).__name__
-    if base is not Model and not (part._attribute_states.is_marked or _is_users(part, base)):  # noqa: SLF001 - the run's side of each part.
+    if base is not Model and not (part._helios_capture.is_marked or _is_users(part, base)):  # noqa: SLF001 - the run's side of each part.
         return {}  # It was not there when the model was trained.
     state = ensure_state_dict(part.state_dict(), owner)
     encoded: dict[str, Any] = encode_state(state, owner) if overrides(part, "state_dict", base) else state

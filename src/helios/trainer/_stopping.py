@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from helios.core.logging import get_root_logger
+from helios.core.rng import make_rng_state_saver
 from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.base import Plugin
@@ -32,22 +33,38 @@ class StopVote:
             cannot know of a request, so it waits for the next boundary at which all ranks vote.
     """
 
-    def __init__(self, model: Model, plugins: PluginTable, host_group: HostGroup) -> None:
-        """Find out who may end training."""
+    def __init__(
+        self,
+        model: Model,
+        plugins: PluginTable,
+        host_group: HostGroup,
+        save_rng_state: Callable[[], Callable[[], None]] | None = None,
+    ) -> None:
+        """Find out who may end training.
+
+        Args:
+            model: the model.
+            plugins: the plug-ins, which are asked before it.
+            host_group: what the ranks agree through.
+            save_rng_state: saves the states of the generators, and returns a function that restores them; by default,
+                for those of the host.
+        """
         asked = [plugin for plugin in plugins.values() if overrides(plugin, "should_training_stop", Plugin)]
         self._host_group = host_group
         self._questions = [(plugin.should_training_stop, plugin.stop_is_final) for plugin in asked]
         self._news: list[Callable[[], bool]] = [plugin.has_stop_news for plugin in asked]
         self.asks_model = overrides(model, "should_training_stop", Model)
+        self._ask_model = model.should_training_stop if self.asks_model else None
+        # The model continues in the stream of its step, and draws what it would draw without a plug-in.
+        restores = self.asks_model and any(plugin._helios_draws() for plugin in asked)  # noqa: SLF001 - the run's side of Plugin.
+        self._save_rng_state = (save_rng_state or make_rng_state_saver()) if restores else None
         if self.asks_model:
-            # First, so that it draws what it would draw without a plug-in.
-            self._questions.insert(0, (model.should_training_stop, True))
             self._news.append(lambda: True)
-        self.may_stop = bool(self._questions)
+        self.may_stop = bool(self._news)
         self._requests: list[StopRequest] = []
         for plugin in plugins.values():
-            self._requests += plugin._stop_requests  # noqa: SLF001 - the run's side of Plugin: made in `setup`.
-            plugin._stop_requests = self._requests  # noqa: SLF001 - as above.
+            self._requests += plugin._helios_stop_requests  # noqa: SLF001 - the run's side of Plugin: made in `setup`.
+            plugin._helios_stop_requests = self._requests  # noqa: SLF001 - as above.
         self.requests: Sequence[StopRequest] = self._requests if host_group.world_size == 1 else ()
 
     def has_news(self) -> bool:
@@ -56,7 +73,7 @@ class StopVote:
         return any(answers)
 
     def ask(self, state: TrainingState) -> tuple[bool, bool]:
-        """Ask everybody, on all ranks.
+        """Ask the plug-ins and then the model, on all ranks.
 
         Returns:
             Whether training ends for good, and whether it ends for now, to be continued by the next `fit`.
@@ -64,7 +81,12 @@ class StopVote:
         Raises:
             TrainingError: if the ranks are not at the same place.
         """
+        restore = None if self._save_rng_state is None else self._save_rng_state()
         answers = [is_final for question, is_final in self._questions if question()]
+        if restore is not None:
+            restore()
+        if self._ask_model is not None and self._ask_model():
+            answers.append(True)
         for request in self._requests:
             get_root_logger().info("plug-in %r requests that training stops: %s", request.plug_id, request.reason)
             answers.append(request.is_final)

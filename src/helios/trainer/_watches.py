@@ -11,7 +11,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helios.checkpoint.parts import networks_of, parts_of
 from helios.core.logging import get_root_logger
-from helios.errors import TrainingError
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -79,32 +78,29 @@ class OptimizerWatch:
         if not self._is_idle():
             self.close()
             return False
-        if iterations >= self._first_iterations and not self._has_warned:
-            self._has_warned = True
-            get_root_logger().warning(
-                "%s; this is fine if it collects data first, or accumulates over more batches",
-                self._describe(iterations),
-            )
+        if iterations >= self._first_iterations:
+            self._warn(iterations)
         return True
 
     def check(self, iterations: int) -> None:
-        """Check, at the end of an epoch, that an optimizer has stepped.
+        """Warn, at the end of an epoch, if there are optimizers but none has stepped.
 
         Args:
             iterations: how many iterations have been trained since the start of the run.
-
-        Raises:
-            TrainingError: if there are optimizers, but none has stepped in all of them.
         """
         if self.is_waiting and iterations >= self._patience and self._is_idle():
-            raise TrainingError(self._describe(iterations))
+            self._warn(iterations)
 
-    def _describe(self, iterations: int) -> str:
-        return (
-            f"{self._owner} has trained {iterations} iterations without a step of any of its optimizers, so its "
-            "weights have not changed: call optimizer.step() in train_step, whenever self.is_optimizer_step(state) is "
-            "true if batches are accumulated"
-        )
+    def _warn(self, iterations: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            get_root_logger().warning(
+                "%s has trained %d iterations without a step of any of its optimizers, so its weights have not "
+                "changed: call optimizer.step() in train_step, whenever self.is_optimizer_step(state) is true if "
+                "batches are accumulated; this is fine if it collects data first, or accumulates over more batches",
+                self._owner,
+                iterations,
+            )
 
     def _is_idle(self) -> bool:
         """Whether nothing has changed the weights, in whatever way, since this was asked first."""

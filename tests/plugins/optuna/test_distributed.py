@@ -56,7 +56,7 @@ class Asking(Model):
 
     def on_validation_end(self, validation_cycle: int) -> None:
         # Rank 1 has another value.
-        self.metrics["loss"] = self._rate * validation_cycle + self._width / 64 + self.rank
+        self.metrics["loss"] = self._rate * (validation_cycle + 1) + self._width / 64 + self.rank
         self.trainer.plugins[OptunaPlugin].report_metrics(validation_cycle)
 
     def on_training_end(self) -> None:

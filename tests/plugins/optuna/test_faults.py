@@ -76,7 +76,7 @@ class Reporter(Model):
         """Compute nothing: the metric is known."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        self.metrics["score"] = float(validation_cycle)
+        self.metrics["score"] = validation_cycle + 1.0
         self._disturb(validation_cycle)
         plugin = self.trainer.plugins[OptunaPlugin.plugin_id]
         assert isinstance(plugin, OptunaPlugin)
@@ -87,7 +87,7 @@ def train(trial: optuna.Trial, disturb: Callable[[int], None]) -> float:
     """Report three values with disturbances before the second one and before the end, and return the last."""
     trial.suggest_float("x", 0, 1)
     trainer = Trainer(total_steps=3, valid_frequency=1, print_banner=False, use_cpu=True)
-    plugin, model = OptunaPlugin(trial, "score"), Reporter(lambda cycle: disturb(cycle) if cycle == 2 else None)
+    plugin, model = OptunaPlugin(trial, "score"), Reporter(lambda cycle: disturb(cycle) if cycle == 1 else None)
     plugin.configure_trainer(trainer)
     plugin.configure_model(model)
     trainer.fit(model, Data())
@@ -101,7 +101,7 @@ def check(study: optuna.Study) -> None:
     (trial,) = study.get_trials(deepcopy=False)
     assert trial.state is TrialState.COMPLETE
     assert trial.value == 3.0
-    assert trial.intermediate_values == {1: 1.0, 2: 2.0, 3: 3.0}
+    assert trial.intermediate_values == {0: 1.0, 1: 2.0, 2: 3.0}
 
 
 def make(url: str) -> optuna.Study:

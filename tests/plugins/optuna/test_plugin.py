@@ -58,7 +58,7 @@ class Scripted(Model):
         """Compute nothing: the scores are given."""
 
     def on_validation_end(self, validation_cycle: int) -> None:
-        score = self._scores[validation_cycle - 1]
+        score = self._scores[validation_cycle]
         self.validated.append(validation_cycle)
         if score is not None:
             self.metrics["score"] = score
@@ -166,7 +166,7 @@ def test_metrics_are_reported_when_there_are_any() -> None:
     """A metric that appears later is reported from then on; an absent one is not."""
     trial = make_trial()
     fit(trial, Scripted([None, 2.0, 3.0, 4.0]))
-    assert reports(trial) == {2: 2.0, 3: 3.0, 4: 4.0}
+    assert reports(trial) == {1: 2.0, 2: 3.0, 3: 4.0}
 
 
 def test_both_names_report() -> None:
@@ -180,8 +180,8 @@ def test_nan_and_infinities_are_reported(value: float, caplog: pytest.LogCapture
     trial = make_trial()
     with caplog.at_level(logging.WARNING):
         fit(trial, Scripted([1.0, value, 1.0, 1.0]))
-    assert repr(reports(trial)[2]) == repr(value)
-    assert ("'score' is nan at validation 2" in caplog.text) == math.isnan(value)
+    assert repr(reports(trial)[1]) == repr(value)
+    assert ("'score' is nan at validation 1" in caplog.text) == math.isnan(value)
 
 
 def test_a_tensor_is_a_metric_too() -> None:
@@ -195,17 +195,17 @@ def test_the_pruner_is_asked_once_a_report() -> None:
     """The pruner is called once for each of four validations, and not for batches."""
     pruner = PruneAt()
     fit(make_trial(pruner), Scripted([1.0, 2.0, 3.0, 4.0]))
-    assert pruner.asked == [1, 2, 3, 4]
+    assert pruner.asked == [0, 1, 2, 3]
 
 
 def test_a_pruned_trial_ends_training_and_then_raises(caplog: pytest.LogCaptureFixture) -> None:
     """Training ends at the report, `on_training_end` runs exactly once, then fit raises, unlogged."""
     model = Scripted([1.0, 2.0, 3.0, 4.0])
-    trial = make_trial(PruneAt(2))
-    with pytest.raises(optuna.TrialPruned, match="trial 0 was pruned at validation 2"):
+    trial = make_trial(PruneAt(1))
+    with pytest.raises(optuna.TrialPruned, match="trial 0 was pruned at validation 1"):
         fit(trial, model)
-    assert (model.validated, model.epochs, model.ends) == ([1, 2], 2, 1)
-    assert reports(trial) == {1: 1.0, 2: 2.0}
+    assert (model.validated, model.epochs, model.ends) == ([0, 1], 2, 1)
+    assert reports(trial) == {0: 1.0, 1: 2.0}
     assert "Traceback" not in caplog.text
 
 
@@ -235,8 +235,8 @@ def test_a_resumed_trial_reports_nothing_twice(tmp_path: Path) -> None:
     newest.unlink()  # As if killed after the third report, before its checkpoint.
     pruner.asked.clear()
     fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path, epochs=4)
-    assert reports(trial) == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
-    assert pruner.asked == [3, 4]
+    assert reports(trial) == {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}
+    assert pruner.asked == [2, 3]
 
 
 def test_a_replayed_step_before_the_last_report_is_not_asked_about(tmp_path: Path) -> None:
@@ -247,12 +247,12 @@ def test_a_replayed_step_before_the_last_report_is_not_asked_about(tmp_path: Pat
     for path in sorted((tmp_path / "scripted_trial-0").iterdir())[1:]:
         path.unlink()  # Resume from the first epoch.
     pruner.asked.clear()
-    pruner.step = 3
+    pruner.step = 2
     model = Scripted([1.0, 2.0, 3.0, 4.0])
-    with pytest.raises(optuna.TrialPruned, match="validation 3"):
+    with pytest.raises(optuna.TrialPruned, match="validation 2"):
         fit(trial, model, tmp_path)
-    assert model.validated == [1, 2, 3]
-    assert pruner.asked == [3]
+    assert model.validated == [0, 1, 2]
+    assert pruner.asked == [2]
 
 
 def test_a_retry_gets_the_reports_that_its_own_trial_lacks(tmp_path: Path) -> None:
@@ -263,24 +263,24 @@ def test_a_retry_gets_the_reports_that_its_own_trial_lacks(tmp_path: Path) -> No
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING, system_attrs={"failed_trial": 0}))
     retry = study.ask()
     fit(retry, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path)
-    assert reports(retry) == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    assert reports(retry) == {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}
 
 
 def test_a_retry_asks_the_pruner_again(tmp_path: Path) -> None:
     """The retry of a pruned trial is pruned if the pruner decides so now: the earlier decision does not count."""
-    pruner = PruneAt(2)
+    pruner = PruneAt(1)
     trial = make_trial(pruner)
     with pytest.raises(optuna.TrialPruned):
         fit(trial, Scripted([1.0, 2.0, 3.0, 4.0]), tmp_path)
     again = Scripted([1.0, 2.0, 3.0, 4.0])
     with pytest.raises(optuna.TrialPruned):
         fit(trial, again, tmp_path)
-    assert (again.validated, again.ends) == ([1, 2], 1)
+    assert (again.validated, again.ends) == ([0, 1], 1)
     pruner.step = None
     spared = Scripted([1.0, 2.0, 3.0, 4.0])
     fit(trial, spared, tmp_path)
-    assert spared.validated == [1, 2, 3, 4]
-    assert reports(trial) == {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    assert spared.validated == [0, 1, 2, 3]
+    assert reports(trial) == {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0}
 
 
 @pytest.mark.parametrize("kind", [optuna.pruners.SuccessiveHalvingPruner, optuna.pruners.HyperbandPruner])
