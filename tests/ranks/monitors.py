@@ -73,7 +73,7 @@ class Actor:
         """Let the monitor's thread move; its last move comes when the main thread has left."""
         self._is_looking = True
         if self.end is None:
-            self._monitor._look()
+            self._monitor._check()
         elif not self.is_over:
             self.is_over = True
             self._monitor._run()

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +16,11 @@ from hypothesis import strategies as st
 
 from helios.core.logging import logging_session
 from helios.errors import ConfigurationError, RankFailedError
-from helios.ranks import monitor as room
+from helios.ranks import limits
+from helios.ranks import monitor as monitor_module
+from helios.ranks.announcements import announce_failure, find_cause
 from helios.ranks.failures import Failure
-from helios.ranks.monitor import RankMonitor, announce_failure, find_cause, request_stop
+from helios.ranks.monitor import RankMonitor, request_stop
 from helios.ranks.stores import connect_store
 from tests.processes import survivors
 from tests.ranks.monitors import Actor, Hosted, Walker, info_of, perform
@@ -39,15 +40,15 @@ def hosted() -> Hosted:
     return Hosted()
 
 
-FAST = {"_TICK": 0.01, "_BEAT": 0.02, "_ECHO": 0.2}
-IMPATIENT = {"_SILENCE": 1.0, "_ANSWER": 0.3}
+FAST = {"CHECK_PERIOD": 0.01, "SETTLE_PERIOD": 0.001, "HEARTBEAT_PERIOD": 0.02, "ECHO": 0.2}
+IMPATIENT = {"SILENCE": 1.0, "ANSWER": 0.3}
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten how long it takes to notice something."""
     for name, seconds in FAST.items():
-        monkeypatch.setattr(room, name, seconds)
+        monkeypatch.setattr(limits, name, seconds)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def impatient(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten how long silence is borne, too; on a busy machine, a thread that is well may be silent for a while."""
     del fast
     for name, seconds in IMPATIENT.items():
-        monkeypatch.setattr(room, name, seconds)
+        monkeypatch.setattr(limits, name, seconds)
 
 
 def error_of(question: Callable[[], bool]) -> RankFailedError:
@@ -135,28 +136,8 @@ def test_who_is_done_keeps_nobody_waiting(hosted: Hosted) -> None:
             position = min(position + 1, 8)
             time.sleep(0.01)
         assert position == 8, "after the position of the rank that is done"
-        time.sleep(2 * room._SILENCE)
+        time.sleep(2 * limits.SILENCE)
         assert question()
-
-
-class Place:
-    """Where a main thread is."""
-
-    def tell(self) -> int:
-        return 7
-
-
-@pytest.mark.usefixtures("fast")
-def test_what_was_attended_is_let_go_of(hosted: Hosted) -> None:
-    """What trains is gone with its last user, not when a collector comes by; where it has left is known."""
-    stores = hosted.new_run()
-    place = Place()
-    watched = weakref.ref(place)
-    with RankMonitor(stores[0], info_of(0, 2)) as monitor:
-        monitor.watch_stop_requests(lambda place=place: place.tell() < 0, place.tell)  # type: ignore[misc]  # Its type is that of place.
-    del place
-    assert watched() is None
-    assert monitor._position() == 7
 
 
 @pytest.mark.usefixtures("fast")
@@ -229,15 +210,15 @@ def test_a_job_that_was_stopped_goes_on(hosted: Hosted, monkeypatch: pytest.Monk
     monitor.watch_stop_requests(lambda: True, lambda: 0)
     stores[1].set("beat/1", "1 there")
     for _ in range(3):
-        now += room._BEAT
-        monitor._look()
+        now += limits.HEARTBEAT_PERIOD
+        monitor._check()
     for _ in range(20):
         now += 10_000
-        monitor._look()
+        monitor._check()
     was_well = monitor._failure is None
     for _ in range(100):
-        now += room._BEAT
-        monitor._look()
+        now += limits.HEARTBEAT_PERIOD
+        monitor._check()
     assert was_well
     assert monitor._failure is not None
     assert monitor._failure.text == "it has sent no heartbeat for 60 s"
@@ -249,7 +230,7 @@ def test_who_does_not_say_where_it_is_is_given_up(hosted: Hosted) -> None:
     store = hosted.new_run()[0]
     with RankMonitor(store, info_of(0, 2), watches=False) as monitor:
         error = error_of(monitor.watch_stop_requests(lambda: True, lambda: 0))
-    assert str(error).endswith("failed first: asked where it could leave, it has said nothing for 0.3 s")
+    assert str(error).endswith("failed first: asked where it can stop, it has not answered for 0.3 s")
     assert error.rank == 1
 
 
@@ -260,7 +241,7 @@ def test_where_somebody_else_watches_a_lookout_does_not(hosted: Hosted) -> None:
     announce_failure(stores[2], Failure.of(ConfigurationError("a"), 1))
     with RankMonitor(stores[0], info_of(0, 2), watches=False) as monitor:
         question = monitor.watch_stop_requests(lambda: False, lambda: 0)
-        time.sleep(2 * room._SILENCE)
+        time.sleep(2 * limits.SILENCE)
         assert not question()
     assert not stores[2].check(["beat/0"])
 
@@ -326,7 +307,7 @@ class Silent:
 
     def check(self, keys: list[str]) -> bool:
         """Answer never, or when nobody waits any more."""
-        threading.Event().wait(6 * room._SILENCE)  # On a busy machine, who waits for less needs more.
+        threading.Event().wait(6 * limits.SILENCE)  # On a busy machine, who waits for less needs more.
         raise RuntimeError(f"no answer about {keys}")
 
 
@@ -346,7 +327,7 @@ def test_a_caller_that_is_stopped_is_waited_for() -> None:
     store: Any = Silent()
     with RankMonitor(store, info_of(1, 2), watches=False) as monitor:
         question = monitor.watch_stop_requests(lambda: False, lambda: 0)
-        time.sleep(1.6 * room._SILENCE)
+        time.sleep(1.6 * limits.SILENCE)
         assert not question()
 
 
@@ -355,10 +336,10 @@ def test_a_main_thread_that_computes_has_longer_to_notice(
     hosted: Hosted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A rank that is busy when another one fails is not ended as long as it computes; its log names who has failed."""
-    monkeypatch.setattr(room, "_GRACE", 0.1)
-    monkeypatch.setattr(room, "_COMPUTES", 1e-4)
+    monkeypatch.setattr(limits, "GRACE", 0.1)
+    monkeypatch.setattr(limits, "BUSY_SHARE", 1e-4)
     ended: list[bool] = []
-    monkeypatch.setattr(room, "end_process", lambda: ended.append(True))
+    monkeypatch.setattr(monitor_module, "end_process", lambda: ended.append(True))
     with RankMonitor(hosted.new_run()[0], info_of(0, 2)) as monitor:
         question = monitor.watch_stop_requests(lambda: False, lambda: 0)
         while "This process is busy" not in caplog.text and not ended:
@@ -371,8 +352,8 @@ def test_a_main_thread_that_computes_has_longer_to_notice(
 def be_stuck(port: int, folder: Path) -> None:
     """Be a rank, the leader of a group, that waits for what never comes, like a collective with a rank that is gone."""
     os.setpgid(0, 0)
-    for name, seconds in {**FAST, **IMPATIENT, "_GRACE": 0.3}.items():
-        setattr(room, name, seconds)
+    for name, seconds in {**FAST, **IMPATIENT, "GRACE": 0.3}.items():
+        setattr(limits, name, seconds)
     child = subprocess.Popen(["sleep", "60"])  # noqa: S607 - wherever it is.
     (folder / "child").write_text(str(child.pid), encoding="utf-8")
     log = logging_session(log_file=folder / "log", capture_warnings=False, rank=0)

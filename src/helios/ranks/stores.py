@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import torch.distributed as dist
 
 from helios.core.distributed import TIMEOUT
+from helios.errors import NotRunningError
 from helios.ranks.messages import foreign_content
 
 _LOOPBACK: Final = "127.0.0.1"
@@ -134,6 +135,36 @@ def host_store() -> tuple[Store, int]:
             _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
     return store, port
+
+
+class HostedStore:
+    """The store of a run, hosted by this process until it is closed.
+
+    torch has no method to close a store: it closes when nothing refers to it any more. The traceback of an error may
+    refer to the frames of a run for a long time, so a run closes its store explicitly.
+
+    Attributes:
+        port: the port at which ranks on this machine connect.
+    """
+
+    def __init__(self) -> None:
+        """Open the store."""
+        self._store: Store | None
+        self._store, self.port = host_store()
+
+    def sign_with(self, secret: bytes) -> SignedStore:
+        """Return the store with values that are signed with a secret.
+
+        Raises:
+            NotRunningError: if the store is closed.
+        """
+        if self._store is None:
+            raise NotRunningError("the store of the run is closed: open one with each run")
+        return SignedStore(self._store, secret)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store = None
 
 
 def connect_store(port: int) -> Store:

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -23,7 +23,7 @@ from helios.ranks.failures import Failure
 from helios.ranks.monitor import request_stop
 from helios.ranks.object_host import ObjectHost
 from helios.ranks.results import ResultQueue
-from helios.ranks.stores import SignedStore, host_store
+from helios.ranks.stores import HostedStore
 from helios.trainer._session import open_log, report_errors
 from helios.trainer._signals import SignalWatch
 from helios.trainer.launch.rank import RankConfig, run_rank
@@ -78,7 +78,7 @@ class _RankPool:
         self._queue = queue
         self._object_host = ObjectHost()
         self._orders = _pack(task, self._object_host)
-        self._store, self._port = host_store()
+        self._store = HostedStore()
         self._secret = secrets.token_bytes(32)
         self._processes: list[SpawnProcess] = []
         self._connections: dict[int, Connection] = {}
@@ -103,39 +103,37 @@ class _RankPool:
                     self._look_for_stopped()
                     if signals.was_asked() and not has_passed_on:
                         has_passed_on = True
-                        request_stop(SignedStore(self._store, self._secret))
+                        request_stop(self._store.sign_with(self._secret))
             finally:
                 self._end()
-                del self._store  # It closes; whoever keeps the error of a run keeps this object.
         if self._failures:
             failure = self._first_failure()
             if failure.rank not in self._begun:
                 # A terminal sends Ctrl-C to a rank as well that has no process group of its own yet. The set-up of one
                 # process does not survive it either: no checkpoint can be written there.
                 signals.raise_again()
-            self._raise(failure)
+            raise self._to_error(failure)  # No variable may hold it, because its traceback refers to this frame.
         result: Result = pickle.loads(self._results[0])  # noqa: S301 - by a rank of this run.
         if result.is_finished:
             signals.report(is_leaving=False)  # Ranks that leave say so by themselves.
         return result
 
-    def _raise(self, failure: Failure) -> NoReturn:
-        """Raise here what a rank has failed with."""
+    def _to_error(self, failure: Failure) -> BaseException:
+        """Return the error to raise in this process for the failure of a rank."""
         known = self._task.control_flow
         error = failure.to_error(known)
-        try:
-            if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
-                known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
-            raise error
-        finally:
-            del error  # Its traceback refers to this frame, which must not refer to it: the circle would keep both.
+        if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
+            known.append(type(error))  # Only the ranks have registered it, for example in the setup of a plug-in.
+        return error
 
     def _start(self) -> None:
         context = _choose_context()
         threads = max(1, torch.get_num_threads() // self._world_size)
         for rank in range(self._world_size):
             here, there = context.Pipe()
-            orders = RankConfig(rank, self._world_size, self._port, self._secret, threads, get_root_logger().level)
+            orders = RankConfig(
+                rank, self._world_size, self._store.port, self._secret, threads, get_root_logger().level
+            )
             process = context.Process(target=run_rank, args=(there, orders), name=f"helios-rank-{rank}", daemon=False)
             self._processes.append(process)  # Before it starts: Ctrl-C may come as soon as it has.
             process.start()
@@ -218,6 +216,7 @@ class _RankPool:
                 process.close()
         for connection in self._connections.values():
             connection.close()
+        self._store.close()
 
 
 def _choose_context() -> Any:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from helios.core.distributed import get_dist_info
 from helios.core.environment import current_device
+from helios.ranks.announcements import announce_failure, find_cause
 from helios.ranks.failures import Failure
 from helios.ranks.host_group import HostGroup
-from helios.ranks.monitor import RankMonitor, announce_failure, find_cause
+from helios.ranks.monitor import RankMonitor
 from helios.ranks.process_group import process_group
 from helios.ranks.results import ResultQueue, pack
 from helios.ranks.stores import next_rendezvous_store
@@ -49,11 +50,9 @@ class Torchrun:
                     cause = find_cause(store, error, info)
                     if cause.rank == info.rank:
                         raise
-                    reported = cause.to_error(task.control_flow)
-                    try:
-                        raise reported from reported.__cause__  # The error here is no more than an echo of that.
-                    finally:
-                        del reported  # It refers to this call, which must not refer to it.
+                # After the except block: the error of this rank only says that another rank is gone. No variable may
+                # hold the new error, because its traceback refers to this frame.
+                raise cause.to_error(task.control_flow)
 
     def _run(self, task: Task, host_group: HostGroup) -> Result:
         # Once on every machine: each has a disk of its own.
