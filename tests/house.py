@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 SOURCE: Final = ROOT / "src" / "helios"
 LONGEST_FILE: Final = 300  # Lines.
+NEWLINE: Final = "\n"
 LONGEST_FUNCTION: Final = 40  # Lines of its body, without the docstring.
 
 # Each regular expression, and what to write in its place.
@@ -29,7 +30,7 @@ WORDS: Final = {
     r"(let|lets|letting) go of": "release",
     r"lookouts?": "monitor",
     r"attends?": "watch",
-    r"keep_at_home|kept at home|stays? at home": "register_proxy",
+    r"keep at home|kept at home|stays? at home": "register_proxy",
     r"hears?|heard": "receive",
     r"crew": "rank pool",
     r"dues": "buffer_sync_flags",
@@ -39,7 +40,9 @@ WORDS: Final = {
     r"parting": "shutdown",
     r"gone on from": "is resumed",
 }
-_WORD: Final = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS) + r")(?![A-Za-z])", re.IGNORECASE)
+# Between the words of a phrase: a space, the underscore of a name, or the end of a line, before a comment's next one.
+_GAP: Final = r"(?:[ _]|[ \t]*\n[ \t#]*)"
+_WORD: Final = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS).replace(" ", _GAP) + r")(?![A-Za-z])", re.IGNORECASE)
 
 # Files of the package that may read private names of torch, Optuna or another library, and why no public one does.
 PRIVATE: Final = {
@@ -93,10 +96,11 @@ def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def find_words(files: Iterable[Path]) -> list[str]:
     """Return where a word or phrase stands that `WORDS` replaces."""
     return [
-        f"{_name(path)}:{number} {match.group(0)!r}: {_replacement(match.group(0))}"
+        f"{_name(path)}:{text.count(NEWLINE, 0, match.start()) + 1} {found!r}: {_replacement(found)}"
         for path in files
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        for match in _WORD.finditer(line)
+        for text in [path.read_text(encoding="utf-8")]
+        for match in _WORD.finditer(text)
+        for found in [re.sub(_GAP, " ", match.group(0))]
     ]
 
 

@@ -28,7 +28,7 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
 }
 # Of each pass, whether gradients are exchanged, and whether the second unit is used.
 PASSES: Final = {
-    "kept back": [(False, True), (False, True), (True, True)],
+    "unreduced": [(False, True), (False, True), (True, True)],
     "exchanged before": [(True, True), (False, True), (True, True)],
     "exchanged last": [(False, True), (True, True), (True, True)],
     "unit not used any more": [(False, True), (False, False), (True, False)],
@@ -96,7 +96,7 @@ def accumulate(rank: int, options: dict[str, Any], passes: list[tuple[bool, bool
 
 @pytest.mark.parametrize("passes", PASSES.values(), ids=PASSES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_gradients_kept_back_come_back(
+def test_unreduced_gradients_are_restored(
     options: dict[str, Any], passes: list[tuple[bool, bool]], tmp_path: Path
 ) -> None:
     """Made anew in an accumulation, a network ends it with the same bits, whatever was exchanged."""
@@ -109,7 +109,7 @@ def test_gradients_kept_back_come_back(
 
 
 def exchange_halfway(rank: int) -> str:
-    """Be a rank of a network with a copy on each, and return what is said of gradients of which some are kept back."""
+    """Run one rank of an HSDP network, and return the error about a gradient that is reduced among some ranks only."""
     mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("copies", "parts"))
     model = Accumulating({})
     model.net = shard_network(nn.Linear(2, 2), mesh)
@@ -126,5 +126,5 @@ def exchange_halfway(rank: int) -> str:
 def test_gradients_exchanged_halfway_are_refused(tmp_path: Path) -> None:
     """A sum that is in no tensor of this rank alone is not left out unnoticed; the message has the remedy."""
     for message in run_ranks(tmp_path, 2, exchange_halfway):
-        assert "the gradient of net.weight has been exchanged within some ranks" in message
+        assert "the gradient of net.weight is reduced among some ranks but not among all" in message
         assert "without set_requires_all_reduce(False)" in message

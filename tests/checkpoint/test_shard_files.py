@@ -76,8 +76,8 @@ def load_training(rank: int, path: Path) -> Any:
     return data["training"], loaded, whole(state_of(network, optimizer))
 
 
-def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    """What 2 ranks saved goes on on 2 as if nothing had happened, and 3 ranks or 1 process load the same."""
+def test_training_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    """A checkpoint of 2 ranks is loaded exactly by 2 ranks, by 3 ranks and by 1 process."""
     path = tmp_path / "place" / "a.pth"
     (saved, trained), _ = run_ranks(tmp_path, 2, save_training, path)
     assert names_in(path.parent) == ["a.pth"]

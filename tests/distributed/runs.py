@@ -197,7 +197,7 @@ def _count_starting() -> None:
 
 
 def _fit(spec: RankSpec, folder: Path, shot: Shot | None, mutation: str | None) -> None:
-    """Train, and leave in a file what has come home."""
+    """Train, and write the results that were returned to a file."""
     trainer, model = make_trainer(spec, folder), RankedSubject(spec)
     Armed(folder, shot, mutation).configure_trainer(trainer)
     finished = trainer.fit(model, Data(spec))

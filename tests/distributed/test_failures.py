@@ -50,8 +50,10 @@ def fail(trouble: Trouble, *, workers: int = 1, **options: Any) -> RankFailedErr
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("where", PLACES)
-def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, rank: int) -> None:
-    """An exception on any rank, anywhere, is that of `fit`; it is logged once, in the file too."""
+def test_fit_raises_the_exception_of_a_rank(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, rank: int
+) -> None:
+    """`fit` raises an exception of any rank, wherever it was raised; it is logged once, in the file too."""
     trouble = Trouble(tmp_path, where, rank)
     saving: dict[str, Any] = {"chkpt_root": tmp_path / "checkpoints", "chkpt_frequency": 1} if where == "saving" else {}
     error = fail(trouble, enable_file_logging=True, log_path=tmp_path, **saving)
@@ -69,7 +71,7 @@ def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None:
-    """Of an exception that cannot be pickled, the text and the traceback come home all the same."""
+    """The text and the traceback of an exception that cannot be pickled are returned."""
     error = fail(Trouble(tmp_path, "hook", 1, "Unportable"))
     assert error.__cause__ is None
     assert f"rank 1 (on {HERE}) failed first: tests.distributed.parts.Unportable: trouble in hook" in str(error)
@@ -78,7 +80,7 @@ def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_control_flow_comes_home_as_it_is(
+def test_control_flow_is_raised_as_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, *, late: bool
 ) -> None:
     """A type registered early or by the ranks leaves `fit` unchanged and unlogged; its cause says whence."""

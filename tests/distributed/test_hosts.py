@@ -21,7 +21,7 @@ from tests.distributed.hosts import Host, is_alive, names_of_hosts, two_hosts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Answers whatever it hears, and asks for an answer again and again.
+# Answers every message, and repeats its own until it gets an answer.
 SERVER = """
 import socket
 listener = socket.create_server(("10.77.0.1", 4000))
@@ -104,7 +104,7 @@ def test_ranks_on_two_hosts_add_up(hosts: tuple[Host, Host], tmp_path: Path) -> 
 
 
 def test_a_cut_is_silent_until_it_is_mended(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """While the cable is cut nothing arrives and nobody gets an error; afterwards the same connection goes on."""
+    """While the cable is cut, nothing arrives and no error is raised; afterwards the same connection works again."""
     log = tmp_path / "client.log"
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running(hosts[0], SERVER, subprocess.PIPE))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WHOM = ("rank", "caller", "all")
-PARTING = 3  # Counts that come after a rank has told how many there were.
+SHUTDOWN = 3  # Counts after a rank has reported how many there were.
 MEETING = 3  # Counts before a rank trains, and minds signals.
 
 # With everything that differs by rank in it: gradients in flight, buffers, generators, plug-ins, losses and metrics.
@@ -66,7 +66,7 @@ def shots_in(whole: dict[str, Any], step: int, offset: int = 0) -> Iterator[Shot
     """Yield a shot at every so many counts of each rank, at everybody in turn."""
     whom = itertools.cycle(WHOM)
     for rank, ticks in enumerate(whole["ticks"]):
-        for count in range(1 + (offset + rank) % step, ticks + PARTING + 1, step):
+        for count in range(1 + (offset + rank) % step, ticks + SHUTDOWN + 1, step):
             yield Shot(rank, count, next(whom))
 
 
@@ -137,7 +137,7 @@ def test_kills_at_random_instants(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> None:
-    """A SIGTERM to the caller, or to one rank: all leave after the same batch, and `fit` goes on later."""
+    """After a SIGTERM to the caller, or to one rank, all ranks stop after the same batch, and `fit` resumes later."""
     whole = undisturbed(spec, tmp_path / "whole")
     shots = [Shot(number % 2, count, whom, signal.SIGTERM) for number, count in enumerate(range(MEETING + 1, 40, 12))]
     leavers = 0
@@ -150,7 +150,7 @@ def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("whom", ["rank", "all"])
 def test_four_ranks(whom: str, tmp_path: Path) -> None:
-    """Ranks: gradients of several megabytes, exchanged in pieces, add up alike in a run that goes on."""
+    """Gradients of several megabytes, reduced in buckets, add up alike in a resumed run of several ranks."""
     spec = RankSpec(ranks=4, wide=True, unit="iteration", total=4, samples=23)
     whole = undisturbed(spec, tmp_path / "whole")
     third_step = whole["ticks"][3] * 2 // 3
@@ -185,7 +185,7 @@ def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
         if whom == "all":
             first.kill()
         else:
-            first.agent.kill()  # Its ranks go on until they miss it.
+            first.agent.kill()  # Its ranks continue until they notice.
         assert not (folder / "result").exists()
         with start_job(spec, folder) as second:
             assert second.wait(60) == 0, second.output()

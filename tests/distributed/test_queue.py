@@ -1,4 +1,4 @@
-"""What ranks tell comes home, all of it, and to whom it belongs."""
+"""Results of ranks are returned completely, and to the right process."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def take_all(trainer: Trainer) -> list[Any]:
     return [trainer.queue.get() for _ in range(trainer.queue.qsize())]
 
 
-def test_items_of_any_size_come_home_in_order() -> None:
-    """100 MB from one rank arrive while the other sends thousands of items; each rank's are in its order."""
+def test_items_of_any_size_are_returned_in_order() -> None:
+    """100 MB from one rank arrive while the other sends thousands of items; the items of each rank stay in order."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_large_and_many), ListData())
     items = take_all(trainer)
@@ -111,8 +111,8 @@ def test_runs_one_after_the_other_do_not_meet() -> None:
     assert len(runs[0]) == 2
 
 
-def test_metrics_come_home_from_rank_0() -> None:
-    """`model.metrics` in the calling process are those of rank 0, in place of what was there."""
+def test_metrics_of_rank_0_are_returned() -> None:
+    """`model.metrics` in the calling process is replaced by that of rank 0."""
     model = Reporting(reports.put_metrics)
     metrics = model.metrics
     metrics["stale"] = 1
@@ -134,12 +134,12 @@ def test_a_model_is_tested_as_it_was_trained() -> None:
     assert other.metrics["tested"] not in weights.values(), "a model that was not trained is tested as it is"
 
 
-def test_weights_come_home_as_a_network_gives_them() -> None:
-    """On their way to the CPU, states keep the versions that their networks have put beside them."""
+def test_states_keep_the_versions_of_their_networks() -> None:
+    """States that are moved to the CPU keep the version numbers of their modules."""
     state = torch.nn.BatchNorm1d(2).state_dict()
-    home = _on_cpu({"net": state})["net"]
-    assert list(home) == list(state)
-    assert home._metadata == state._metadata  # type: ignore[attr-defined]  # torch sets it, unannotated
+    moved = _on_cpu({"net": state})["net"]
+    assert list(moved) == list(state)
+    assert moved._metadata == state._metadata  # type: ignore[attr-defined]  # torch sets it, unannotated
 
 
 def test_a_model_with_a_state_of_its_own_is_tested_from_its_checkpoint(tmp_path: Path) -> None:

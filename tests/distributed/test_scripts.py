@@ -175,7 +175,7 @@ def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) 
             assert len(survivors(processes, patience=0)) >= 4
         finally:
             process.kill()
-        # Not to be waited for with its output, which goes on as long as any rank lives.
+        # Do not wait for its output, which stays open as long as any rank lives.
         began = time.monotonic()
         assert survivors(processes, patience=5) == []
         assert time.monotonic() - began < 5

@@ -54,7 +54,7 @@ def test_two_hosts_train_and_prune_together(hosts: tuple[Host, Host], tmp_path: 
         assert [first.wait(60), second.wait(60)] == [0, 0], first.output() + second.output()
     states = [row[1] for row in table]
     assert {"COMPLETE", "PRUNED"} == {*states}
-    assert states[-1] == "COMPLETE", "and the ranks went on together after the trials that were pruned"
+    assert states[-1] == "COMPLETE", "and the ranks continued together after the trials that were pruned"
     for rank in range(2):
         told = (folders[0] / f"table-{rank}").read_text(encoding="utf-8")
         assert json.loads(told) == json.loads(json.dumps(table))
@@ -63,7 +63,7 @@ def test_two_hosts_train_and_prune_together(hosts: tuple[Host, Host], tmp_path: 
 
 
 def check_places(notes: Path, hosts: tuple[Host, Host]) -> None:
-    """Check that both hosts have prepared their data before either goes on, and that each rank knows where it is."""
+    """Check that no host continues before both have prepared their data, and that each rank knows its local rank."""
     entries = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
     names = [host.name for host in hosts]
     for number in range(pruning_job.TRIALS):

@@ -93,7 +93,7 @@ def end_twice(root: Path, how: str, number: int) -> tuple[int | None, str]:
             if process.exitcode is not None:
                 break
             os.kill(process.pid, number)
-        assert process.exitcode is not None, "it goes on hanging"
+        assert process.exitcode is not None, "it still hangs"
     finally:
         process.kill()
     return process.exitcode, (root / "helios.log").read_text(encoding="utf-8")

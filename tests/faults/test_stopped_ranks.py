@@ -69,7 +69,7 @@ def test_a_rank_of_torchrun_is_stopped(tmp_path: Path, rank: int) -> None:
 
 
 def test_a_run_that_is_stopped_as_a_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While all ranks are stopped nobody waits in vain; once one goes on, the other is given up after the limit."""
+    """While all ranks are stopped, none is declared lost; once one continues, the other is after the limit."""
     monkeypatch.setattr(_stopped, "_LOOK", 0.0)
     monkeypatch.setattr(_stopped, "_LIMIT", 0.0)
     asleep = {10, 11}

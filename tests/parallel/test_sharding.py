@@ -115,7 +115,7 @@ def test_a_unit_is_a_part_of_the_network() -> None:
 
 
 def validate(rank: int, mode: str, when: int, options: dict[str, Any]) -> Any:
-    """Train; after `when` steps, if the network shall be whole, make a pass without gradients on rank 0 alone."""
+    """Train; after `when` steps, if the mode is one without sharding, make a pass under no_grad on rank 0 only."""
     # Of this one the root has no parameters of its own: its last unit is the first that a backward pass needs.
     network = nn.Sequential(*(nn.Linear(3, 3) for _ in range(3)))
     with torch.no_grad():

@@ -78,8 +78,8 @@ def let_down(rank: int, meeting: Path) -> float:
     return waited
 
 
-def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
-    """Whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
+def test_a_failed_rank_releases_the_others(tmp_path: Path) -> None:
+    """Collectives of the other ranks raise at once, even if objects still refer to the failed rank's groups."""
     assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3
 
 

@@ -165,7 +165,7 @@ def test_settling_waits_for_threads_that_are_not_python_s() -> None:
 
 
 def work_on() -> None:
-    """Say by the exit code whether a thread that goes on and on was waited for in vain, and not for long."""
+    """Report by the exit code that the wait for a thread that never ends was short and without success."""
     stirrer, began = Stirrer(100 * BRIEF), time.monotonic()
     settle()
     os._exit(stirrer.is_busy() and 0.5 <= time.monotonic() - began < 5)

@@ -107,7 +107,7 @@ def test_kills_at_random_instants(spec: RunSpec, tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_signal_at_any_instant(spec: RunSpec, tmp_path: Path) -> None:
-    """Asked to leave, also in the middle of an accumulation, `fit` returns false, and goes on later."""
+    """Asked to stop, also in the middle of an accumulation, `fit` returns false; the next call resumes."""
     whole = undisturbed(spec, tmp_path / "whole")
     leavers = 0
     for count in range(1, whole["ticks"] + 1, 5):
