@@ -46,14 +46,14 @@ _WORD: Final = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS).replace(" ", _GAP)
 
 # Files of the package that may read private names of torch, Optuna or another library, and why no public one does.
 PRIVATE: Final = {
-    "checkpoint/contents.py": "a module's own tensors, those that are None included, are in private tables only",
-    "checkpoint/details.py": "as contents.py; which buffers are not persistent is private, too",
-    "checkpoint/structure.py": "hooks, and parameters that two modules hold, are in private tables only",
-    "checkpoint/digest.py": "the public `indices` and `values` refuse a sparse tensor that is not coalesced",
-    "checkpoint/encoding.py": "`_name_` and `_value_` are documented for the metaclass of enumerations",
-    "checkpoint/fsdp.py": "FSDP2 has no public way to read unreduced gradients, or to keep parameters unsharded",
-    "checkpoint/parts.py": "versions in a state_dict, the wrapper of torch.compile, the mark of a first step",
-    "checkpoint/tensors.py": "the documented way to switch `__torch_function__` off",
+    "checkpoint/state/contents.py": "a module's own tensors, those that are None included, are in private tables only",
+    "checkpoint/state/details.py": "as contents.py; which buffers are not persistent is private, too",
+    "checkpoint/state/structure.py": "hooks, and parameters that two modules hold, are in private tables only",
+    "checkpoint/state/digest.py": "the public `indices` and `values` refuse a sparse tensor that is not coalesced",
+    "checkpoint/state/encoding.py": "`_name_` and `_value_` are documented for the metaclass of enumerations",
+    "checkpoint/state/fsdp.py": "FSDP2 has no public way to read unreduced gradients, or to keep parameters unsharded",
+    "checkpoint/state/parts.py": "versions in a state_dict, the wrapper of torch.compile, the mark of a first step",
+    "checkpoint/state/tensors.py": "the documented way to switch `__torch_function__` off",
     "core/rng/state_dict.py": "whether CUDA can be used in a forked process",
     "data/sources/stream_source.py": "`_replace` is documented for named tuples",
     "data/streaming.py": "as stream_source.py",

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from helios.checkpoint import files, shard_files
 from helios.checkpoint.archive import save_archive
 from helios.checkpoint.files import remove_temporaries
-from helios.checkpoint.parts import set_state
 from helios.checkpoint.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.checkpoint.shard_tree import has_shards
+from helios.checkpoint.state.parts import set_state
 from helios.errors import (
     ArgumentTypeError,
     CheckpointError,

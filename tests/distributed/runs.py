@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from helios.checkpoint.archive import save_archive
-from helios.checkpoint.parts import unwrap_module
+from helios.checkpoint.state.parts import unwrap_module
 from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.errors import RankFailedError
 from helios.plugins import Plugin

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helios.checkpoint.parts import unwrap_module
+from helios.checkpoint.state.parts import unwrap_module
 from helios.parallel.ddp import wrap_ddp
 from tests.ranks.ranks import run_ranks
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from helios import Model
-from helios.checkpoint.parts import networks_of
+from helios.checkpoint.state.parts import networks_of
 from helios.parallel.gradients import collect_gradients, restore_gradients
 from helios.parallel.strategies import DDPStrategy
 from tests.ranks.ranks import run_ranks

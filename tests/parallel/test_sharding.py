@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from helios.checkpoint.fsdp import unsharded
-from helios.checkpoint.parts import get_state, set_state
 from helios.checkpoint.shard_layout import fit_network, fit_optimizer
 from helios.checkpoint.shard_tree import has_shards, is_sharded
+from helios.checkpoint.state.fsdp import unsharded
+from helios.checkpoint.state.parts import get_state, set_state
 from helios.errors import CheckpointMismatchError, ConfigurationError, NotRunningError
 from helios.parallel.sharding import shard_network
 from helios.ranks.mesh import make_mesh
@@ -279,7 +279,7 @@ def test_a_state_of_another_network_is_refused() -> None:
 SCRIPT = """
 import sys
 import helios, helios.checkpoint.shard_layout, helios.checkpoint.shard_files
-from helios.checkpoint.fsdp import unsharded
+from helios.checkpoint.state.fsdp import unsharded
 from helios.checkpoint.shard_tree import has_shards, is_sharded
 import torch
 with unsharded([torch.nn.Linear(1, 1)]):

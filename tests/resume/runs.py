@@ -30,7 +30,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from helios import DataModule, Model, Plugin, Trainer, TrainingState
 from helios.checkpoint import archive, files
 from helios.checkpoint.archive import load_archive, save_archive
-from helios.checkpoint.parts import unwrap_module
+from helios.checkpoint.state.parts import unwrap_module
 from helios.core.distributed import get_dist_info
 from helios.core.rng import get_default_numpy_rng
 from tests.resume.mutations import apply_mutation

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from helios.checkpoint.fsdp import find_sharded, unshard_once
-from helios.checkpoint.parts import bare_name, find_wrappers, networks_of, parts_of
 from helios.checkpoint.shard_tree import is_sharded
+from helios.checkpoint.state.fsdp import find_sharded, unshard_once
+from helios.checkpoint.state.parts import bare_name, find_wrappers, networks_of, parts_of
 from helios.errors import CheckpointMismatchError
 from helios.parallel.strategies import SingleProcessStrategy
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.hooks import RemovableHandle
 
-    from helios.checkpoint.capture import AttributeCapture
+    from helios.checkpoint.state.capture import AttributeCapture
     from helios.parallel.strategy import Strategy
 
 _UNREDUCED: Final = " (unreduced)"  # No parameter has a space in its name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from helios.checkpoint.parts import networks_of
+from helios.checkpoint.state.parts import networks_of
 from helios.core.state import Phase
 from helios.data.datamodule import DataModule
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError

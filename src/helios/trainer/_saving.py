@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from helios._version import __version__
-from helios.checkpoint.digest import digest_of
 from helios.checkpoint.format import FORMAT
 from helios.checkpoint.names import CheckpointName
 from helios.checkpoint.rank_deltas import digests_of, find_differences, with_sharded
+from helios.checkpoint.state.digest import digest_of
 from helios.errors import ConfigurationError
 from helios.parallel.gradients import collect_gradients
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from helios.checkpoint.anchors import Graph
-from helios.checkpoint.parts import ensure_state_dict
-from helios.checkpoint.states import decode_state, encode_state
+from helios.checkpoint.state.anchors import Graph
+from helios.checkpoint.state.parts import ensure_state_dict
+from helios.checkpoint.state.states import decode_state, encode_state
 from helios.core.logging import get_root_logger
 from helios.data.datamodule import DataModule
 from helios.model.model import Model

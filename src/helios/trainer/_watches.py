@@ -9,7 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from helios.checkpoint.parts import networks_of, parts_of
+from helios.checkpoint.state.parts import networks_of, parts_of
 from helios.core.logging import get_root_logger
 from helios.errors import TrainingError
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from helios.checkpoint.fsdp import find_sharded
-from helios.checkpoint.parts import bare_name, find_wrappers_among, unwrap_module
+from helios.checkpoint.state.fsdp import find_sharded
+from helios.checkpoint.state.parts import bare_name, find_wrappers_among, unwrap_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from helios.checkpoint.anchors import Graph
+    from helios.checkpoint.state.anchors import Graph
 
 
 def modules_of(network: nn.Module) -> dict[str, nn.Module]:

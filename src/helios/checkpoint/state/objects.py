@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from helios.checkpoint.anchors import UncapturableError, is_below
-from helios.checkpoint.classes import is_own, is_own_module, is_tool, name_of, show, slots_of
-from helios.checkpoint.contents import register_contents
-from helios.checkpoint.tensors import name_device
-from helios.checkpoint.values import FACTORIES, PLAIN, TAG, encode_array
-from helios.checkpoint.writing import EXCLUDED
+from helios.checkpoint.state.anchors import UncapturableError, is_below
+from helios.checkpoint.state.classes import is_own, is_own_module, is_tool, name_of, show, slots_of
+from helios.checkpoint.state.contents import register_contents
+from helios.checkpoint.state.tensors import name_device
+from helios.checkpoint.state.values import FACTORIES, PLAIN, TAG, encode_array
+from helios.checkpoint.state.writing import EXCLUDED
 
 if TYPE_CHECKING:
     import functools
 
-    from helios.checkpoint.writing import Writer
+    from helios.checkpoint.state.writing import Writer
 
 # Objects whose insides cannot be seen, and cannot be changed either.
 _IMMUTABLE: Final[tuple[type, ...]] = (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from helios.checkpoint.capture import AttributeCapture
-from helios.checkpoint.structure import class_of, describe_structure, find_ties
+from helios.checkpoint.state.capture import AttributeCapture
+from helios.checkpoint.state.structure import class_of, describe_structure, find_ties
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, Final
 
-from helios.checkpoint.anchors import UncapturableError
-from helios.checkpoint.classes import name_of, own_bases, show, slots_of
-from helios.checkpoint.values import TAG
+from helios.checkpoint.state.anchors import UncapturableError
+from helios.checkpoint.state.classes import name_of, own_bases, show, slots_of
+from helios.checkpoint.state.values import TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import torch
 
-    from helios.checkpoint.anchors import Graph
+    from helios.checkpoint.state.anchors import Graph
 
 LEFT: Final = {TAG: "left"}  # Stands for an attribute that stays as it is constructed.
 EXCLUDED: Final = "non_persistent_attributes"

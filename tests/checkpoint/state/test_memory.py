@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helios.checkpoint.capture import AttributeCapture
+from helios.checkpoint.state.capture import AttributeCapture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from helios.checkpoint.classes import is_own_module, name_of
-from helios.checkpoint.contents import join, modules_of, tensors_of
+from helios.checkpoint.state.classes import is_own_module, name_of
+from helios.checkpoint.state.contents import join, modules_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

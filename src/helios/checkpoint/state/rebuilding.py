@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from helios.checkpoint.tensors import fill_tensor, renew_tensor, resolve_device
-from helios.checkpoint.values import decode_array, decode_value
+from helios.checkpoint.state.tensors import fill_tensor, renew_tensor, resolve_device
+from helios.checkpoint.state.values import decode_array, decode_value
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from helios.checkpoint.reading import Reader
+    from helios.checkpoint.state.reading import Reader
 
 BASES: Final[dict[str, Any]] = {
     base.__name__: base

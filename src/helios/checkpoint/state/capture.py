@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.checkpoint.anchors import Graph, is_below
-from helios.checkpoint.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, Baseline
-from helios.checkpoint.classes import name_of
-from helios.checkpoint.decoding import Decoder
-from helios.checkpoint.encoding import Encoder
-from helios.checkpoint.marks import CLASS_MARKS, Mark
-from helios.checkpoint.memory import find_shared_memory
-from helios.checkpoint.restoring import Restoration
-from helios.checkpoint.states import encode_part_state
-from helios.checkpoint.structure import compare_structures
-from helios.checkpoint.tensors import GRAPH
-from helios.checkpoint.values import TAG
-from helios.checkpoint.writing import own_attributes
+from helios.checkpoint.state.anchors import Graph, is_below
+from helios.checkpoint.state.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, Baseline
+from helios.checkpoint.state.classes import name_of
+from helios.checkpoint.state.decoding import Decoder
+from helios.checkpoint.state.encoding import Encoder
+from helios.checkpoint.state.marks import CLASS_MARKS, Mark
+from helios.checkpoint.state.memory import find_shared_memory
+from helios.checkpoint.state.restoring import Restoration
+from helios.checkpoint.state.states import encode_part_state
+from helios.checkpoint.state.structure import compare_structures
+from helios.checkpoint.state.tensors import GRAPH
+from helios.checkpoint.state.values import TAG
+from helios.checkpoint.state.writing import own_attributes
 from helios.errors import CheckpointMismatchError, HeliosError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from helios.checkpoint.anchors import Graph, UncapturableError
-from helios.checkpoint.decoding import decode
-from helios.checkpoint.encoding import encode
-from helios.checkpoint.parts import get_state
+from helios.checkpoint.state.anchors import Graph, UncapturableError
+from helios.checkpoint.state.decoding import decode
+from helios.checkpoint.state.encoding import encode
+from helios.checkpoint.state.parts import get_state
 from helios.errors import ArgumentTypeError
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any, Final
 
-from helios.checkpoint.classes import slots_of
-from helios.checkpoint.tensors import fill_tensor
-from helios.checkpoint.values import FACTORIES, TAG
-from helios.checkpoint.writing import EXCLUDED, own_attributes
+from helios.checkpoint.state.classes import slots_of
+from helios.checkpoint.state.tensors import fill_tensor
+from helios.checkpoint.state.values import FACTORIES, TAG
+from helios.checkpoint.state.writing import EXCLUDED, own_attributes
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from helios.checkpoint.anchors import Graph
+    from helios.checkpoint.state.anchors import Graph
 
 NEW: Final = object()  # Stands for a live object that is not to be looked for.
 

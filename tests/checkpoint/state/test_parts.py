@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from helios.checkpoint.parts import (
+from helios.checkpoint.plain import decode, encode
+from helios.checkpoint.state.parts import (
     ensure_same_names,
     ensure_state_dict,
     get_state,
@@ -15,7 +16,6 @@ from helios.checkpoint.parts import (
     set_state,
     unwrap_module,
 )
-from helios.checkpoint.plain import decode, encode
 from helios.core.timing import AverageTimer
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 from helios.testing import are_equal

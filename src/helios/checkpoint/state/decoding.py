@@ -1,4 +1,4 @@
-"""The way back: objects from the plain data that `helios.checkpoint.encoding` has made of them.
+"""The way back: objects from the plain data that `helios.checkpoint.state.encoding` has made of them.
 
 A constructed object is changed in place, so that whoever else holds it sees the change; everything else is made anew.
 Nothing that a file names is called: objects are made by the `__new__` of builtins, of classes that `ClassTable` allows.
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.checkpoint.classes import allocate, is_own
-from helios.checkpoint.encoding import show_key
-from helios.checkpoint.reading import NEW, Reader, UnresolvedError
-from helios.checkpoint.rebuilding import (
+from helios.checkpoint.state.classes import allocate, is_own
+from helios.checkpoint.state.encoding import show_key
+from helios.checkpoint.state.reading import NEW, Reader, UnresolvedError
+from helios.checkpoint.state.rebuilding import (
     BASES,
     decode_array_of_any_kind,
     decode_generator,
@@ -27,17 +27,17 @@ from helios.checkpoint.rebuilding import (
     decode_typed_array,
     decode_view,
 )
-from helios.checkpoint.values import FACTORIES, TAG, decode_value, is_value
+from helios.checkpoint.state.values import FACTORIES, TAG, decode_value, is_value
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from helios.checkpoint.anchors import Graph
+    from helios.checkpoint.state.anchors import Graph
 
 
 def decode(node: Any, path: str, graph: Graph) -> Any:
-    """Return what `helios.checkpoint.encoding.encode` was given.
+    """Return what `helios.checkpoint.state.encoding.encode` was given.
 
     Raises:
         CheckpointMismatchError: if this is not what it returned, or needs a class that is not there.

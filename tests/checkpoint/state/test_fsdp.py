@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from helios import Model
-from helios.checkpoint.fsdp import unsharded
+from helios.checkpoint.state.fsdp import unsharded
 from helios.errors import ConfigurationError
 from helios.parallel.gradients import collect_gradients, restore_gradients
 from helios.parallel.sharding import shard_network

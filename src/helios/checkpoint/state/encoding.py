@@ -1,8 +1,8 @@
 """Objects as plain data, with their identities: what is held twice is written once.
 
 The result is made of `None`, numbers, strings, bytes, tensors, lists, tuples and dictionaries. Common values stand for
-themselves; everything else is a dictionary with the name of its kind under `TAG`, which `helios.checkpoint.decoding`
-reads. Three kinds are about identity:
+themselves; everything else is a dictionary with the name of its kind under `TAG`, which
+`helios.checkpoint.state.decoding` reads. Three kinds are about identity:
 
 - "same": an object that was written elsewhere, or that is constructed at the path `at`;
 - "at": the object that is constructed at another path, with what it holds now;
@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from helios.checkpoint.anchors import UncapturableError
-from helios.checkpoint.classes import is_own, name_of, show
-from helios.checkpoint.digest import holds_scalars_only, is_long
-from helios.checkpoint.objects import (
+from helios.checkpoint.state.anchors import UncapturableError
+from helios.checkpoint.state.classes import is_own, name_of, show
+from helios.checkpoint.state.digest import holds_scalars_only, is_long
+from helios.checkpoint.state.objects import (
     encode_array_of_any_kind,
     encode_class,
     encode_function,
@@ -34,16 +34,16 @@ from helios.checkpoint.objects import (
     encode_part,
     encode_partial,
 )
-from helios.checkpoint.parts import Stateful
-from helios.checkpoint.tensors import encode_tensor
-from helios.checkpoint.values import FACTORIES, PLAIN, TAG, encode_value
-from helios.checkpoint.writing import DEEP, FLAT, Writer
+from helios.checkpoint.state.parts import Stateful
+from helios.checkpoint.state.tensors import encode_tensor
+from helios.checkpoint.state.values import FACTORIES, PLAIN, TAG, encode_value
+from helios.checkpoint.state.writing import DEEP, FLAT, Writer
 from helios.core.context import RunMember
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from helios.checkpoint.anchors import Graph
+    from helios.checkpoint.state.anchors import Graph
 
 _DEEPEST: Final = 80  # Levels: `pickle`, by which torch writes files, and Python give up at about 500.
 _SCALARS: Final = (str, int, float, complex, bytes)

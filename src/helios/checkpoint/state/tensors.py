@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from helios.checkpoint.anchors import UncapturableError
-from helios.checkpoint.classes import name_of, show
 from helios.checkpoint.shard_layout import fit_tensor
 from helios.checkpoint.shard_tree import is_sharded
-from helios.checkpoint.values import TAG
+from helios.checkpoint.state.anchors import UncapturableError
+from helios.checkpoint.state.classes import name_of, show
+from helios.checkpoint.state.values import TAG
 
 if TYPE_CHECKING:
-    from helios.checkpoint.writing import Writer
+    from helios.checkpoint.state.writing import Writer
 
 GRAPH: Final = (
     "holds the graph of its computation, of which its value alone is saved: keep it.detach() in the attribute"

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from helios.checkpoint.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, SECTIONS
-from helios.checkpoint.classes import functions_of
-from helios.checkpoint.contents import contents_of
-from helios.checkpoint.decoding import Decoder
-from helios.checkpoint.details import describe, link_parameters, prepare, restore
-from helios.checkpoint.parts import ensure_same_names, set_state
-from helios.checkpoint.reading import UnresolvedError
-from helios.checkpoint.states import decode_part_state
-from helios.checkpoint.values import TAG
-from helios.checkpoint.writing import LEFT, own_attributes
+from helios.checkpoint.state.baseline import ATTRIBUTES, CLASSES, DELETED, DETAILS, SECTIONS
+from helios.checkpoint.state.classes import functions_of
+from helios.checkpoint.state.contents import contents_of
+from helios.checkpoint.state.decoding import Decoder
+from helios.checkpoint.state.details import describe, link_parameters, prepare, restore
+from helios.checkpoint.state.parts import ensure_same_names, set_state
+from helios.checkpoint.state.reading import UnresolvedError
+from helios.checkpoint.state.states import decode_part_state
+from helios.checkpoint.state.values import TAG
+from helios.checkpoint.state.writing import LEFT, own_attributes
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from helios.checkpoint.baseline import Baseline
+    from helios.checkpoint.state.baseline import Baseline
 
 
 class Restoration:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios.checkpoint.digest import digest_of, holds_scalars_only
+from helios.checkpoint.state.digest import digest_of, holds_scalars_only
 from helios.testing import are_equal
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(width=16) | st.text(max_size=2)

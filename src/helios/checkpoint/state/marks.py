@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from helios.checkpoint.digest import digest_of
+from helios.checkpoint.state.digest import digest_of
 
 _SMALL: Final = 1 << 20  # Bytes of a value that is kept as it was.
 _ITEM: Final = 64  # Bytes that an item of a container takes, about.

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from helios.checkpoint.contents import join, modules_of, tensors_of
-from helios.checkpoint.fsdp import find_states
-from helios.checkpoint.structure import class_of, find_ties, tie
-from helios.checkpoint.writing import own_attributes
+from helios.checkpoint.state.contents import join, modules_of, tensors_of
+from helios.checkpoint.state.fsdp import find_states
+from helios.checkpoint.state.structure import class_of, find_ties, tie
+from helios.checkpoint.state.writing import own_attributes
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from helios.checkpoint.decoding import Decoder
-    from helios.checkpoint.encoding import Encoder
+    from helios.checkpoint.state.decoding import Decoder
+    from helios.checkpoint.state.encoding import Encoder
 
 _OF_MODULE: Final = frozenset(vars(nn.Module()))
 _SELF: Final = "optimizer"  # An optimizer has one entry, where a network has one for each module.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from helios.checkpoint.anchors import address_of
+from helios.checkpoint.state.anchors import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from helios.checkpoint.anchors import Graph
+    from helios.checkpoint.state.anchors import Graph
 
 _WORK: Final = 1000  # The most that comparing two arrays may cost, as `numpy.shares_memory` counts it.
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkab
 import torch
 from torch import nn
 
-from helios.checkpoint.classes import is_own
-from helios.checkpoint.digest import holds_scalars_only
 from helios.checkpoint.shard_layout import fit_network, fit_optimizer
+from helios.checkpoint.state.classes import is_own
+from helios.checkpoint.state.digest import holds_scalars_only
 from helios.core.context import RunMember
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 

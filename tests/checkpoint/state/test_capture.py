@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from helios.checkpoint.baseline import ATTRIBUTES
-from helios.checkpoint.capture import AttributeCapture
 from helios.checkpoint.plain import dump, encode, load
-from helios.checkpoint.states import decode_state, encode_state
+from helios.checkpoint.state.baseline import ATTRIBUTES
+from helios.checkpoint.state.capture import AttributeCapture
+from helios.checkpoint.state.states import decode_state, encode_state
 from helios.errors import ArgumentTypeError, CheckpointMismatchError
 from helios.testing import are_equal
 from tests.checkpoint.kinds import Colour, Node, Plain

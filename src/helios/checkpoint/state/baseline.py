@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from helios.checkpoint.anchors import Anchors, Graph
-from helios.checkpoint.classes import data_of, functions_of, own_bases
-from helios.checkpoint.details import describe
-from helios.checkpoint.encoding import Encoder
-from helios.checkpoint.objects import encode_defaults
-from helios.checkpoint.structure import describe_structure
-from helios.checkpoint.writing import EXCLUDED, own_attributes
+from helios.checkpoint.state.anchors import Anchors, Graph
+from helios.checkpoint.state.classes import data_of, functions_of, own_bases
+from helios.checkpoint.state.details import describe
+from helios.checkpoint.state.encoding import Encoder
+from helios.checkpoint.state.objects import encode_defaults
+from helios.checkpoint.state.structure import describe_structure
+from helios.checkpoint.state.writing import EXCLUDED, own_attributes
 
 if TYPE_CHECKING:
-    from helios.checkpoint.marks import Mark
+    from helios.checkpoint.state.marks import Mark
 
 # The sections of a state. No attribute's name has a space in it.
 ATTRIBUTES: Final = "plain attributes"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.checkpoint.classes import ClassTable
 from helios.checkpoint.shard_tree import is_sharded
+from helios.checkpoint.state.classes import ClassTable
 from helios.errors import HeliosError
 
 if TYPE_CHECKING:
