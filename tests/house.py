@@ -70,6 +70,12 @@ def python_files(paths: Iterable[Path]) -> list[Path]:
     return sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
 
 
+def text_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the files with text at or below these paths, but for this one, which lists the words to avoid."""
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [file for file in files if file.suffix in (".py", ".md", ".toml") and file != Path(__file__)]
+
+
 def find_long_files(paths: Iterable[Path]) -> list[str]:
     """Return the files that are longer than `LONGEST_FILE` lines."""
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in python_files(paths)}
@@ -161,11 +167,10 @@ def _name(path: Path) -> str:
 def main(arguments: list[str]) -> None:
     """Print what breaks the rules at these paths, or in the whole repository."""
     paths = [Path(argument).resolve() for argument in arguments] or [ROOT / part for part in ("src", "tests", "docs")]
-    texts = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     found = [
         *find_long_files(path for path in paths if SOURCE in (path, *path.parents) or SOURCE.is_relative_to(path)),
         *find_long_functions(path for path in paths if SOURCE in (path, *path.parents) or SOURCE.is_relative_to(path)),
-        *find_words(file for file in texts if file.suffix in (".py", ".md", ".toml") and file.name != "house.py"),
+        *find_words(text_files(paths)),
         *(f"src/helios/{file}: private {sorted(set(names))}" for file, names in find_private_names().items()),
     ]
     print("\n".join(found))  # noqa: T201 - its output.

@@ -38,6 +38,25 @@ def test_every_test_says_what_it_proves() -> None:
     assert silent == {}
 
 
+TREES = ("src", "docs", "tests", "examples", "benchmarks", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def test_words_are_plain() -> None:
+    """No file has a word or phrase that `house.WORDS` replaces."""
+    files = house.text_files(house.ROOT / tree for tree in TREES)
+    assert (
+        house.find_words(
+            file for file in files if file not in (house.SOURCE / "model" / "model.py", TESTS / "test_house.py")
+        )
+        == []
+    )
+
+
+def test_files_are_short() -> None:
+    """No file of the package is longer than 300 lines."""
+    assert house.find_long_files([house.SOURCE]) == []
+
+
 def test_functions_are_short() -> None:
     """No function of the package is longer than 40 lines."""
     assert house.find_long_functions([house.SOURCE]) == []
