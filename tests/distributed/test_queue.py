@@ -176,7 +176,7 @@ def test_a_rank_that_is_killed_while_it_asks_is_named() -> None:
 
 def test_a_rank_that_does_not_come_to_its_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that a rank has left running keeps `fit` from returning for a while, and not for ever."""
-    monkeypatch.setattr(_spawn, "_FAREWELL", 0.5)
+    monkeypatch.setattr(_spawn, "_SHUTDOWN", 0.5)
     model, began = Reporting(reports.leave_a_thread), time.monotonic()
     assert make().fit(model, ListData())
     assert time.monotonic() - began < 20

@@ -160,9 +160,9 @@ def test_a_class_of_a_command_cannot_be_found_by_ranks() -> None:
     code, _, err = run(["-c", IN_A_COMMAND])
     assert code == 1
     headline = next(line for line in err.splitlines() if line.startswith("helios.errors.RankFailedError"))
-    assert "what fit was given cannot be made again in another process" in headline
+    assert "the arguments of fit cannot be unpickled in another process" in headline
     assert "'Local'" in headline
-    assert "define its classes in a module, or in a script that can be imported" in headline
+    assert "define their classes in a module, or in a script that can be imported" in headline
 
 
 def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) -> None:
@@ -223,6 +223,6 @@ def test_what_cannot_be_sent_is_named(tmp_path: Path, which: set[str], culprits:
     model, data, plugin = (with_a_lambda(part) if name in which else part for name, part in parts.items())
     trainer = make_trainer(num_processes=2)
     trainer.register_plugin(plugin)
-    with pytest.raises(ConfigurationError, match=f"^{culprits} cannot be sent to .*lambda.*make in setup"):
+    with pytest.raises(ConfigurationError, match=f"^{culprits} cannot be sent to .*lambda.*create .* in setup"):
         trainer.fit(model, data)
     assert Trouble(tmp_path).processes() == []

@@ -109,7 +109,7 @@ def test_a_second_signal_ends_a_step_that_hangs(tmp_path: Path, how: str, number
         assert f"{number.name} came again, and the main thread has not left for 0.5 s: the process is ended" in log
     elif number == signal.SIGTERM:
         assert code == 128 + number
-        assert "SIGTERM came again before training could leave: it is ended where it is, without a checkpoint" in log
+        assert "SIGTERM came again before training could stop: it is ended without a checkpoint" in log
     else:
         assert code == 1  # As a KeyboardInterrupt ends a process of multiprocessing's.
     resumed, whole = Hanging(), Hanging()

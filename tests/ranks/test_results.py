@@ -33,7 +33,9 @@ def test_an_empty_queue_says_so_at_once() -> None:
     """`get` never waits, as nothing can come any more; its error is the standard one and says what to do."""
     began = time.monotonic()
     for take in (ResultQueue().get, ResultQueue().get_nowait, lambda: ResultQueue().get(True, 60)):
-        with pytest.raises(queue.Empty, match="each item that a rank puts, for example in on_training_end, can be taken out once"):
+        with pytest.raises(
+            queue.Empty, match="each item that a rank puts, for example in on_training_end, can be taken out once"
+        ):
             take()
     assert time.monotonic() - began < 5
 

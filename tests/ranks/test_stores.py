@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from helios.errors import StoreContentError
-from helios.ranks.stores import SignedStore, _agree_on_life, connect_store, host_store
+from helios.ranks.stores import SignedStore, _agree_on_name, connect_store, host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def live(delays: list[float], deaths: list[int | None]) -> list[str]:
 
     def shake(rank: int) -> str:
         time.sleep(delays[rank])
-        return _agree_on_life(Mortal(CONNECTIONS[rank], deaths[rank]), rank, RANKS)
+        return _agree_on_name(Mortal(CONNECTIONS[rank], deaths[rank]), rank, RANKS)
 
     with ThreadPoolExecutor(RANKS) as pool:
         ranks = [pool.submit(shake, rank) for rank in range(RANKS)]
@@ -83,7 +83,7 @@ def test_a_name_that_no_rank_gives_is_refused() -> None:
     """A stranger who welcomes a rank cannot choose the name under which it looks for all that follows."""
     forget()
     with ThreadPoolExecutor(1) as pool:
-        rank = pool.submit(_agree_on_life, CONNECTIONS[1], 1, 2)
+        rank = pool.submit(_agree_on_name, CONNECTIONS[1], 1, 2)
         own = HOSTED.get("helios/hello/1")
         HOSTED.set("helios/welcome", b"../\x80 " + own)
         with pytest.raises(StoreContentError, match="under 'helios/welcome', which no rank of this run writes"):

@@ -123,7 +123,7 @@ def test_the_current_batch_is_finished(tmp_path: Path, caplog: pytest.LogCapture
     model = SignallingItself(1)
     assert not make_trainer(tmp_path).fit(model, ListData())
     assert model.seen == [100.0, 101.0]
-    assert "SIGTERM: training leaves; a checkpoint is written, call fit again to continue" in caplog.text
+    assert "SIGTERM: training stops; a checkpoint is written, call fit again to continue" in caplog.text
     assert signal.getsignal(signal.SIGTERM) is before
 
 

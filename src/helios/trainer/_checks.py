@@ -1,4 +1,4 @@
-"""What can be known to be wrong before the first batch is trained."""
+"""Checks before the first batch is trained."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _STEPS = {Phase.TRAINING: "train_step", Phase.VALIDATION: "valid_step", Phase.TE
 
 
 def check_parts(model: object, datamodule: object) -> None:
-    """Check that a model and a data module are what they should be.
+    """Check the types of a model and a data module.
 
     Raises:
-        ArgumentTypeError: if one of them is something else.
+        ArgumentTypeError: if one of them has another type.
     """
     for part, kind in ((model, Model), (datamodule, DataModule)):
         if not isinstance(part, kind):
@@ -35,11 +35,11 @@ def check_parts(model: object, datamodule: object) -> None:
 
 
 def check_training(model: Model, options: TrainerOptions) -> None:
-    """Check, before anything is set up, that a model can do what the trainer is going to ask of it.
+    """Check, before the setup, that a model has the methods that training needs.
 
     Raises:
-        ConfigurationError: if it cannot.
-        ArgumentTypeError: if its metrics are no dictionary.
+        ConfigurationError: if one is missing.
+        ArgumentTypeError: if its metrics are not a dictionary.
     """
     if options.total_steps == 0:
         raise ConfigurationError(f"total_steps is 0: tell the trainer how many {options.train_unit.value}s to train")
@@ -58,10 +58,10 @@ def list_dtypes(model: Model) -> dict[str, list[str]]:
 
 
 def check_dtypes(saved: Mapping[str, list[str]], present: Mapping[str, list[str]], owner: str) -> None:
-    """Check that `setup` has made the networks in the dtypes in which it made them in an earlier process of the run.
+    """Check that the networks have the same dtypes as in the earlier processes of the run.
 
     Raises:
-        CheckpointMismatchError: if not: the run would continue in another precision.
+        CheckpointMismatchError: if they have not: the run would continue in another precision.
     """
     for name, dtypes in saved.items():
         now = present.get(name, dtypes)
@@ -77,7 +77,7 @@ def check_step(model: Model, phase: Phase) -> None:
     """Check that a model has the step of a phase.
 
     Raises:
-        ConfigurationError: if it has not.
+        ConfigurationError: if it is missing.
     """
     if not overrides(model, _STEPS[phase], Model):
         raise ConfigurationError(f"{type(model).__name__} has no {_STEPS[phase]}: override it, {phase.value} calls it")

@@ -1,4 +1,4 @@
-"""The objects that a program has constructed before it trains, by the paths at which a resumed one finds its own."""
+"""The objects that exist after `setup`, by their paths, at which a resumed run finds its own ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class UncapturableError(HeliosError):
-    """A value that a checkpoint cannot bring back. It never leaves this package: whoever holds the value names it.
+    """A value that a checkpoint cannot hold. It is caught inside this package, and becomes a warning with the path.
 
     Attributes:
         path: where it is.
-        what: what it is, as the rest of a sentence that begins with the path.
-        remedy: what to do about it.
-        is_silent: whether nobody needs to be told: it is part of the surroundings.
+        what: the reason, as the rest of a sentence that begins with the path.
+        remedy: what the user can do.
+        is_silent: whether no warning is needed, because the object is a tool, such as a logger.
     """
 
     def __init__(self, path: str, what: str, remedy: str, *, is_silent: bool = False) -> None:
@@ -37,23 +37,23 @@ class UncapturableError(HeliosError):
 class Anchors:
     """Objects by path, and paths by object.
 
-    A checkpoint says of an object that training has changed in place which constructed object it is. A resumed process
-    constructs its own at the same path, and changes that one, so that whoever else holds it sees the change.
+    If training changes an object in place, the checkpoint refers to it by its path. A resumed process constructs its
+    own object at this path and changes it in place, so that all references to it see the change.
     """
 
     def __init__(self) -> None:
-        self._objects: dict[str, Any] = {}  # Weak references, as far as there can be some.
+        self._objects: dict[str, Any] = {}  # Weak references, where the type supports them.
         self._paths: dict[int, str] = {}
         self._types: dict[str, type] = {}
         self._memory: dict[str, int] = {}
         self._at_memory: dict[int, str] = {}
 
     def add(self, path: str, value: object) -> None:
-        """Take an object for the one that is constructed at a path."""
+        """Register an object as the one that is constructed at a path."""
         try:
             self._objects[path] = weakref.ref(value)
         except TypeError:
-            self._objects[path] = lambda: value  # Lists and dictionaries cannot be referred to weakly.
+            self._objects[path] = lambda: value  # Lists and dictionaries do not support weak references.
         self._paths[id(value)] = path
         self._types[path] = type(value)
         if isinstance(value, torch.Tensor):
@@ -61,11 +61,11 @@ class Anchors:
             self._at_memory.setdefault(address, path)
 
     def has_moved(self, path: str, tensor: torch.Tensor) -> bool:
-        """Whether the tensor that was constructed at a path has other memory since, as after `tensor.data = ...`."""
+        """Return whether the tensor at a path has other memory than after `setup`, as by `tensor.data = ...`."""
         return self._memory.get(path, 0) not in (0, address_of(tensor))
 
     def find_sharing(self, tensor: torch.Tensor) -> str | None:
-        """Return the path of a constructed tensor with which a tensor shares its memory; `None` if there is none."""
+        """Return the path of a constructed tensor that shares its memory with a tensor; `None` if there is none."""
         address = address_of(tensor)
         path = self._at_memory.get(address) if address else None
         other = None if path is None else self.get(path)
@@ -73,22 +73,22 @@ class Anchors:
         return path if is_there else None
 
     def get(self, path: str) -> Any | None:
-        """Return the object at a path; `None` if there is none, or none any more."""
+        """Return the object at a path; `None` if there is none, or if it was deleted."""
         reference = self._objects.get(path)
         return None if reference is None else reference()
 
     def type_at(self, path: str) -> type | None:
-        """Return the type of the object at a path, which may be gone; `None` if none was constructed there."""
+        """Return the type of the object at a path, even if it was deleted; `None` if none was constructed there."""
         return self._types.get(path)
 
     def path_of(self, value: object) -> str | None:
-        """Return the path of an object; `None` if it is none of those that were constructed."""
+        """Return the path of an object; `None` if it was not constructed in `setup`."""
         path = self._paths.get(id(value))
-        # An address may be used again: by an object that was made after the constructed one was gone.
+        # The address may belong to a new object, made after the constructed one was deleted.
         return path if path is not None and self.get(path) is value else None
 
     def update(self, other: Anchors) -> None:
-        """Take over what another table holds."""
+        """Add the entries of another table."""
         self._objects.update(other._objects)
         self._paths.update(other._paths)
         self._types.update(other._types)
@@ -107,28 +107,28 @@ class Anchors:
 
 
 def address_of(tensor: torch.Tensor) -> int:
-    """Return where the memory of a tensor begins; 0 for one that has none of its own."""
+    """Return the address of the memory of a tensor; 0 for one without memory of its own."""
     if tensor.layout is not torch.strided or tensor.is_meta or is_sharded(tensor):
         return 0
     return 0 if hasattr(tensor, "__tensor_flatten__") else tensor.untyped_storage().data_ptr()
 
 
 def is_below(path: str, root: str) -> bool:
-    """Whether a path is that of a part of the run, or of something in it."""
+    """Return whether a path is that of a part of the run, or is inside it."""
     return path.startswith(root) and path[len(root) : len(root) + 1] in ("", ".", "[")
 
 
 class Graph:
-    """What the parts of a run share while they are captured and restored: an object that several hold is one.
+    """The tables that the parts of a run share during capture and restore, so that shared objects stay shared.
 
     Attributes:
         anchors: the constructed objects of all parts.
-        classes: the classes of which objects may be made.
+        classes: the classes whose objects may be constructed.
         roots: the paths of the parts.
-        seen: what the capture in progress has come by: objects by their addresses, with their paths.
-        known: what the restoration in progress has brought back, by path.
-        storages: memory that tensors share which have been brought back.
-        is_open: whether several parts are being captured, or restored, together.
+        seen: the objects that the current capture has met, by address, with their paths.
+        known: the objects that the current restore has made, by path.
+        storages: the memory that restored tensors share.
+        is_open: whether several parts are currently captured or restored together.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class Graph:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Let all parts that are captured, or restored, within the context share what they hold."""
+        """Capture or restore several parts together: shared objects are written once, and stay shared."""
         if self.is_open:
             yield
             return

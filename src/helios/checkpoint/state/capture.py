@@ -1,8 +1,8 @@
-"""Capturing what training changes in a model, a plug-in or a data module, and giving it back.
+"""Capture and restore of the attributes that training changes in a model, a plug-in or a data module.
 
-Everything that has a state of its own (networks, optimizers, schedulers, ...) is saved under its path. Every other
-attribute is saved if it is not as it was constructed. What can be held by no checkpoint is found out when it is to be
-saved, and named.
+Every object with a `state_dict` (networks, optimizers, schedulers, ...) is saved under its path. Every other attribute
+is saved if it differs from the base state. A value that a checkpoint cannot hold becomes a finding: a warning with its
+path.
 """
 
 from __future__ import annotations
@@ -33,48 +33,48 @@ if TYPE_CHECKING:
 class AttributeCapture(Baseline):
     """The state of an object's own attributes.
 
-    The object is a part of a run: it is marked when it is constructed, and from then on, in this run and in later ones
-    of the same object, whatever has changed is saved.
+    The object is a part of a run. Its base state is marked after `setup`. From then on, in this run and in later runs
+    of the same object, every change is saved.
 
     Attributes:
-        is_marked: whether there was a run.
-        findings: what the last capture could not hold: reasons by path, such as "Classifier.memory".
+        is_marked: whether the base state was marked, that is, whether there was a run.
+        findings: the values that the last capture could not save: reasons by path, such as "Classifier.memory".
     """
 
     def __init__(self, owner: object, ignore: frozenset[str], always: tuple[str, ...] = ()) -> None:
-        """Look after the attributes of an object.
+        """Prepare the capture of the attributes of an object.
 
         Args:
             owner: the object.
-            ignore: attributes that are not looked at; the one that holds this capture is one of them.
-            always: attributes that `collect_base` returns, whatever the object makes of its state.
+            ignore: attributes that are not saved, including the one that holds this capture.
+            always: attributes that `collect_base` returns, even if the object overrides `state_dict`.
         """
         super().__init__(owner, ignore | {"_attribute_states"}, always)
 
     def forget(self) -> None:
-        """Begin without marks."""
+        """Reset to a state without marks."""
         super().forget()
         self.findings: dict[str, str] = {}
         self._before: dict[int, Any] = {}
         self._names_before: set[str] = set()
         self.is_marked = False
-        self._leaves: dict[str, torch.Tensor] | None = None  # As the capture in progress has found them.
+        self._leaves: dict[str, torch.Tensor] | None = None  # Cached by the current capture.
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy, or one in another process, begins with: it is of an object that is constructed anew."""
+        """Return the state for a copy of the owner, or for another process: without marks, as for a new object."""
         return {"owner": self.owner, "ignored": self.ignored, "always": self.always}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin without marks."""
+        """Reset to a state without marks."""
         self.__dict__.update(state)
         self.forget()
 
     # ----------------------------------------------------------------------------------------------------- marking
 
     def note_before_setup(self) -> None:
-        """Note what an earlier run has left, so that it is not mistaken for what `setup` makes."""
+        """Note what an earlier run has left, so that it is not taken for the result of `setup`."""
         if not self.is_marked:
-            return  # Whatever is there has been constructed.
+            return  # There was no run, so every attribute was constructed.
         scratch = self.scratch_encoder()
         own = self.own()
         for name, value in own.items():
@@ -83,10 +83,10 @@ class AttributeCapture(Baseline):
         self._names_before = set(own)
 
     def mark(self, graph: Graph | None = None, root: str | None = None, device: torch.device | None = None) -> None:
-        """Take everything as it is now for constructed, but what `note_before_setup` has found.
+        """Mark the current attributes as the base state, except those that `note_before_setup` has found.
 
         Args:
-            graph: what the parts of the run share; `None` for a part by itself.
+            graph: the tables that the parts of the run share; `None` for a single part.
             root: the path of this part in the run.
             device: the device of the run in this process.
         """
@@ -123,41 +123,41 @@ class AttributeCapture(Baseline):
     # -------------------------------------------------------------------------------------------------- collecting
 
     def collect(self) -> dict[str, Any]:
-        """Return the states of all parts, and everything else that is not as it was constructed, as plain data.
+        """Return the states of all networks, optimizers and the like, and all changed attributes, as plain data.
 
         Raises:
-            ArgumentTypeError: if the state of a part cannot be held by a checkpoint.
+            ArgumentTypeError: if a checkpoint cannot hold one of these states.
         """
         with self.graph.together():
             return self._collect()
 
     def collect_base(self) -> dict[str, Any]:
-        """Return the attributes that are always saved, as they are, by name."""
+        """Return the attributes that are always saved, by name."""
         with self.graph.together():
             encoder = Encoder(self.graph, self.root, self.device)
             nodes = encoder.attributes_of(self.owner, self.root, self.always)
-            # Nobody trains on the losses and scores of steps that are over.
+            # Losses and scores of earlier steps are not trained on, so their graphs are not needed.
             found = {path: reason for path, reason in encoder.findings.items() if reason is not GRAPH}
             self.findings.update({self.show(path): reason for path, reason in found.items()})
             return nodes
 
     def restore_base(self, nodes: dict[str, Any]) -> None:
-        """Give back what `collect_base` returned."""
+        """Restore what `collect_base` returned."""
         with self.graph.together():
             Decoder(self.graph, self.device).fill_attributes(self.owner, nodes, self.root, removes=False)
 
     def restore(self, states: Mapping[str, Any], *, partial: bool = False) -> None:
-        """Give back what `collect` returned.
+        """Restore what `collect` returned.
 
         Args:
             states: the states by name.
-            partial: take only what fits what is there, as when only the networks have been set up.
+            partial: restore only what fits existing objects, for testing, where only networks have been set up.
 
         Raises:
-            CheckpointMismatchError: if a part has no state, or a state no part, or something does not fit.
+            CheckpointMismatchError: if an object has no state, a state has no object, or a state does not fit.
         """
         if not self.is_marked:
-            self.mark()  # By itself, outside of a run.
+            self.mark()  # It is used outside of a run.
         try:
             with self.graph.together():
                 Restoration(self).run(states, partial=partial)
@@ -170,7 +170,7 @@ class AttributeCapture(Baseline):
             ) from error
 
     def find_leaves(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that gradients are added up for, by the paths by which they are held."""
+        """Return the leaf tensors that require gradients, by path."""
         if self._leaves is None or not self.graph.is_open:
             scratch = self.scratch_encoder()
             self.encode_attributes(scratch)
@@ -186,7 +186,7 @@ class AttributeCapture(Baseline):
         }
 
     def _collect(self) -> dict[str, Any]:
-        # Outside of a run, whatever is there has been constructed, and nothing is known to be unchanged.
+        # Outside of a run there is no base state: everything is saved.
         encoder = Encoder(self.graph, self.root, self.device, registers=None if self.is_marked else lambda _: True)
         attributes = {
             name: node

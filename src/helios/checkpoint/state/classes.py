@@ -1,8 +1,9 @@
-"""Classes by name: which objects a checkpoint may bring back, and what a class itself holds.
+"""Classes by name: whose objects a checkpoint may construct, and which attributes a class itself has.
 
-A checkpoint names classes, and a crafted one could name any. An object is made only of a class that the program has
-imported and that belongs to it: one that its own modules define, or one of which it has made an object itself before
-the checkpoint was read. It is made without calling anything: `__new__` of `object` or of a builtin, and its attributes.
+A checkpoint names classes, and a manipulated one could name any class. An object is constructed only if the program
+has imported its class, and either defines the class itself or has constructed an object of it before the checkpoint was
+read. No code of the class is called: the object is made by `__new__` of `object` or of a builtin, and gets its
+attributes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Packages whose objects are tools, not state: nothing in them is trained, and looking into them would find the program.
+# Packages whose objects are tools and hold no state. Through their attributes, a search could reach the whole program.
 _TOOLS: Final = frozenset(
     {
         *("_thread", "asyncio", "concurrent", "contextvars", "importlib", "inspect", "logging", "multiprocessing"),
@@ -31,9 +32,9 @@ _TORCH_TOOLS: Final = (
     *("torch.distributed", "torch.utils.tensorboard", "torch.utils.hooks", "torch.cuda", "torch.profiler"),
     *("torch._C", "torch._dynamo", "torch.autograd"),
 )
-_MAIN: Final = ("__main__", "__mp_main__")  # The second is the script in a process that it has spawned.
+_MAIN: Final = ("__main__", "__mp_main__")  # The second is the name of the script in a spawned process.
 
-# Classes of the standard library whose objects are nothing but their attributes.
+# Classes of the standard library whose objects consist of their attributes only.
 _DATA: Final = (types.SimpleNamespace, collections.ChainMap, collections.UserDict, collections.UserList)
 
 _SLOTS: Final[weakref.WeakKeyDictionary[type, list[str]]] = weakref.WeakKeyDictionary()
@@ -48,18 +49,18 @@ def name_of(cls: type) -> ClassName:
 
 
 def show(cls: type) -> str:
-    """Return what to call an object of a class in a message."""
+    """Return the name of a class for messages."""
     name = cls.__qualname__ if cls.__module__ in _MAIN else f"{cls.__module__}.{cls.__qualname__}"
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def is_tool(cls: type) -> bool:
-    """Whether objects of a class are parts of the surroundings (a logger, a lock, a study), which hold no state."""
+    """Return whether objects of a class are tools (a logger, a lock, a study), which hold no state."""
     module = cls.__module__
     if _matches(module, "helios.testing") or module.startswith("helios.data"):
         return False  # What stands in for a user's, and the dataset with its parameters.
     if module == "multiprocessing.sharedctypes":
-        return False  # Numbers that processes share.
+        return False  # Values that processes share.
     return module.partition(".")[0] in _TOOLS or any(_matches(module, name) for name in _TORCH_TOOLS)
 
 
@@ -75,7 +76,7 @@ def _library_folders() -> tuple[str, ...]:
 
 @functools.cache
 def is_own_module(name: str) -> bool:
-    """Whether a module is the program's: a script, or a file that is no part of the standard library or a package."""
+    """Return whether a module belongs to the program: not to the standard library or an installed package."""
     if name in _MAIN:
         return True
     root = name.partition(".")[0]
@@ -87,26 +88,26 @@ def is_own_module(name: str) -> bool:
 
 
 def is_own(cls: type) -> bool:
-    """Whether a class belongs to the program, and not to the standard library or an installed package."""
+    """Return whether a class belongs to the program, and not to the standard library or an installed package."""
     return is_own_module(cls.__module__)
 
 
 class ClassTable:
-    """The classes of which objects may be made."""
+    """The classes whose objects may be constructed."""
 
     def __init__(self) -> None:
         self._seen: dict[ClassName, type] = {}
 
     def note(self, cls: type) -> None:
-        """Take note of the class of an object that the program has made."""
+        """Add the class of an object that the program has constructed."""
         self._seen.setdefault(name_of(cls), cls)
 
     def may_make(self, cls: type) -> bool:
-        """Whether `find` would find this class."""
+        """Return whether `find` would return this class."""
         return self.find(name_of(cls)) is cls
 
     def find(self, name: ClassName) -> type | None:
-        """Return the class of this name; `None` if there is none, or none that objects may be made of."""
+        """Return the class of this name; `None` if there is none, or if its objects may not be constructed."""
         seen = self._seen.get(name)
         if seen is not None:
             return seen
@@ -124,14 +125,14 @@ class ClassTable:
 
 
 def allocate(cls: type) -> Any:
-    """Return an object of a class without calling anything that is written in Python."""
+    """Return a new object of a class without calling Python code of the class."""
     makers = (vars(base).get("__new__") for base in cls.__mro__)
     make: Any = next(make for make in makers if isinstance(make, types.BuiltinFunctionType))
     return make(cls)
 
 
 def data_of(cls: type) -> dict[str, Any]:
-    """Return what a class holds that is neither a method, nor a descriptor, nor Python's own: a counter, a table."""
+    """Return the data attributes of a class, such as counters and tables: no methods and no descriptors."""
     return {
         name: value
         for name, value in vars(cls).items()
@@ -150,7 +151,7 @@ def _is_descriptor(value: object) -> bool:
 
 
 def own_bases(cls: type) -> Iterator[type]:
-    """Iterate over a class and its bases, as far as they belong to the program."""
+    """Iterate over a class and those of its bases that belong to the program."""
     return (base for base in cls.__mro__ if is_own(base))
 
 

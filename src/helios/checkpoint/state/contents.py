@@ -1,4 +1,4 @@
-"""What networks and optimizers hold that others may hold as well, by path."""
+"""The modules, tensors and parameter groups of networks and optimizers that other objects may hold, too, by path."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def modules_of(network: nn.Module) -> dict[str, nn.Module]:
     wrappers = find_wrappers_among(every)
     first: dict[int, str] = {}
     for name, module in every.items():
-        first.setdefault(id(module), name)  # A module that is held twice goes by the first of its names.
+        first.setdefault(id(module), name)  # A module with two names is listed under the first one.
     held = {name: every[name] for name in first.values()}
     return {bare_name(name, wrappers): module for name, module in held.items() if name not in wrappers}
 
 
 def join(path: str, name: str) -> str:
-    """Return the path of a module in a network; that of the network itself has no name."""
+    """Return the path of a module in a network; the name of the network itself is empty."""
     return f"{path}.{name}" if name else path
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a module's own parameters and buffers; `named_parameters` leaves out those that another name has."""
+    """Return a module's own parameters and buffers; `named_parameters` omits those that have a second name."""
     held = {**module._parameters, **module._buffers}  # noqa: SLF001 - see above.
     return {name: tensor for name, tensor in held.items() if tensor is not None}
 
 
 def contents_of(part: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Iterate over the modules, tensors and parameter groups in a part, which others may hold as well, by path."""
+    """Iterate over the modules, tensors and parameter groups in a network or optimizer, by path."""
     if isinstance(part, nn.Module):
         for name, module in modules_of(part).items():
             if name:
@@ -58,18 +58,18 @@ def contents_of(part: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def register_contents(part: Any, path: str, graph: Graph, *, registers: bool) -> None:
-    """Let whatever else holds a tensor of this part refer to it by its path.
+    """Register the contents of a network or optimizer, so that other holders refer to them by path.
 
     Args:
-        part: a network or an optimizer; others have nothing that could be held.
-        path: where it is.
-        graph: what the parts of the run share.
-        registers: whether it has just been constructed.
+        part: a network or an optimizer; other objects are ignored.
+        path: its path.
+        graph: the tables that the parts of the run share.
+        registers: whether it was just constructed.
     """
     sharded = find_sharded([part]) if isinstance(part, nn.Module) else {}
     for where, value in contents_of(part, path):
         if registers and graph.anchors.path_of(value) is None:
             graph.anchors.add(where, value)
-        # A parameter that is spread over the ranks has two tensors: its part, and the whole while that is there.
+        # A sharded parameter has two tensors: its shard, and the unsharded one while it exists.
         for tensor in (value, *(sharded[id(value)].stand_ins() if id(value) in sharded else ())):
             graph.seen.setdefault(id(tensor), (tensor, where))

@@ -1,7 +1,7 @@
-"""The way back: objects from the plain data that `helios.checkpoint.state.encoding` has made of them.
+"""Restores objects from the plain data that `helios.checkpoint.state.encoding` has made.
 
-A constructed object is changed in place, so that whoever else holds it sees the change; everything else is made anew.
-Nothing that a file names is called: objects are made by the `__new__` of builtins, of classes that `ClassTable` allows.
+A constructed object is changed in place, so that all references to it see the change; every other object is new.
+Nothing that a file names is called: objects are made by `__new__` of builtins, for classes that `ClassTable` allows.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 
 def decode(node: Any, path: str, graph: Graph) -> Any:
-    """Return what `helios.checkpoint.state.encoding.encode` was given.
+    """Return the value that `helios.checkpoint.state.encoding.encode` got.
 
     Raises:
-        CheckpointMismatchError: if this is not what it returned, or needs a class that is not there.
+        CheckpointMismatchError: if this is not its result, or needs a class that does not exist.
     """
     return Decoder(graph, None).decode(node, path)
 
 
 class Decoder(Reader):
-    """Reads what an `Encoder` has written."""
+    """Reads the output of an `Encoder`."""
 
     # ------------------------------------------------------------------------------------------------------ values
 

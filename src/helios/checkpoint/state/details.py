@@ -1,8 +1,8 @@
-"""What training may change in a network or an optimizer beside its state dictionary.
+"""State of networks and optimizers that their `state_dict` does not contain.
 
-Of a network: which of its modules are in training mode, which parameters are frozen, buffers that are not persistent,
-attributes of its modules such as a dropout rate, tensors that were replaced or have another shape. Of an optimizer:
-which parameters it has, and attributes of its own.
+Of a network: the training mode of its modules, frozen parameters, non-persistent buffers, attributes of its modules
+such as a dropout rate, and tensors that were replaced or have another shape. Of an optimizer: its parameters, and its
+attributes.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from helios.checkpoint.state.encoding import Encoder
 
 _OF_MODULE: Final = frozenset(vars(nn.Module()))
-_SELF: Final = "optimizer"  # An optimizer has one entry, where a network has one for each module.
+_SELF: Final = "optimizer"  # An optimizer has one entry, a network has one for each module.
 
 
 @functools.cache
 def _of_optimizer() -> frozenset[str]:
-    """Return the attributes of every optimizer; found when there is one, as to make the first loads much of torch."""
-    # The last is torch's own note that an optimizer has stepped, set where a scheduler asks.
+    """Return the attributes that every optimizer has; computed late, because an optimizer loads much of torch."""
+    # The last is torch's mark that an optimizer has stepped, which schedulers read.
     return (frozenset(vars(torch.optim.Optimizer([torch.zeros(1)], {}))) | {"_opt_called"}) - {"defaults"}
 
 
 def describe(part: Any, path: str, encoder: Encoder) -> dict[str, Any]:
-    """Return the details of a part, as plain data: an entry for each module of a network, or one of an optimizer."""
+    """Return the details as plain data: one entry for each module of a network, or one for an optimizer."""
     if isinstance(part, nn.Module):
         is_sharded = bool(find_states([part]))
         ties = {} if is_sharded else find_ties(part, path, encoder.holders)
@@ -70,7 +70,7 @@ def _describe_module(module: nn.Module, path: str, encoder: Encoder, *, is_shard
         "class": class_of(module),
         "training": module.training,
         "frozen": _frozen_in(module),
-        # Where each rank has a part of a parameter, torch itself puts one tensor in the place of another.
+        # Of sharded parameters, torch itself replaces the tensors.
         "replaced": [name for name in tensors if not is_sharded and _is_replaced(tensors[name], path, name, encoder)],
         "moved": [name for name in tensors if not is_sharded and anchors.has_moved(f"{path}.{name}", tensors[name])],
         "kinds": {
@@ -96,7 +96,7 @@ def _is_lazy(tensor: torch.Tensor) -> bool:
 
 @contextlib.contextmanager
 def kept_modes(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Give each module of the networks back, when the context ends, the mode that it has now."""
+    """Restore the current training mode of each module of the networks when the context ends."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     try:
         yield
@@ -106,7 +106,7 @@ def kept_modes(networks: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def get_modes(network: nn.Module) -> dict[str, list[Any]]:
-    """Return of each module by name whether it is in training mode, and which of its parameters are frozen."""
+    """Return, for each module by name, whether it is in training mode, and which of its parameters are frozen."""
     return {name: [module.training, _frozen_in(module)] for name, module in modules_of(network).items()}
 
 
@@ -116,7 +116,7 @@ def _frozen_in(module: nn.Module) -> list[str]:
 
 
 def set_modes(network: nn.Module, modes: Mapping[str, list[Any]]) -> None:
-    """Give back what `get_modes` returned; modules that are not among it stay as they are."""
+    """Restore what `get_modes` returned; other modules stay as they are."""
     for name, module in modules_of(network).items():
         if name in modes:
             module.training, frozen = modes[name]
@@ -133,12 +133,12 @@ def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
 
 
 def prepare(network: nn.Module, path: str, details: Mapping[str, dict[str, Any]], known: Mapping[str, Any]) -> None:
-    """Let a network have tensors of the kinds that its saved state is made of, where training has changed them.
+    """Give a network tensors of the shapes and dtypes of its saved state, where training has changed them.
 
     Args:
         network: the network.
-        path: where it is.
-        details: what `describe` returned of the modules that training has changed.
+        path: its path.
+        details: the result of `describe`, for the modules that training has changed.
         known: the tensors of other networks by path.
     """
     modules = modules_of(network)
@@ -161,14 +161,14 @@ def _role_of(name: str, module: nn.Module) -> str:
 
 
 def _match_tensors(module: nn.Module, entry: Mapping[str, Any]) -> None:
-    """Let a module have tensors of the names, the roles and the kinds that it had."""
+    """Give a module tensors with the saved names, roles, shapes and dtypes."""
     live, kinds = tensors_of(module), entry["kinds"]
     for name in [name for name in live if name not in kinds and not _is_lazy(live[name])]:
         table = module._parameters if name in module._parameters else module._buffers  # noqa: SLF001 - see tensors_of.
         table[name] = None
     for name in entry["moved"]:
         if name in live and not _is_lazy(live[name]):
-            live[name].data = torch.empty_like(live[name])  # Whoever shares the constructed memory keeps that.
+            live[name].data = torch.empty_like(live[name])  # Other holders of the constructed memory keep it.
     device = next((tensor.device for tensor in live.values()), torch.device("cpu"))
     for name, kind in kinds.items():
         tensor = live.get(name)
@@ -189,7 +189,7 @@ def _match_tensors(module: nn.Module, entry: Mapping[str, Any]) -> None:
 
 
 def _sort_tensors(module: nn.Module, names: list[str]) -> None:
-    """Let a module hold its tensors in the order of these names: an optimizer that is made later takes them so."""
+    """Put the tensors of a module into the order of these names, in which a later optimizer gets them."""
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001 - see tensors_of.
     places = {name: place for place, name in enumerate(names)}
     for table in tables:
@@ -201,7 +201,7 @@ def _sort_tensors(module: nn.Module, names: list[str]) -> None:
 
 
 def _read_kind(kind: str) -> tuple[list[int], torch.dtype, str]:
-    """Return the shape, the dtype and the role that a description names."""
+    """Return the shape, the dtype and the role in a description."""
     name, _, rest = kind.partition(" ")
     shape, _, role = rest.rpartition(" ")
     dtype = getattr(torch, name.removeprefix("torch."), None)
@@ -211,7 +211,7 @@ def _read_kind(kind: str) -> tuple[list[int], torch.dtype, str]:
 
 
 def link_parameters(optimizer: torch.optim.Optimizer, details: Mapping[str, Any], path: str, decoder: Decoder) -> None:
-    """Let an optimizer have the parameters, in the groups, that it had when it was saved."""
+    """Give an optimizer the parameters and groups that it had when it was saved."""
     if _SELF not in details:
         return
     groups, links = optimizer.param_groups, details[_SELF]["parameters"]
@@ -226,10 +226,10 @@ def link_parameters(optimizer: torch.optim.Optimizer, details: Mapping[str, Any]
 
 
 def restore(part: Any, details: Mapping[str, dict[str, Any]], path: str, decoder: Decoder) -> None:
-    """Give back what `describe` returned, as far as it had changed.
+    """Restore what `describe` returned, where it had changed.
 
     Raises:
-        CheckpointMismatchError: if there is no module of a name.
+        CheckpointMismatchError: if there is no module with a saved name.
     """
     if isinstance(part, torch.optim.Optimizer) and _SELF in details:
         decoder.fill_attributes(part, details[_SELF]["attributes"], path, ignore=_of_optimizer())

@@ -1,4 +1,4 @@
-"""Digests of plain data: whether two pieces of data are the same, without keeping a copy of either."""
+"""Digests of plain data, to compare values without keeping copies."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from helios.checkpoint.shard_tree import is_sharded
 
-_SMALL: Final = 1 << 20  # Bytes of a tensor that is hashed as it is.
-_ROW: Final = 1024  # Words of eight bytes in a row of a larger one.
+_SMALL: Final = 1 << 20  # A tensor of at most this many bytes is hashed directly.
+_ROW: Final = 1024  # A larger tensor is summed in rows of this many words of eight bytes.
 _SCALARS: Final = frozenset({type(None), bool, int, float, complex, str})
-_MARSHALLED: Final = frozenset({list, tuple, dict})  # Written at once, in C, if everything in them is plain.
+_MARSHALLED: Final = frozenset({list, tuple, dict})  # Serialized in C, in one call, if all contents are plain.
 _LONG: Final = 2000  # Bits.
 _NO_REFERENCES: Final = 2  # The last version of `marshal` whose output depends on values alone.
 
@@ -22,9 +22,9 @@ _NO_REFERENCES: Final = 2  # The last version of `marshal` whose output depends 
 def digest_of(value: Any) -> bytes:
     """Return a digest of plain data: 16 bytes, equal for equal data.
 
-    Types, the order of keys and the bits of numbers count. Tensors of more than 1 MiB are added up where they are, by
-    rows and by columns, and the sums are hashed: nothing is copied to the host. Of a sharded tensor, this rank's part
-    counts by its version alone, so that all ranks find the same.
+    Types, the order of keys and the bits of numbers count. Tensors of more than 1 MiB are summed on their device, by
+    rows and by columns, and the sums are hashed, so nothing large is copied to the host. Of a sharded tensor, only the
+    version counts, so that all ranks get the same digest.
 
     Args:
         value: `None`, numbers, strings, bytes, tensors, and lists, tuples, sets and dictionaries of them.
@@ -35,7 +35,7 @@ def digest_of(value: Any) -> bytes:
 
 
 def holds_scalars_only(value: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether a sequence holds numbers, strings and `None` alone, or tuples of them; found without a loop."""
+    """Return whether a sequence holds only numbers, strings and `None`, or tuples of them; without a Python loop."""
     kinds = set(map(type, value))
     if int in kinds and any(type(item) is int and is_long(item) for item in value):
         return False
@@ -48,7 +48,7 @@ def holds_scalars_only(value: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def is_long(value: int) -> bool:
-    """Whether an integer has more digits than torch's files can hold."""
+    """Return whether an integer has more digits than torch's files can hold."""
     return value.bit_length() > _LONG
 
 
@@ -61,7 +61,7 @@ def _feed(digest: hashlib.blake2b, value: Any) -> None:
         try:
             data = marshal.dumps(value, _NO_REFERENCES)
         except ValueError:
-            data = None  # There is a tensor in it, or an object of a subclass.
+            data = None  # It contains a tensor, or an object of a subclass.
         if data is not None:
             digest.update(b"plain ")
             digest.update(data)
@@ -87,7 +87,7 @@ def _feed_tensor(digest: hashlib.blake2b, tensor: torch.Tensor) -> None:
         digest.update(repr((id(tensor), tensor._version)).encode())  # noqa: SLF001 - autograd's own counter.
         return
     for part in _parts_of(tensor):
-        # As bytes: not every dtype has an equal in NumPy.
+        # As bytes, because NumPy does not have all dtypes.
         data = part.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
         _feed_bytes(digest, data)
 
@@ -110,10 +110,10 @@ def _feed_bytes(digest: hashlib.blake2b, data: torch.Tensor) -> None:
         if data.storage_offset() % 8:
             data = data.clone()  # Words of eight bytes must be aligned.
         rows = data.numel() // (8 * _ROW)
-        # Sums of integers wrap around and do not depend on their order, so every device finds the same ones.
+        # Sums of integers wrap around and do not depend on the order, so all devices give the same result.
         table = data[: rows * 8 * _ROW].view(torch.int64).reshape(rows, _ROW)
         digest.update(table.sum(0).cpu().numpy().data)
         digest.update(table.sum(1).cpu().numpy().data)
         data = data[rows * 8 * _ROW :]
-    # A copy, because memory that NumPy has seen can never be resized again.
+    # A copy, because torch cannot resize memory that NumPy has accessed.
     digest.update(data.to("cpu", copy=True).numpy().data)

@@ -1,12 +1,12 @@
-"""Objects as plain data, with their identities: what is held twice is written once.
+"""Writes objects as plain data, with their identities: an object that is held twice is written once.
 
-The result is made of `None`, numbers, strings, bytes, tensors, lists, tuples and dictionaries. Common values stand for
-themselves; everything else is a dictionary with the name of its kind under `TAG`, which
+The result is made of `None`, numbers, strings, bytes, tensors, lists, tuples and dictionaries. Common values are
+written as they are; everything else is a dictionary with the name of its kind under `TAG`, which
 `helios.checkpoint.state.decoding` reads. Three kinds are about identity:
 
 - "same": an object that was written elsewhere, or that is constructed at the path `at`;
-- "at": the object that is constructed at another path, with what it holds now;
-- "new": an object that has taken the place of the one that is constructed here.
+- "at": the object that is constructed at another path, with its current content;
+- "new": an object that has replaced the one that is constructed at this path.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.state.anchors import Graph
 
-_DEEPEST: Final = 80  # Levels: `pickle`, by which torch writes files, and Python give up at about 500.
+_DEEPEST: Final = 80  # Levels of nesting: `pickle`, which torch uses for files, and Python fail at about 500.
 _SCALARS: Final = (str, int, float, complex, bytes)
 _DICTIONARIES: Final = (collections.OrderedDict, collections.defaultdict, collections.Counter, dict)
 _SEQUENCES: Final = (collections.deque, list, set, frozenset, tuple)
-# What every member of an enumeration has in its dictionary.
+# Attributes that every member of an enumeration has.
 _OF_MEMBER: Final = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 _KEYS: Final = (str, int, bool, float, type(None))
 
 
 def encode(value: Any, path: str, graph: Graph) -> Any:
-    """Return anything as plain data, with nothing constructed to refer to: what a state dictionary holds, say.
+    """Return a value as plain data, without references to constructed objects; for a state dictionary, for example.
 
     Raises:
-        UncapturableError: if a part of it can be held by no checkpoint.
+        UncapturableError: if a checkpoint cannot hold a part of it.
     """
     return Encoder(graph, root=path).encode(value, path)
 
@@ -72,7 +72,7 @@ class Encoder(Writer):
         """Return a value as plain data.
 
         Raises:
-            UncapturableError: if it can be held by no checkpoint.
+            UncapturableError: if a checkpoint cannot hold it.
         """
         self.size += 1
         if type(value) in PLAIN:
@@ -109,7 +109,7 @@ class Encoder(Writer):
         return self._identify(value, path)
 
     def _identify(self, value: Any, path: str) -> Any:
-        """Return an object that others may hold, too."""
+        """Return an object that may have several holders as plain data."""
         graph, anchors = self.graph, self.graph.anchors
         anchor = anchors.path_of(value)
         seen = graph.seen.get(id(value))
@@ -214,7 +214,7 @@ class Encoder(Writer):
         attributes = [name for name in vars(value) if name not in _OF_MEMBER]
         if not attributes or id(value) in self.graph.seen:
             return node
-        self.graph.seen[id(value)] = value, path  # A member is one object, whoever holds it.
+        self.graph.seen[id(value)] = value, path  # There is only one object for each member.
         return {**node, "attributes": self.attributes_of(value, path, attributes)}
 
 
@@ -227,5 +227,5 @@ def _is_stand_in(node: Any) -> bool:
 
 
 def show_key(key: Any, index: int) -> str:
-    """Return what stands for a key in a path; the place of the item where a key cannot be written as it is."""
+    """Return a key as a part of a path; the position of the item for keys that cannot be written."""
     return repr(key) if type(key) in _KEYS else f"#{index}"

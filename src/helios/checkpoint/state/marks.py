@@ -1,4 +1,4 @@
-"""What was there before training: digests to tell whether it has changed, and small values to go back to."""
+"""Marks of the base state: digests to detect changes, and copies of small values to restore them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 
 from helios.checkpoint.state.digest import digest_of
 
-_SMALL: Final = 1 << 20  # Bytes of a value that is kept as it was.
-_ITEM: Final = 64  # Bytes that an item of a container takes, about.
+_SMALL: Final = 1 << 20  # Values up to this many bytes are copied.
+_ITEM: Final = 64  # Bytes per item of a container, roughly.
 
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """A value as it was constructed.
+    """A value of the base state.
 
     Attributes:
-        size: how many values it was made of.
+        size: the number of values in it.
         digest: its digest.
-        node: what an `Encoder` wrote of it, copied; `None` for what is large.
+        node: a copy of what an `Encoder` wrote; `None` for large values.
     """
 
     size: int
@@ -30,21 +30,21 @@ class Mark:
 
     @classmethod
     def of(cls, node: Any, size: int) -> Mark:
-        """Mark what an `Encoder` has written."""
+        """Make a mark of what an `Encoder` has written."""
         return cls(size, digest_of(node), (_copy(node),) if _weigh(node) <= _SMALL else None)
 
     def fits(self, node: Any, size: int) -> bool:
-        """Whether a value is as it was; that of another size is not looked at."""
+        """Return whether a value is unchanged; the size is compared first."""
         return size == self.size and digest_of(node) == self.digest
 
 
-# Of each class of the program that was met, what it held then. A class lives as long as its module.
+# The attributes of each class of the program that was met. Classes live as long as their modules.
 CLASS_MARKS: Final[weakref.WeakKeyDictionary[type, dict[str, Mark]]] = weakref.WeakKeyDictionary()
 
 
 def _copy(node: Any) -> Any:
     if isinstance(node, torch.Tensor):
-        # A parameter stays one; `copy.deepcopy` copies no sparse tensor of every layout.
+        # A parameter stays a parameter; `copy.deepcopy` does not support all sparse layouts.
         copied = node.detach().clone()
         return torch.nn.Parameter(copied, node.requires_grad) if isinstance(node, torch.nn.Parameter) else copied
     if isinstance(node, dict):
@@ -55,7 +55,7 @@ def _copy(node: Any) -> Any:
 
 
 def _weigh(node: Any) -> int:
-    """Return about how many bytes a value takes; of what is too large to be kept, at least more than that."""
+    """Return roughly the size of a value in bytes; for a value that is too large to be copied, any larger number."""
     if isinstance(node, torch.Tensor):
         return node.numel() * node.element_size()
     total = _ITEM + (len(node) if isinstance(node, str | bytes) else 0)

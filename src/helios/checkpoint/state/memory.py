@@ -1,4 +1,4 @@
-"""Memory that NumPy arrays share with each other, or with tensors, and that a resumed run would not share again."""
+"""Memory that NumPy arrays share with other arrays or with tensors, and would not share in a resumed run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.state.anchors import Graph
 
-_WORK: Final = 1000  # The most that comparing two arrays may cost, as `numpy.shares_memory` counts it.
+_WORK: Final = 1000  # `max_work` of `numpy.shares_memory`.
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -30,13 +30,13 @@ class _Range:
 
 
 def find_shared_memory(arrays: list[tuple[np.ndarray[Any, Any], str]], graph: Graph) -> dict[str, str]:
-    """Return, by path, the path of what an array or a tensor shares memory with that it will not share again.
+    """Return, by path, the path of an array or tensor with which a value shares memory that it will not share again.
 
-    Two that are constructed in `setup` share it in every process. Tensors among themselves share it again.
+    Values that are constructed in `setup` share memory in every process, and tensors share it after a restore.
 
     Args:
-        arrays: the arrays that were met in a capture, with their paths.
-        graph: the tensors that were met in it, and what was constructed.
+        arrays: the arrays that a capture has met, with their paths.
+        graph: the tensors that it has met, and the constructed objects.
     """
     if not arrays:
         return {}

@@ -1,4 +1,4 @@
-"""Classes, functions, arrays, generators and objects of any class, as plain data."""
+"""Writes classes, functions, arrays, generators and objects of any class as plain data."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.state.writing import Writer
 
-# Objects whose insides cannot be seen, and cannot be changed either.
+# Objects whose content cannot be read, but cannot be changed either.
 _IMMUTABLE: Final[tuple[type, ...]] = (
     *(types.GenericAlias, types.UnionType, types.CodeType, types.MappingProxyType, re.Match, struct.Struct),
     *(datetime.tzinfo, torch.finfo, torch.iinfo, contextvars.ContextVar),
-    # Views of a dictionary, which is saved where it is held.
+    # Views of a dictionary, which is saved itself.
     *(type({}.keys()), type({}.values()), type({}.items())),
 )
 _GENERATORS: Final = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -68,7 +68,7 @@ def encode_array_of_any_kind(writer: Writer, value: np.ndarray[Any, Any], path: 
 
 
 def _kind_of_strings(dtype: np.dtype[Any], path: str) -> dict[str, Any]:
-    """Return what makes the dtype of an array of strings of any length; nothing for an array of objects."""
+    """Return the parameters of a variable-width string dtype; nothing for an array of objects."""
     if not isinstance(dtype, np.dtypes.StringDType):
         return {}
     if hasattr(dtype, "na_object"):
@@ -95,7 +95,7 @@ def _state_of_generator(value: Any, device: torch.device | None) -> Any | None:
 def encode_generator(writer: Writer, value: Any, path: str, anchor: str | None) -> Any | None:
     """Return a generator of random numbers as plain data; `None` for anything else.
 
-    One of a class of the user's own can be restored in place only: its constructor is not called.
+    A generator of a user's class can only be restored in place, because its constructor is not called.
     """
     state = _state_of_generator(value, writer.device)
     if state is None:
@@ -120,7 +120,7 @@ def encode_class(writer: Writer, value: type, path: str) -> Any:
 
 
 def encode_function(writer: Writer, value: types.FunctionType, path: str, anchor: str | None) -> Any:
-    """Return a function as plain data: its name, what it has in its closure, and its attributes."""
+    """Return a function as plain data: its name, the content of its closure, and its attributes."""
     if not is_own_module(value.__module__ or ""):
         return writer.constant(value, path, f"is the function {value.__qualname__}, assigned during training")
     if anchor is None and "<" in value.__qualname__:
@@ -142,7 +142,7 @@ def encode_function(writer: Writer, value: types.FunctionType, path: str, anchor
 
 
 def encode_defaults(writer: Writer, function: types.FunctionType, path: str) -> dict[str, Any] | None:
-    """Return the defaults of a function's arguments as plain data; `None` if there are none that calls could change."""
+    """Return the defaults of a function's arguments as plain data; `None` if no call could change them."""
     defaults = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
     if all(type(value) in PLAIN for value in defaults.values()):
         return None
@@ -164,7 +164,7 @@ def _is_empty(cell: types.CellType) -> bool:
 
 
 def encode_part(writer: Writer, value: Any, path: str, anchor: str | None) -> Any:
-    """Write a state apart; an object of the same class as the one that is constructed here may stand in for it."""
+    """Add an object with a `state_dict` to the encoder's parts; it may have replaced a constructed one of its class."""
     if anchor is None and writer.graph.anchors.type_at(path) is not type(value):
         raise UncapturableError(
             path,
@@ -174,7 +174,7 @@ def encode_part(writer: Writer, value: Any, path: str, anchor: str | None) -> An
     where = path if anchor is None else anchor
     if not is_below(where, writer.root):
         if any(is_below(where, root) for root in writer.graph.roots):
-            return {TAG: "same", "at": where}  # Another part of the run holds it, and writes it.
+            return {TAG: "same", "at": where}  # Another part of the run has written it.
         raise UncapturableError(
             path, f"is {show(type(value))} held by a class", "hold it in an attribute of the object"
         )
@@ -209,13 +209,13 @@ def encode_object(writer: Writer, value: Any, path: str, anchor: str | None) -> 
     else:
         writer.graph.classes.note(kind)
         writer.note_classes(kind)
-    # What is left out of an object that is made anew is there in no process: it must be told of.
+    # An attribute that is left out of a new object would be missing, so there must be a warning.
     attributes = writer.attributes_of(value, path, tells_all=anchor is None)
     return {TAG: "object", "class": list(name_of(kind)), "attributes": attributes}
 
 
 def _has_hidden_content(kind: type) -> bool:
-    """Whether objects of a class hold more than what their dictionary and slots show, as those of C classes do."""
+    """Return whether objects of a class have content outside of their dictionary and slots, as those of C classes."""
     shown = len(slots_of(kind)) + bool(kind.__dictoffset__ > 0) + bool(kind.__weakrefoffset__ > 0)
     return bool(kind.__itemsize__) or kind.__basicsize__ > object.__basicsize__ + _WORD * shown
 

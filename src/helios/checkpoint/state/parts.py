@@ -1,4 +1,4 @@
-"""Parts that have a state of their own: networks, optimizers, schedulers, and whatever has the same two methods."""
+"""Objects with `state_dict` and `load_state_dict`: networks, optimizers, schedulers and the like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
-_DEEPEST: Final = 20  # Levels of containers and objects in which networks are looked for.
+_DEEPEST: Final = 20  # Networks are searched for in this many levels of containers and objects.
 
 
 PartT = TypeVar("PartT")
@@ -27,14 +27,14 @@ PartT = TypeVar("PartT")
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything whose state can be taken and given back."""
+    """Any object with `state_dict` and `load_state_dict`."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take over a state that `state_dict` returned."""
+        """Restore a state that `state_dict` returned."""
         ...
 
 
@@ -42,37 +42,37 @@ class Stateful(Protocol):
 
 
 def unwrap_module(module: nn.Module) -> nn.Module:
-    """Return the network inside the wrappers that torch puts around one to distribute or compile it."""
+    """Return the network inside torch's wrappers for distributing or compiling it."""
     while (attribute := _get_wrapped_attribute(module)) is not None:
         module = getattr(module, attribute)
     return module
 
 
 def _get_wrapped_attribute(module: nn.Module) -> str | None:
-    """Return where a wrapper of torch's has the network that it wraps; `None` if this is no wrapper."""
+    """Return the attribute in which a wrapper of torch holds the wrapped network; `None` if this is no wrapper."""
     if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return "module"
-    # torch.compile; the name is in every state_dict. `hasattr` would take long where there is none.
+    # torch.compile; the name is in every state_dict. `hasattr` is slow for modules without it.
     return "_orig_mod" if "_orig_mod" in module._modules else None  # noqa: SLF001 - see above.
 
 
 def find_wrappers(network: nn.Module) -> dict[str, str]:
-    """Return, by its path, of each wrapper in a network, and around it, the attribute where it has what it wraps."""
+    """Return, for each wrapper in and around a network, by path, the attribute with the wrapped module."""
     return find_wrappers_among(dict(network.named_modules(remove_duplicate=False)))
 
 
 def find_wrappers_among(modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Return what `find_wrappers` does, for modules by their paths; one that is held twice is among them twice."""
+    """Return the same as `find_wrappers`, for modules by path; a module with two names occurs twice."""
     found = {path: _get_wrapped_attribute(module) for path, module in modules.items()}
     return {path: attribute for path, attribute in found.items() if attribute is not None}
 
 
 def bare_name(name: str, wrappers: Mapping[str, str]) -> str:
-    """Return the name that a part of a network would have without the wrappers on the way to it.
+    """Return the name of a module or tensor without the wrappers on its path.
 
     Args:
-        name: its name, or its path.
-        wrappers: as `find_wrappers` returns them.
+        name: its name or path.
+        wrappers: the result of `find_wrappers`.
     """
     if not wrappers:
         return name
@@ -81,7 +81,7 @@ def bare_name(name: str, wrappers: Mapping[str, str]) -> str:
 
 
 def get_network_state(network: nn.Module) -> dict[str, Any]:
-    """Return what `network.state_dict()` would, had nothing in it been wrapped, such as what an average is made of."""
+    """Return `network.state_dict()` as if no module in it were wrapped."""
     network = unwrap_module(network)
     _persist_torchmetrics(network)
     state, wrappers = network.state_dict(), find_wrappers(network)
@@ -93,7 +93,7 @@ def _set_network_state(network: nn.Module, state: dict[str, Any]) -> None:
     _persist_torchmetrics(network)
     wrappers = find_wrappers(network)
     present = network.state_dict() if wrappers else state
-    # Helios once wrote the names of wrappers within a network: such a state fits as it is.
+    # Earlier versions of Helios wrote the names of wrappers: such a state fits as it is.
     if not set(state) <= set(present):
         paths = [path for path, _ in network.named_modules(remove_duplicate=False)]
         names = {bare_name(name, wrappers): name for name in [*paths, *present]}
@@ -102,17 +102,17 @@ def _set_network_state(network: nn.Module, state: dict[str, Any]) -> None:
 
 
 def _rename(state: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Return a state with other names in it, also of the modules whose versions torch adds to it as an attribute."""
+    """Return a state with other names, also in the module versions that torch adds to it as an attribute."""
     renamed = collections.OrderedDict((change(key), value) for key, value in state.items())
     versions = getattr(state, "_metadata", None)
     if versions is not None:
         changed = collections.OrderedDict((change(path), entry) for path, entry in versions.items())
-        renamed._metadata = changed  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks for it.
+        renamed._metadata = changed  # type: ignore[attr-defined]  # noqa: SLF001 - where torch reads it.
     return renamed
 
 
 def _persist_torchmetrics(module: nn.Module) -> None:
-    """Have torchmetrics put its counts into state_dict, which it leaves out unless asked."""
+    """Let torchmetrics include its counts in state_dict, which it does not by default."""
     torchmetrics = sys.modules.get("torchmetrics")
     if torchmetrics is not None:
         for part in module.modules():
@@ -121,15 +121,15 @@ def _persist_torchmetrics(module: nn.Module) -> None:
 
 
 def networks_of(owner: object) -> dict[str, nn.Module]:
-    """Return the networks in the attributes of `owner`, and in containers and objects of the program's there, by name.
+    """Return the networks in the attributes of `owner`, including those in containers and own objects, by name.
 
-    Each has one name: that of the place that is the least deep.
+    Each has one name: the one with the fewest levels.
     """
     return parts_of(owner, nn.Module)
 
 
 def parts_of(owner: object, kind: type[PartT]) -> dict[str, PartT]:
-    """Return the parts of a kind that `networks_of` would find if they were networks."""
+    """Return the objects of a type, found in the same way as by `networks_of`."""
     found: dict[str, PartT] = {}
     seen: set[int] = {id(owner)}
     level: list[tuple[str, Any]] = list(vars(owner).items())
@@ -161,20 +161,20 @@ def _held_by(name: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def get_state(part: nn.Module | Stateful) -> dict[str, Any]:
-    """Return the state of a part, as it returns it itself; of a network, without wrappers."""
+    """Return the `state_dict` of an object; of a network, without the names of wrappers."""
     return get_network_state(part) if isinstance(part, nn.Module) else part.state_dict()
 
 
 def set_state(part: Any, state: Any, path: str) -> None:
-    """Give a state from `get_state` back to the part, or to an equal one.
+    """Restore a state that `get_state` returned into the same object, or an equal one.
 
     Args:
-        part: the network, optimizer or the like.
+        part: the network, optimizer or other object.
         state: what `get_state` returned.
-        path: what to call the part in an error.
+        path: the name of the object, for an error.
 
     Raises:
-        CheckpointMismatchError: if the state does not fit the part.
+        CheckpointMismatchError: if the state does not fit the object.
     """
     try:
         if isinstance(part, nn.Module):
@@ -192,7 +192,7 @@ def set_state(part: Any, state: Any, path: str) -> None:
 
 
 def _set_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state into the groups and the table that the optimizer has: others may hold them."""
+    """Load a state into the existing groups and state table of the optimizer, which other objects may hold."""
     groups, table = optimizer.param_groups, optimizer.state
     held = list(groups)
     saved = fit_optimizer(state, optimizer)
@@ -206,12 +206,12 @@ def _set_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.param_groups, optimizer.state = groups, table
     _restore_dtypes(optimizer, saved)
     if state["state"]:
-        # It has stepped, in an earlier process: a scheduler that steps first in this one has nothing to warn of.
+        # It has stepped in an earlier process: torch must not warn if a scheduler steps first in this one.
         optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own mark, set in `step`.
 
 
 def _restore_dtypes(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Undo that `load_state_dict` gives floating-point tensors the dtype of their parameter, whatever theirs was."""
+    """Restore the saved dtype of floating-point tensors, which `load_state_dict` replaces by that of the parameter."""
     indices = [index for group in saved["param_groups"] for index in group["params"]]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in zip(indices, parameters, strict=True):
@@ -222,10 +222,10 @@ def _restore_dtypes(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> 
 
 
 def ensure_same_names(path: str, *, saved: Iterable[Any], present: Iterable[Any]) -> None:
-    """Check that a saved state and the object that takes it have parts of the same names.
+    """Check that a saved state and the object that it is loaded into have the same names.
 
     Raises:
-        CheckpointMismatchError: if not; the message names the parts that only one of them has.
+        CheckpointMismatchError: if not; the message lists the names that only one of them has.
     """
     before, now = dict.fromkeys(saved), dict.fromkeys(present)
     gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
@@ -235,7 +235,7 @@ def ensure_same_names(path: str, *, saved: Iterable[Any], present: Iterable[Any]
 
 
 def ensure_state_dict(state: object, owner: str) -> dict[str, Any]:
-    """Return `state` if it is what a `state_dict` method may return.
+    """Return `state` if it is a valid result of a `state_dict` method.
 
     Raises:
         ArgumentTypeError: if it is not a dictionary.

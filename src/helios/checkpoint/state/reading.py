@@ -1,4 +1,4 @@
-"""What reads the attributes of an object, and finds the constructed objects that values are written into."""
+"""Reads the attributes of an object, and finds the constructed objects into which values are restored."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.state.anchors import Graph
 
-NEW: Final = object()  # Stands for a live object that is not to be looked for.
+NEW: Final = object()  # Means: do not search for a constructed object.
 
 
 class UnresolvedError(CheckpointMismatchError):
-    """What was written refers to an object that is not there, or not there yet."""
+    """A reference to an object that does not exist, or does not exist yet."""
 
 
 class Reader(abc.ABC):
-    """Reads values, with the constructed objects of a run at hand."""
+    """Reads values, and restores them into the constructed objects of a run."""
 
     def __init__(self, graph: Graph, device: torch.device | None) -> None:
-        """Bind the run.
+        """Store the run.
 
         Args:
-            graph: what the parts of the run share; its anchors are what this process has constructed.
+            graph: the tables that the parts of the run share; its anchors are the constructed objects of this process.
             device: the device of the run in this process.
         """
         self.graph = graph
@@ -43,24 +43,24 @@ class Reader(abc.ABC):
         """Return the value that was written at a path.
 
         Args:
-            node: what was written.
+            node: the written value.
             path: the path.
-            live: the constructed object to change in place, if it is not that of the path.
+            live: the constructed object to change in place, if it is not the one at the path.
 
         Raises:
-            CheckpointMismatchError: if it refers to what is not there.
+            CheckpointMismatchError: if it refers to an object that does not exist.
         """
 
     def fill_attributes(
         self, owner: Any, nodes: dict[str, Any], path: str, *, ignore: Collection[str] = (), removes: bool = True
     ) -> None:
-        """Give an object its attributes.
+        """Set the attributes of an object.
 
         Args:
             owner: the object.
             nodes: the attributes as they were written, by name.
-            path: where the object is.
-            ignore: attributes that are not looked at.
+            path: the path of the object.
+            ignore: attributes that stay as they are.
             removes: whether attributes that are not among `nodes` are removed.
         """
         for name, node in nodes.items():
@@ -71,11 +71,11 @@ class Reader(abc.ABC):
             object.__delattr__(owner, name)
 
     def fill(self, live: torch.Tensor, saved: torch.Tensor) -> None:
-        """Give a constructed tensor the content of a saved one."""
+        """Copy the content of a saved tensor into a constructed one."""
         fill_tensor(live, saved)
 
     def resolve(self, node: dict[str, Any]) -> Any:
-        """Return the object that was written, or is constructed, elsewhere."""
+        """Return an object that was written, or is constructed, at another path."""
         if "at" in node:
             return self.constructed(node["at"])
         if node["as"] not in self.graph.known:
@@ -96,13 +96,13 @@ class Reader(abc.ABC):
         return value
 
     def live(self, path: str, live: Any) -> Any:
-        """Return the constructed object that the value at a path is to be written into; `None` if there is none."""
+        """Return the constructed object into which the value at a path is restored; `None` if there is none."""
         if live is NEW:
             return None
         return self.graph.anchors.get(path) if live is None else live
 
     def known(self, path: str, value: Any) -> Any:
-        """Remember what was brought back at a path, and return it."""
+        """Store the restored object of a path, and return it."""
         self.graph.known[path] = value
         return value
 
@@ -110,7 +110,7 @@ class Reader(abc.ABC):
         """Return the class of this module and name.
 
         Raises:
-            CheckpointMismatchError: if there is none that objects may be made of.
+            CheckpointMismatchError: if there is none, or if its objects may not be constructed.
         """
         module, qualname = name
         found = FACTORIES.get(qualname) if module in ("builtins", "collections") else None
@@ -132,7 +132,7 @@ class Reader(abc.ABC):
         return base.__new__(self.class_of(node["class"], path) if "class" in node else base)
 
     def finish(self, value: Any, node: dict[str, Any], path: str) -> Any:
-        """Give an object of a builtin's subclass its attributes."""
+        """Set the attributes of an object of a builtin's subclass."""
         if "attributes" in node:
             self.fill_attributes(value, node["attributes"], path)
         if node.get("is_own_dict"):
@@ -141,7 +141,7 @@ class Reader(abc.ABC):
 
 
 def set_attribute(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute as the object holds it, without calling a property or a `__setattr__` of its class."""
+    """Set an attribute directly, without calling a property or a `__setattr__` of the class."""
     if name in slots_of(type(owner)):
         object.__setattr__(owner, name, value)
     else:

@@ -1,4 +1,4 @@
-"""Tensors, arrays, generators and scalars, made anew or written into constructed ones."""
+"""Makes tensors, arrays, generators and scalars, or restores them into constructed ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BIT_GENERATORS: Final = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 def decode_tensor(reader: Reader, saved: torch.Tensor, path: str, live: Any) -> torch.Tensor:
     """Return a tensor: the constructed one with the saved content, or a new one."""
-    # The types may differ: what was a sharded parameter is read as a tensor.
+    # The types may differ: a sharded parameter is read as a tensor.
     if isinstance(live, torch.Tensor) and (live.layout, live.dtype) == (saved.layout, saved.dtype):
         fill_tensor(live, saved)
         if type(live) is type(saved) and live.is_leaf and live.requires_grad != saved.requires_grad:
@@ -44,7 +44,7 @@ def _renew(reader: Reader, saved: torch.Tensor, device: torch.device | None) -> 
 
 
 def decode_marked_tensor(reader: Reader, tag: str, node: dict[str, Any], path: str, live: Any) -> Any:
-    """Return a tensor that was written with more than its content: a device, a class, attributes."""
+    """Return a tensor that was written with a device, a class or attributes."""
     live = reader.live(path, live)
     device = resolve_device(node.get("device"), reader.device)
     if tag == "tensor":
@@ -69,7 +69,7 @@ def decode_marked_tensor(reader: Reader, tag: str, node: dict[str, Any], path: s
 
 
 def decode_view(reader: Reader, node: dict[str, Any], path: str, _: Any) -> torch.Tensor:
-    """Return a tensor with the memory of one that is constructed."""
+    """Return a tensor that shares the memory of a constructed one."""
     base = reader.constructed(node["of"])
     view = torch.empty(0, dtype=node["dtype"], device=base.device)
     view.set_(base.untyped_storage(), node["offset"], node["size"], node["stride"])
@@ -81,7 +81,7 @@ def decode_view(reader: Reader, node: dict[str, Any], path: str, _: Any) -> torc
 def _wrapper(reader: Reader, kind: Any, node: dict[str, Any], path: str, live: Any) -> Any:
     parts = {name: reader.decode(part, f"{path}.{name}") for name, part in node["parts"].items()}
     if live is not None:
-        return live  # Its parts are constructed, and have been filled.
+        return live  # Its components are constructed, and were restored.
     context = reader.decode(node["context"], f"{path}.__tensor_flatten__()")
     return kind.__tensor_unflatten__(parts, context, tuple(node["size"]), tuple(node["stride"]))
 

@@ -1,4 +1,4 @@
-"""Giving an object's attributes back: in the order in which one may refer to another."""
+"""Restores the attributes of an object, in the order in which one may refer to another."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 
 class Restoration:
-    """Gives one object back what was collected of it."""
+    """Restores the collected state of one object."""
 
     def __init__(self, baseline: Baseline) -> None:
-        """Take what is known of the object."""
+        """Store the base state of the object."""
         self._base = baseline
         self._decoder = Decoder(baseline.graph, baseline.device)
 
     def run(self, states: Mapping[str, Any], *, partial: bool) -> None:
-        """Give back what was collected; see `AttributeCapture.restore`."""
+        """Restore the collected state; see `AttributeCapture.restore`."""
         scratch = self._base.scratch_encoder()
         present = self._base.encode_attributes(scratch)
-        # Decided now: what is loaded below may share memory with attributes that nobody has changed.
+        # Checked now, because tensors loaded below may share memory with unchanged attributes.
         stale = self._find_stale(present)
-        self._base.describe_parts(scratch)  # Modules and optimizers may hold parts, too.
+        self._base.describe_parts(scratch)  # Modules and optimizers may hold objects with a state, too.
         parts = scratch.parts
         saved = {f"{self._base.root}.{name}": state for name, state in states.items() if name not in SECTIONS}
         attributes = states.get(ATTRIBUTES, {})
@@ -69,7 +69,7 @@ class Restoration:
             self._reset(stale, {*attributes, *states.get(DELETED, [])})
 
     def _check_names(self, states: Mapping[str, Any], saved: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-        # Where training has assigned or deleted an attribute, what was constructed there is gone.
+        # If training has assigned or deleted an attribute, its constructed object is not used any more.
         gone = {*states.get(ATTRIBUTES, {}), *states.get(DELETED, [])}
         present = [name for name in map(self._base.relative, parts) if _root_of(name) not in gone or name in states]
         names = [self._base.relative(path) for path in saved]
@@ -78,13 +78,13 @@ class Restoration:
     def _restore_optimizers(
         self, optimizers: Mapping[str, torch.optim.Optimizer], saved: Mapping[str, Any], details: Mapping[str, Any]
     ) -> None:
-        # An optimizer that another one holds comes first: the outer one may link itself to the groups of the inner one.
+        # An optimizer inside another one comes first, because the outer one may refer to the groups of the inner one.
         groups = {path: optimizer.param_groups for path, optimizer in optimizers.items()}
         for path, optimizer in sorted(optimizers.items(), key=lambda item: -len(item[0])):
             link_parameters(optimizer, details.get(path, {}), path, self._decoder)
             self._load(optimizer, saved[path], path)
         for path, optimizer in optimizers.items():
-            # Also where another optimizer has just put other ones in their place.
+            # Also if another optimizer has just replaced them.
             optimizer.param_groups = groups[path]
 
     def _load(self, part: Any, state: Any, path: str) -> None:
@@ -93,7 +93,7 @@ class Restoration:
             self._base.graph.known[where] = value
 
     def _restore_attributes(self, nodes: Mapping[str, Any]) -> dict[str, UnresolvedError]:
-        """Set attributes; return why those are not set that refer to what is not there yet."""
+        """Set attributes; return the errors of those that refer to objects that do not exist yet."""
         unresolved: dict[str, UnresolvedError] = {}
         for name, node in nodes.items():
             try:
@@ -106,7 +106,7 @@ class Restoration:
         for path, part in parts.items():
             entries = dict(details.get(path, {}))
             if isinstance(part, nn.Module):
-                # What the checkpoint has as it was constructed may have changed in this process, by loading as well.
+                # An attribute that the checkpoint has unchanged may have changed in this process, also by loading.
                 scratch = self._base.scratch_encoder()
                 for name, node in describe(part, path, scratch).items():
                     mark = self._base.details.get(path, {}).get(name)
@@ -136,13 +136,13 @@ class Restoration:
                 object.__delattr__(self._base.owner, name)
 
     def _find_stale(self, present: Mapping[str, tuple[Any, int]]) -> list[str]:
-        """Return the attributes that are not as they were constructed, because an earlier run has changed them."""
+        """Return the attributes that an earlier run of this object has changed."""
         marks = self._base.marks
         nodes = {name: entry for name, entry in present.items() if entry[0] != {TAG: "part"}}
         return [name for name, (node, size) in nodes.items() if not (name in marks and marks[name].fits(node, size))]
 
     def _reset(self, stale: list[str], restored: set[str]) -> None:
-        """Put attributes back that the checkpoint has as they were constructed, and that an earlier run has changed."""
+        """Reset attributes to the base state that the checkpoint has unchanged and an earlier run has changed."""
         for name in stale:
             mark = self._base.marks.get(name)
             if name in restored or mark is None:
@@ -158,5 +158,5 @@ class Restoration:
 
 
 def _root_of(name: str) -> str:
-    """Return the attribute in which a part is."""
+    """Return the attribute that holds an object."""
     return name.partition(".")[0].partition("[")[0]

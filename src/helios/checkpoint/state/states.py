@@ -1,4 +1,4 @@
-"""States that users' own methods return and take, as plain data."""
+"""Converts the states of users' `state_dict` methods to plain data and back."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from helios.errors import ArgumentTypeError
 
 
 def encode_state(state: Any, owner: str) -> Any:
-    """Return what a `state_dict` method has returned as plain data.
+    """Return the result of a `state_dict` method as plain data.
 
     Args:
-        state: what it returned.
-        owner: what to call it in an error.
+        state: the result.
+        owner: the name of the object, for an error.
 
     Raises:
-        ArgumentTypeError: if a part of it can be held by no checkpoint.
+        ArgumentTypeError: if a checkpoint cannot hold a part of it.
     """
     try:
         return encode(state, f"{owner}.state_dict()", Graph())
@@ -39,28 +39,28 @@ def encode_state(state: Any, owner: str) -> Any:
 
 
 def decode_state(state: Any, owner: str) -> Any:
-    """Return what `encode_state` was given.
+    """Return the state that `encode_state` got.
 
     Raises:
-        CheckpointMismatchError: if this is not what it returned.
+        CheckpointMismatchError: if this is not its result.
     """
     return decode(state, f"{owner}.state_dict()", Graph())
 
 
 def encode_part_state(part: Any, name: str) -> Any:
-    """Return the state of a network, an optimizer or the like as plain data.
+    """Return the state of a network, an optimizer or a similar object as plain data.
 
     Args:
-        part: the part.
-        name: what to call it in an error.
+        part: the object.
+        name: its name, for an error.
 
     Raises:
-        ArgumentTypeError: if a part of the state can be held by no checkpoint.
+        ArgumentTypeError: if a checkpoint cannot hold a part of the state.
     """
     state = get_state(part)
     if not isinstance(part, nn.Module):
         return encode_state(state, name)
-    # A network's has the versions of its modules in an attribute.
+    # The state of a network has the versions of its modules in an attribute.
     for key, value in state.items():
         if not isinstance(value, torch.Tensor):
             state[key] = encode_state(value, f"{name}.{key}")
@@ -68,7 +68,7 @@ def encode_part_state(part: Any, name: str) -> Any:
 
 
 def decode_part_state(part: Any, state: Any, name: str) -> Any:
-    """Return what `encode_part_state` was given."""
+    """Return the state that `encode_part_state` got."""
     if not isinstance(part, nn.Module):
         return decode_state(state, name)
     decoded = copy.copy(state)

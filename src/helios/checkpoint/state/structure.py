@@ -1,7 +1,7 @@
-"""How a network is put together: the classes of its modules, hooks, and parameters that several modules hold.
+"""The structure of a network: the classes of its modules, hooks, and tied parameters.
 
-A resumed run constructs its network anew. Weights that training has tied or untied are tied or untied again; another
-class of a module, or another hook, is something that only the program can make, so it is named.
+A resumed run constructs its network again. Weights that training has tied or untied are tied or untied again. Another
+class of a module, or another hook, can only be made by the program, so there is a warning about it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from helios.checkpoint.state.contents import join, modules_of, tensors_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Where torch keeps the hooks of a module and of a tensor; it has no public list of either.
+# The attributes in which torch holds the hooks of a module and of a tensor; there is no public list.
 _HOOKS: Final = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
@@ -26,12 +26,12 @@ _TENSOR_HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def find_ties(network: nn.Module, path: str, holders: dict[int, str]) -> dict[str, dict[str, str]]:
-    """Return the tensors that a module holds and another one, before it, as well: by module and name, its path there.
+    """Return the tied tensors of a network: by module and name, the path at which an earlier module holds the tensor.
 
     Args:
         network: the network.
-        path: where it is.
-        holders: the paths of the tensors of other networks by the ids of the tensors; those of this one are added.
+        path: its path.
+        holders: the paths of the tensors of other networks, by id; those of this network are added.
     """
     ties: dict[str, dict[str, str]] = {}
     for name, module in modules_of(network).items():
@@ -43,23 +43,23 @@ def find_ties(network: nn.Module, path: str, holders: dict[int, str]) -> dict[st
 
 
 def describe_structure(network: nn.Module) -> dict[str, tuple[str, int]]:
-    """Return of each module of a network by name its class, and how many hooks the program has registered on it."""
+    """Return, for each module of a network by name, its class and the number of hooks of the program."""
     return {name: (class_of(module), _count_hooks(module)) for name, module in modules_of(network).items()}
 
 
 def class_of(module: nn.Module) -> str:
-    """Return the name of the class that a module was constructed as; of a lazy one, that which it becomes."""
-    # `fully_shard` gives a module a class that is derived from FSDPModule and from the module's own.
+    """Return the name of the class that a module was constructed as; for a lazy module, the class that it becomes."""
+    # `fully_shard` gives a module a class derived from FSDPModule and from the module's own class.
     classes = type(module).__mro__
     kind = next(each for each in classes if not any(base.__name__ == "FSDPModule" for base in each.__mro__))
-    # A lazy module has the class that it becomes at the first batch, or `None` for the class itself.
+    # `cls_to_become` is the class of a lazy module after the first batch, or `None` for the same class.
     return ".".join(name_of(getattr(kind, "cls_to_become", None) or kind))
 
 
 def compare_structures(
     constructed: Mapping[str, tuple[str, int]], present: Mapping[str, tuple[str, int]], path: str
 ) -> dict[str, str]:
-    """Return what a resumed run would make otherwise: reasons by path."""
+    """Return the differences that a resumed run would have: reasons by path."""
     findings: dict[str, str] = {}
     for name, (kind, hooks) in present.items():
         if name not in constructed:
@@ -87,24 +87,24 @@ def _count_hooks(module: nn.Module) -> int:
     tables: list[Any] = [hooks for name in _HOOKS if (hooks := getattr(module, name, None))]
     for tensor in tensors_of(module).values():
         tables += [hooks for name in _TENSOR_HOOKS if (hooks := getattr(tensor, name, None))]
-    # Hooks of libraries, such as those of DDP and FSDP, are registered by what registers them in every process.
+    # Hooks of libraries, such as DDP and FSDP, are registered again in every process.
     return sum(is_own_module(_module_of(hook)) for hooks in tables for hook in hooks.values())
 
 
 def _module_of(hook: Any) -> str:
-    # torch wraps the hooks of a state dict in an object of its own; a method of an object is of its function's module.
+    # torch wraps hooks of a state_dict in an object; a bound method belongs to the module of its function.
     function = getattr(hook, "hook", hook)
     return getattr(function, "__module__", None) or type(function).__module__
 
 
 def tie(network: nn.Module, path: str, ties: Mapping[str, Mapping[str, str]], known: Mapping[str, Any]) -> None:
-    """Let modules hold the tensors of others, as `find_ties` returned them; other tensors stay as they are.
+    """Tie tensors as `find_ties` returned them; other tensors stay as they are.
 
     Args:
         network: the network.
-        path: where it is.
+        path: its path.
         ties: by module and name, the path of the tensor to hold.
-        known: the tensors of other networks by path.
+        known: the tensors of other networks, by path.
     """
     modules = modules_of(network)
     own = {
@@ -117,6 +117,6 @@ def tie(network: nn.Module, path: str, ties: Mapping[str, Mapping[str, str]], kn
             tensor = own.get(where, known.get(where))
             if name in modules and isinstance(tensor, torch.Tensor):
                 table: dict[str, Any] = (
-                    modules[name]._parameters if isinstance(tensor, nn.Parameter) else modules[name]._buffers  # noqa: SLF001 - to register a parameter again is refused.
+                    modules[name]._parameters if isinstance(tensor, nn.Parameter) else modules[name]._buffers  # noqa: SLF001 - torch refuses to register a parameter again.
                 )
                 table[key] = tensor

@@ -1,4 +1,4 @@
-"""Tensors of every kind: what is written of one, and how a constructed one takes it over."""
+"""Writes tensors of every kind, and restores them into constructed ones."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 GRAPH: Final = (
     "holds the graph of its computation, of which its value alone is saved: keep it.detach() in the attribute"
 )
-_OF_RUN: Final = "run"  # The device of the run, whichever it is where the checkpoint is read.
+_OF_RUN: Final = "run"  # Stands for the device of the run, which may be another one when the checkpoint is read.
 _PLAIN: Final = (torch.Tensor, torch.nn.Parameter)
 
 
 def encode_tensor(writer: Writer, tensor: torch.Tensor, path: str, anchor: str | None) -> Any:
-    """Return a tensor as plain data: itself, where it is one that `torch.load(..., weights_only=True)` reads.
+    """Return a tensor as plain data: unchanged if `torch.load(..., weights_only=True)` reads it.
 
     Raises:
-        UncapturableError: if it is of a kind that cannot be written.
+        UncapturableError: if it cannot be written.
     """
-    # To ask for a Parameter takes torch microseconds, which count where there are thousands of tensors.
+    # `isinstance` with Parameter takes microseconds, which matter with thousands of tensors.
     if type(tensor) not in _PLAIN and isinstance(
         tensor, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer
     ):
@@ -53,13 +53,13 @@ def encode_tensor(writer: Writer, tensor: torch.Tensor, path: str, anchor: str |
     else:
         node = {TAG: "tensor", "of": tensor}
     if tensor.device.type != "cpu":
-        # Checkpoints are read onto the CPU; a constructed tensor is on its device already.
+        # Checkpoints are read onto the CPU; a constructed tensor is already on its device.
         node["device"] = name_device(tensor.device, writer.device)
     return node
 
 
 def _encode_view(tensor: torch.Tensor, path: str) -> dict[str, Any]:
-    """Return a tensor that was made during training with the memory of one that was constructed."""
+    """Return, as plain data, a tensor that shares the memory of a constructed one."""
     return {
         TAG: "view",
         "of": path,
@@ -95,20 +95,20 @@ def _encode_subclass(writer: Writer, tensor: torch.Tensor, path: str) -> dict[st
 
 def as_plain(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of a subclass as a `torch.Tensor` that shares its memory."""
-    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - as torch's documentation of subclasses does it.
+    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - as in torch's documentation of subclasses.
         return tensor.detach().as_subclass(torch.Tensor)
 
 
 def name_device(device: torch.device, of_run: torch.device | None) -> str:
-    """Return what is written for a device: that of the run is another one where the checkpoint is read."""
+    """Return the name that is written for a device; the device of the run has a special name."""
     return _OF_RUN if device == of_run else str(device)
 
 
 def resolve_device(name: str | None, device: torch.device | None) -> torch.device:
-    """Return where a tensor goes of which the device was written under `name`.
+    """Return the device that was written as `name`.
 
     Args:
-        name: what `encode_tensor` wrote.
+        name: the name that `encode_tensor` wrote.
         device: the device of the run in this process.
     """
     if name is None:
@@ -119,7 +119,7 @@ def resolve_device(name: str | None, device: torch.device | None) -> torch.devic
 
 
 def fill_tensor(live: torch.Tensor, saved: torch.Tensor) -> None:
-    """Give a constructed tensor the content of a saved one, in its memory if that fits, and in new memory if not."""
+    """Copy the content of a saved tensor into a constructed one, in its memory if that fits, else in new memory."""
     modes = torch.no_grad(), torch.inference_mode(mode=live.is_inference())
     with torch._C.DisableTorchFunctionSubclass(), modes[0], modes[1]:  # noqa: SLF001 - see `as_plain`.
         saved = fit_tensor(saved, live).detach()
@@ -127,18 +127,18 @@ def fill_tensor(live: torch.Tensor, saved: torch.Tensor) -> None:
         if is_same_kind and live.layout is torch.strided and not _overlaps(live):
             live.detach().copy_(saved)
         else:
-            live.data = saved.to(live.device, copy=True)  # What was read from a file could not be resized.
+            live.data = saved.to(live.device, copy=True)  # Memory that was read from a file cannot be resized.
 
 
 def renew_tensor(
     saved: torch.Tensor, device: torch.device, storages: dict[tuple[int, torch.device], torch.UntypedStorage]
 ) -> torch.Tensor:
-    """Return a saved tensor with memory of its own, on a device.
+    """Return a saved tensor with new memory, on a device.
 
     Args:
-        saved: the tensor, as it was read.
-        device: where it goes.
-        storages: what was made so far: tensors that shared memory share it again.
+        saved: the tensor that was read.
+        device: the device.
+        storages: the memory that was made so far, so that tensors share it again.
     """
     is_view_of_memory = saved.layout is torch.strided and not (saved.is_meta or saved.is_conj() or saved.is_neg())
     if is_sharded(saved) or saved.is_quantized or not is_view_of_memory:
@@ -157,5 +157,5 @@ def renew_tensor(
 
 
 def _overlaps(tensor: torch.Tensor) -> bool:
-    """Whether elements of a tensor share memory with each other, as those of an expanded one do."""
+    """Return whether elements of a tensor share memory with each other, as in an expanded tensor."""
     return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,4 +1,4 @@
-"""Values that never change, as plain data: what NumPy, `datetime`, `decimal` and their like make of numbers.
+"""Writes immutable values of NumPy, `datetime`, `decimal` and similar modules as plain data.
 
 Each becomes a dictionary with the name of its kind under `TAG`. Reading one calls constructors that are listed here,
 and nothing that a file names.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FEW: Final = 1024
-TAG: Final = "$"  # The key that tells a description from a dictionary of the user's.
+TAG: Final = "$"  # This key distinguishes a description from a user's dictionary.
 
 PLAIN: Final = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.Size)
 _TORCH_NAMES: Final = (torch.layout, torch.memory_format)
@@ -33,9 +33,9 @@ _PATHS: Final = (pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPa
 
 
 def encode_value(value: Any) -> Any | None:  # noqa: C901, PLR0911 - one return for each kind.
-    """Return an immutable value as plain data; `None` for what is of no kind that this module knows.
+    """Return an immutable value as plain data; `None` if its type is not known here.
 
-    `None` itself and the values of the types in `PLAIN` are plain already, and are not asked about.
+    `None` and values of the types in `PLAIN` are plain already, and must not be passed.
     """
     kind = type(value)
     if kind is bytes:
@@ -72,13 +72,13 @@ def encode_array(array: np.ndarray[Any, Any]) -> dict[str, Any] | None:
     """Return an array of any dtype but `object` as plain data; `None` for an array of objects.
 
     Args:
-        array: an `ndarray`; of a subclass, the array that it is a view of.
+        array: an `ndarray`; for a subclass, the array that it is a view of.
     """
     if array.dtype.hasobject:
         return None
     is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     data = np.ascontiguousarray(array.T if is_fortran else array)
-    # Few bytes are written as such: a tensor takes a record of its own in the file.
+    # Small arrays are written as bytes, because each tensor takes a record in the file.
     content: Any = data.tobytes()
     if data.nbytes > _FEW or not content:
         content = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
@@ -92,7 +92,7 @@ def encode_array(array: np.ndarray[Any, Any]) -> dict[str, Any] | None:
 
 
 def decode_array(node: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Return the array that `encode_array` was given; it owns its memory."""
+    """Return the array that `encode_array` got, with its own memory."""
     dtype, shape = _read_dtype(node["dtype"]), tuple(node["shape"])
     data = np.empty(shape[::-1] if node["fortran"] else shape, dtype=dtype)
     if data.nbytes:
@@ -103,15 +103,15 @@ def decode_array(node: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def is_value(node: dict[str, Any]) -> bool:
-    """Whether this is what `encode_value` returns for something."""
+    """Return whether this is a result of `encode_value`."""
     return node.get(TAG) in _DECODERS
 
 
 def decode_value(node: dict[str, Any]) -> Any:
-    """Return what `encode_value` was given.
+    """Return the value that `encode_value` got.
 
     Raises:
-        CheckpointMismatchError: if no kind of value is described so.
+        CheckpointMismatchError: if this is not its result.
     """
     try:
         return _DECODERS[node[TAG]](node)
@@ -152,7 +152,7 @@ def _read_dtype(descr: Any) -> np.dtype[Any]:
 def _encode_time(value: datetime.datetime | datetime.date | datetime.time) -> dict[str, Any] | None:
     zone = getattr(value, "tzinfo", None)
     if zone is not None and type(zone) is not datetime.timezone:
-        return None  # Zones by name come out of a database, which may differ where the checkpoint is read.
+        return None  # Named time zones come from a database, which may be another one when the checkpoint is read.
     naive = value.replace(tzinfo=None) if zone is not None else value  # type: ignore[call-arg]  # it has a zone
     fold = getattr(value, "fold", 0)
     return {

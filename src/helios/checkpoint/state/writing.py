@@ -1,4 +1,4 @@
-"""Writing the attributes of an object, and naming those that cannot be written."""
+"""Writes the attributes of an object, and records those that cannot be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from helios.checkpoint.state.anchors import Graph
 
-LEFT: Final = {TAG: "left"}  # Stands for an attribute that stays as it is constructed.
+LEFT: Final = {TAG: "left"}  # Stands for an attribute that a restore leaves as it is.
 EXCLUDED: Final = "non_persistent_attributes"
 DEEP: Final = "is nested too deeply to be saved"
 FLAT: Final = "keep it in a flat list, or a tensor"
@@ -26,17 +26,17 @@ class Writer(abc.ABC):
     """Writes the attributes of one part of a run: a model, a plug-in, a data module.
 
     Attributes:
-        parts: what has a state of its own (networks, optimizers, schedulers, ...), by path, to be written apart.
+        parts: objects with a `state_dict` (networks, optimizers, ...), by path, which are written separately.
         findings: reasons why values are not written, by their paths.
-        classes: the program's own classes that were met.
-        size: how many values were written.
-        holders: the paths of the tensors in networks that were described, by the ids of the tensors.
+        classes: the classes of the program that were met.
+        size: the number of values that were written.
+        holders: the paths of the tensors of networks, by id.
         arrays: NumPy arrays that were written, with their paths.
-        graph: what the parts of the run share.
+        graph: the tables that the parts of the run share.
         root: the path of this part.
         device: the device of the run in this process.
-        registers: tells whether an object has just been constructed, and is to be remembered as such.
-        depth: how deep the value that is being written is.
+        registers: returns whether an object was just constructed and is registered as an anchor.
+        depth: the nesting level of the current value.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Writer(abc.ABC):
         *,
         registers: Callable[[Any], bool] | None = None,
     ) -> None:
-        """Bind the run.
+        """Store the run.
 
         Args:
-            graph: what the parts of the run share.
+            graph: the tables that the parts of the run share.
             root: the path of this part.
             device: the device of the run in this process.
-            registers: tells whether an object has just been constructed, and is to be remembered as such; `None` while
-                nothing is.
+            registers: returns whether an object was just constructed and is registered as an anchor; `None` to register
+                nothing.
         """
         self.parts: dict[str, Any] = {}
         self.findings: dict[str, str] = {}
@@ -73,11 +73,11 @@ class Writer(abc.ABC):
         """Return a value as plain data.
 
         Raises:
-            UncapturableError: if it can be held by no checkpoint.
+            UncapturableError: if a checkpoint cannot hold it.
         """
 
     def attribute(self, value: Any, path: str, *, tells_all: bool = False) -> Any:
-        """Return the value of an attribute as plain data; `LEFT`, with a finding, if it cannot be."""
+        """Return the value of an attribute as plain data; `LEFT`, with a finding, if that is impossible."""
         depth, seen = self.depth, len(self.graph.seen)
         try:
             return self.encode(value, path)
@@ -88,9 +88,9 @@ class Writer(abc.ABC):
         except RecursionError:
             self.findings[path] = f"{DEEP}: {FLAT}"
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # An error in a class of the user's or of a library must not end the run.
+            # An error in a class of the user or of a library must not end the run.
             self.findings[path] = f"cannot be saved ({type(error).__name__}: {error}): keep it in another form"
-        # What was met inside is not written, so nothing may refer to it.
+        # The objects inside are not written, so nothing may refer to them.
         while len(self.graph.seen) > seen:
             self.graph.seen.popitem()
         self.depth = depth
@@ -99,7 +99,7 @@ class Writer(abc.ABC):
     def attributes_of(
         self, owner: Any, path: str, names: Iterable[str] | None = None, *, tells_all: bool = False
     ) -> dict[str, Any]:
-        """Return the attributes of an object as plain data, by name; all of them unless `names` says which."""
+        """Return the attributes of an object as plain data, by name; all of them if `names` is not given."""
         held = own_attributes(owner)
         if names is not None:
             held = {name: held[name] for name in names if name in held}
@@ -111,7 +111,7 @@ class Writer(abc.ABC):
         }
 
     def encode_inner(self, value: Any, path: str) -> Any:
-        """Return what was made of a value just now as plain data: nobody else holds it."""
+        """Return a temporary value, which no other object holds, as plain data."""
         registers, self.registers = self.registers, None
         try:
             return self.encode(value, f"{path}.<inner>")
@@ -119,7 +119,7 @@ class Writer(abc.ABC):
             self.registers = registers
 
     def ensure_made(self, kind: type, path: str) -> None:
-        """Check that an object of a class can be made anew.
+        """Check that an object of a class can be constructed again.
 
         Raises:
             UncapturableError: if not.
@@ -136,11 +136,11 @@ class Writer(abc.ABC):
             )
 
     def note_classes(self, kind: type) -> None:
-        """Remember that an object of a class was met, because training may change what its classes hold."""
+        """Record the class of an object that was met, because training may change class attributes."""
         self.classes.update(dict.fromkeys(own_bases(kind)))
 
     def constant(self, value: Any, path: str, what: str, *, is_silent: bool = False) -> Any:
-        """Return what stands for an object that is taken for the constructed one, and holds no state itself."""
+        """Return the reference to a constructed object that has no state itself."""
         anchor = self.graph.anchors.path_of(value)
         if anchor is None and self.registers is not None and self.registers(value):
             self.graph.anchors.add(path, value)
@@ -150,24 +150,24 @@ class Writer(abc.ABC):
         return {TAG: "constant"} if anchor == path else {TAG: "same", "at": anchor}
 
     def of_class(self, value: Any, path: str, base: type) -> dict[str, Any]:
-        """Return what an object of a builtin's subclass has beside what the builtin holds."""
+        """Return the attributes of an object of a builtin's subclass."""
         kind = type(value)
         if kind is base:
             return {}
         self.ensure_made(kind, path)
         extra: dict[str, Any] = {"class": list(name_of(kind))}
         if kind.__dictoffset__ and object.__getattribute__(value, "__dict__") is value:
-            return {**extra, "is_own_dict": True}  # As classes do whose keys are attributes.
+            return {**extra, "is_own_dict": True}  # Some classes have their keys as attributes.
         attributes = self.attributes_of(value, path)
         return {**extra, "attributes": attributes} if attributes else extra
 
 
 def own_attributes(owner: Any) -> dict[str, Any]:
-    """Return what an object holds by name, in its dictionary and its slots, without calling anything of its class."""
+    """Return the attributes of an object from its dictionary and slots, without calling code of its class."""
     held = dict(object.__getattribute__(owner, "__dict__")) if type(owner).__dictoffset__ else {}
     for name in slots_of(type(owner)):
         try:
             held[name] = object.__getattribute__(owner, name)
         except AttributeError:
-            continue  # A slot that nothing has been put into.
+            continue  # An empty slot.
     return held
