@@ -1,4 +1,4 @@
-"""Whether the model or a plug-in ends training: asked on every rank, and decided alike on all of them."""
+"""Whether the model or a plug-in stops training, decided by a vote of all ranks."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 class StopVote:
-    """Asks the model and the plug-ins whether training ends.
+    """Asks the model and the plug-ins whether training stops.
 
-    If one rank wants to stop, all do: at a boundary where there is something to ask, the ranks agree in one collective
-    over their hosts. Where no answer can have changed, and nothing else is due, there is none.
+    If one rank wants to stop, all ranks stop: they agree in one collective over their hosts. If no answer can have
+    changed since the last vote, and nothing else is due, there is no collective.
 
     Attributes:
         asks_model: whether the model overrides `should_training_stop`.
         may_stop: whether the model or a plug-in overrides it.
-        requests: requests that end training after the current batch. With several ranks it is always empty: others
-            cannot know of a request, so it waits for the next boundary at which all ranks vote.
+        requests: requests that stop training after the current batch. With several ranks it is always empty: the
+            other ranks do not know of a request, so it waits for the next vote.
     """
 
     def __init__(self, model: Model, plugins: PluginTable, host_group: HostGroup) -> None:
-        """Find out who may end training."""
+        """Collect the methods that may stop training."""
         asked = [plugin for plugin in plugins.values() if overrides(plugin, "should_training_stop", Plugin)]
         self._host_group = host_group
         self._questions = [(plugin.should_training_stop, plugin.stop_is_final) for plugin in asked]
         self._news: list[Callable[[], bool]] = [plugin.has_stop_news for plugin in asked]
         self.asks_model = overrides(model, "should_training_stop", Model)
         if self.asks_model:
-            # First, so that it draws what it would draw without a plug-in.
+            # First, so that plug-ins do not change its random draws.
             self._questions.insert(0, (model.should_training_stop, True))
             self._news.append(lambda: True)
         self.may_stop = bool(self._questions)
@@ -52,24 +52,24 @@ class StopVote:
 
     def has_news(self) -> bool:
         """Return whether an answer may have changed since the last vote."""
-        answers = [has_news() for has_news in self._news]  # All are asked: a plug-in may count from this call.
+        answers = [has_news() for has_news in self._news]  # All are called, because a plug-in may count the calls.
         return any(answers)
 
     def ask(self, state: TrainingState) -> tuple[bool, bool]:
-        """Ask everybody, on all ranks.
+        """Ask the model and the plug-ins, on all ranks; a collective.
 
         Returns:
-            Whether training ends for good, and whether it ends for now, to be continued by the next `fit`.
+            Whether training stops for good, and whether it stops so that the next `fit` continues it.
 
         Raises:
-            TrainingError: if the ranks are not at the same place.
+            TrainingError: if the ranks are at different positions.
         """
         answers = [is_final for question, is_final in self._questions if question()]
         for request in self._requests:
             get_root_logger().info("plug-in %r requests that training stops: %s", request.plug_id, request.reason)
             answers.append(request.is_final)
         self._requests.clear()
-        # Between two batches there are two boundaries, if an epoch ends there.
+        # If an epoch ends between two batches, there are two positions.
         place = 2 * state.global_iteration + (not state.is_epoch_in_progress)
         final, for_now, last, first = self._host_group.all_reduce_max(any(answers), not all(answers), place, -place)
         if last != -first:

@@ -21,7 +21,7 @@ def first_of(*failures: Failure) -> Failure:
 
 
 def test_an_echo_is_never_first() -> None:
-    """Whoever lost a connection may say so before the rank that is gone is missed; the cause is that rank."""
+    """An echo may arrive before the failure of the lost rank; the lost rank is reported as the first."""
     echo, late_echo = (Failure(rank, "here", 1.0 + rank, "Connection closed", is_echo=True) for rank in (0, 1))
     killed, follower = (Failure(rank, "here", 3.0 + rank, "it was ended by SIGKILL") for rank in (2, 3))
     assert first_of(echo, late_echo, follower, killed) == killed
@@ -38,8 +38,8 @@ def test_an_echo_is_never_first() -> None:
         (1, False, "it ended with exit code 1 before it could begin. If the script calls fit at its top level"),
     ],
 )
-def test_how_a_rank_has_ended_is_told(code: int, text: str, *, has_begun: bool) -> None:
-    """A signal is told by its name; a rank that never began points at the script."""
+def test_the_end_of_a_rank_is_described(code: int, text: str, *, has_begun: bool) -> None:
+    """A signal is named; for a rank that never began, the text refers to the script."""
     assert _describe_end(code, has_begun=has_begun).startswith(text)
 
 
