@@ -81,7 +81,7 @@ def test_losses_are_averaged_when_they_are_logged(tmp_path: Path) -> None:
 
 
 def test_ranks_with_unequal_streams_end_an_epoch_together(tmp_path: Path) -> None:
-    """Of 27 numbers, rank 0 has 14 and rank 1 has 13; batches of 6: both train on 2 full ones and the rest."""
+    """With 14 numbers on rank 0, 13 on rank 1 and batches of 6, both train on 2 full batches and a short one."""
     with pytest.warns(UserWarning, match="no state_dict"):
         (alone,) = train(Plan(stream=True, iterations=3), tmp_path / "alone")
     assert [len(indices) for _, indices in alone["seen"]] == [12, 12, 3]
@@ -104,7 +104,7 @@ def test_a_stream_in_progress_needs_as_many_ranks(tmp_path: Path) -> None:
 
 
 def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
-    """A strategy that there is not is refused when the trainer is made; the message lists those there are."""
+    """The constructor of the trainer refuses an unknown strategy; the message lists the known ones."""
     with pytest.raises(ConfigurationError, match="strategy is 'pipeline': choose one of 'ddp', 'fsdp'"):
         make_trainer(Plan(strategy="pipeline"), tmp_path)
 
@@ -197,7 +197,7 @@ def test_a_sharded_run_is_resumed_in_an_accumulation(stop: int, unreduced: bool,
         compare(resumed[0]["weights"], whole[0]["weights"])
 
 
-def test_what_sharded_ranks_have_trained_can_be_tested(tmp_path: Path) -> None:
+def test_weights_of_sharded_ranks_can_be_tested(tmp_path: Path) -> None:
     """Two sharded ranks, and one process, test what was trained, with a checkpoint and without one."""
     plan = Plan(ranks=2, strategy="fsdp", iterations=2)
     trainer, model = make_trainer(plan, tmp_path), Elastic(plan)

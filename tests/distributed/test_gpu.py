@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_gpus_train_as_one_process_does(strategy: str, tmp_path: Path) -> None:
-    """Two ranks, each on the GPU of its local rank, end with the weights of one, but for rounding."""
+    """Two ranks, each on the GPU of its local rank, end with the weights of one process up to rounding."""
     (alone,) = train(Plan(iterations=6), tmp_path / "alone")
     told = train(Plan(ranks=2, iterations=6, strategy=strategy, on_gpus=True), tmp_path / "together")
     assert batches(told) == batches([alone])

@@ -99,7 +99,7 @@ def train(
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("is_unreduced", [True, False], ids=["unreduced", "reduced"])
-def test_what_was_used_before_a_checkpoint_is_exchanged(ranks: int, is_unreduced: bool, tmp_path: Path) -> None:
+def test_gradients_before_a_checkpoint_are_reduced(ranks: int, is_unreduced: bool, tmp_path: Path) -> None:
     """A layer that one rank uses before a checkpoint, and no rank after it, is resumed to the same bits.
 
     All ranks have the same weights, and those differ from what they would be without that layer's gradient.
@@ -113,7 +113,7 @@ def test_what_was_used_before_a_checkpoint_is_exchanged(ranks: int, is_unreduced
             assert_equal(weights, whole[0])
 
 
-def test_what_sharded_ranks_have_used_is_exchanged_by_copies(tmp_path: Path) -> None:
+def test_gradients_of_sharded_ranks_are_reduced_by_ddp(tmp_path: Path) -> None:
     """DDP reduces unreduced gradients that sharded ranks have saved, even of a layer that it does not use."""
     whole = train(tmp_path / "whole", 2, 3, is_unreduced=True, is_alike=True)
     train(tmp_path / "changing", 2, 1, strategy="fsdp", is_unreduced=True, is_alike=True)

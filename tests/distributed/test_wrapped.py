@@ -69,7 +69,7 @@ def train(rank: int) -> Any:
 
 
 def test_wrappers_are_found_wherever_they_are(tmp_path: Path) -> None:
-    """DDP exchanges nothing in a validation within other wrappers and networks too, and is in none of the names.
+    """DDP inside other wrappers and networks makes no collective in a validation, and occurs in no name.
 
     What two ranks save has the names of one process, and loads there. Their validations may have different lengths.
     """

@@ -119,7 +119,7 @@ def test_a_second_signal_ends_a_step_that_hangs(tmp_path: Path, how: str, number
 
 
 def test_one_signal_is_said_to_have_come(tmp_path: Path) -> None:
-    """A step that hangs does not keep it a secret that a signal has come, and what another one would do."""
+    """During a step that hangs, a warning says that a signal has arrived, and what a second one does."""
     process = multiprocessing.get_context("forkserver").Process(target=train, args=(tmp_path, "alone"))
     process.start()
     assert process.pid is not None
@@ -136,7 +136,7 @@ def test_one_signal_is_said_to_have_come(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_ranks_that_hang_end_with_who_has_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second SIGTERM to the process that has called `fit` ends ranks that cannot leave, and then that process."""
+    """A second SIGTERM to the process that called `fit` ends ranks that cannot stop, and then that process."""
     monkeypatch.setattr(_signals, "_DUPLICATE", 0.0)
     trouble = Trouble(tmp_path, "hook", 1, "wait")
     was_asked = SignalWatch.was_asked

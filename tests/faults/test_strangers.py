@@ -53,7 +53,7 @@ class Training(CountingModel):
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_a_run_that_fit_has_started(tmp_path: Path, harm: Path) -> None:
-    """Pickles under every key of a run's store are not loaded; the run ends with an error about them."""
+    """Pickles under every key of a run's store are not loaded, and the run ends with an error about them."""
     before = listening([os.getpid()])
     seen: set[str] = set()
 
@@ -81,7 +81,7 @@ def port_of(job: torchrun.Job) -> int:
 
 
 def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
-    """The same under torchrun, whose store the ranks tell each other of failures through."""
+    """The same under torchrun, with the store through which ranks announce failures."""
     arguments = ["train", str(tmp_path), "1", "60"]
     with torchrun.start("trouble_job", arguments, folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")

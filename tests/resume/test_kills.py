@@ -92,7 +92,7 @@ def test_gradients_that_were_used_are_nobody_s(spec: RunSpec, tmp_path: Path) ->
     ids=str,
 )
 def test_kills_at_random_instants(spec: RunSpec, tmp_path: Path) -> None:
-    """Killed from outside, six times, at instants that nobody chose, a longer run ends the same."""
+    """Killed six times at random times, a longer run ends the same."""
     whole = undisturbed(spec, tmp_path / "whole")
     chance = random.Random(str(spec))
     assert_same(killed_at_random(spec, tmp_path / "killed", kills=6, longest=1.0, chance=chance), whole)
