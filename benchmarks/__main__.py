@@ -10,7 +10,7 @@ import platform
 import time
 from typing import Final
 
-# Before torch is imported: what is compared shall not depend on how many cores happen to be idle.
+# Before torch is imported: the comparison must not depend on how many cores are idle.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch

@@ -157,7 +157,7 @@ class _Stopping(_Counted):
     """Is asked after every batch whether it ends training."""
 
     def should_training_stop(self) -> bool:
-        """Go on."""
+        """Continue."""
         return False
 
 
@@ -197,7 +197,7 @@ class Case:
         name: what.
         options: the trainer's arguments that make it due after every second step.
         model: the class of the model.
-        epoch: batches in an epoch; `None` for an iterable data set.
+        epoch: batches in an epoch; `None` for an iterable dataset.
         is_always_due: whether it is due after every step instead.
         is_silent: whether nothing is to be said.
     """
@@ -220,7 +220,7 @@ CASES: Final = (
     Case("a checkpoint", {"chkpt_frequency": _PERIOD}),
     Case("the end of an epoch", epoch=_PERIOD),
     Case("a step of a model that overrides should_training_stop", model=_Stopping, is_always_due=True),
-    Case("a step over an iterable data set", epoch=None, is_always_due=True),
+    Case("a step over an iterable dataset", epoch=None, is_always_due=True),
 )
 
 

@@ -110,7 +110,7 @@ def started_by(method: str | None) -> Iterator[None]:
 
 def raise_error() -> None:
     """Fail with an error."""
-    raise ValueError("rank 1 has failed, as it shall")
+    raise ValueError("rank 1 has failed, as it should")
 
 
 def kill_process() -> None:
@@ -138,7 +138,7 @@ def time_failure(fail: Callable[[], None]) -> float:
 
 
 def time_leaving(step: int, *, to_rank: bool) -> tuple[int, float]:
-    """Return the batches, the one in hand included, and the seconds from SIGTERM to the end of the last step.
+    """Return the batches, including the current one, and the seconds from SIGTERM to the end of the last step.
 
     Args:
         step: when the signal is sent.

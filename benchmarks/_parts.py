@@ -8,10 +8,10 @@ from helios import DataModule
 
 
 class Shuffled(DataModule):
-    """A data set, shuffled.
+    """A dataset, shuffled.
 
     Args:
-        dataset: the data set.
+        dataset: the dataset.
         batch_size: samples per batch and rank.
     """
 
@@ -21,5 +21,5 @@ class Shuffled(DataModule):
         self._batch_size = batch_size
 
     def setup(self) -> None:
-        """Join the data set with its parameters."""
+        """Join the dataset with its parameters."""
         self._train_dataset = self._create_dataset(self._dataset, {"batch_size": self._batch_size, "shuffle": True})

@@ -63,7 +63,7 @@ class _Data(DataModule):
     """A million samples, shuffled."""
 
     def setup(self) -> None:
-        """Make the data set."""
+        """Make the dataset."""
         self._train_dataset = self._create_dataset(_Squares(), {"batch_size": _BATCH, "shuffle": True})
 
 

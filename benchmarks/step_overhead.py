@@ -32,7 +32,7 @@ _FEATURES: Final = 64
 
 
 class _Pairs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """A map-style data set as people write them."""
+    """A map-style dataset as users write them."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.images, self.labels = images, labels
@@ -151,7 +151,7 @@ def run_network() -> Table:
     rows = []
     for name, dataset in (
         ("TensorDataset", TensorDataset(images, labels)),
-        ("a data set of one's own", _Pairs(images, labels)),
+        ("a custom dataset", _Pairs(images, labels)),
     ):
         seconds = _time_loops(dataset)
         micro = {key: f"{statistics.median(values) / _BATCHES * 1e6:.0f} µs" for key, values in seconds.items()}
@@ -174,7 +174,7 @@ def run_network() -> Table:
         (
             f"Per step, medians of 7 rounds of {_BATCHES} steps, in processor time.",
             "Loop alone: helios over the bare loop with our loader; in all: over the bare loop with torch's.",
-            f"A data set of one's own may draw: its samples are keyed one by one, {_BATCH} times what a step is keyed.",
+            f"A custom dataset may draw random numbers: each of its {_BATCH} samples per step is keyed.",
         ),
     )
 

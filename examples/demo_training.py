@@ -1,4 +1,4 @@
-"""One training run left alone, one that is killed and goes on: the first half of the demo."""
+"""An uninterrupted training run, and one that is killed and resumed: the first half of the demo."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When a run was killed, and where it went on: iterations."""
+    """The iterations at which a run was killed and resumed."""
 
     at: int
     resumed_from: int
@@ -153,7 +153,7 @@ def compare_trainings(output: Path, iterations: int, ranks: int) -> bool:
     """
     roots = {name: output / "checkpoints" / name for name in ("uninterrupted", "interrupted")}
     for root in roots.values():
-        shutil.rmtree(root, ignore_errors=True)  # Those of the last demo: this one shall not resume them.
+        shutil.rmtree(root, ignore_errors=True)  # Checkpoints of an earlier demo must not be resumed.
     kill_at = iterations * 11 // 20  # Half-way, and then on to the middle of the sixth of ten epochs.
 
     say(f"1 of 5: a training run{f' on {ranks} ranks' if ranks > 1 else ''}, left alone")

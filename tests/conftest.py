@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 # Before torch is imported, and inherited by every process that a test starts: tests run side by side on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
-# torch asks for the names of those who connect to a store: a name server that is out of reach shall not take 5 seconds.
+# torch looks up the host names of processes that connect to a store, which takes 5 s without a name server.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 import hypothesis

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 SOURCE: Final = ROOT / "src" / "helios"
 LONGEST_FILE: Final = 300  # Lines.
+NEWLINE: Final = "\n"
 LONGEST_FUNCTION: Final = 40  # Lines of its body, without the docstring.
 
 # Each regular expression, and what to write in its place.
@@ -29,7 +30,7 @@ WORDS: Final = {
     r"(let|lets|letting) go of": "release",
     r"lookouts?": "monitor",
     r"attends?": "watch",
-    r"keep_at_home|kept at home|stays? at home": "register_proxy",
+    r"keep at home|kept at home|stays? at home": "register_proxy",
     r"hears?|heard": "receive",
     r"crew": "rank pool",
     r"dues": "buffer_sync_flags",
@@ -39,18 +40,20 @@ WORDS: Final = {
     r"parting": "shutdown",
     r"gone on from": "is resumed",
 }
-_WORD: Final = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS) + r")(?![A-Za-z])", re.IGNORECASE)
+# Between the words of a phrase: a space, the underscore of a name, or the end of a line, before a comment's next one.
+_GAP: Final = r"(?:[ _]|[ \t]*\n[ \t#]*)"
+_WORD: Final = re.compile(r"(?<![A-Za-z])(" + "|".join(WORDS).replace(" ", _GAP) + r")(?![A-Za-z])", re.IGNORECASE)
 
 # Files of the package that may read private names of torch, Optuna or another library, and why no public one does.
 PRIVATE: Final = {
-    "checkpoint/contents.py": "a module's own tensors, those that are None included, are in private tables only",
-    "checkpoint/details.py": "as contents.py; which buffers are not persistent is private, too",
-    "checkpoint/structure.py": "hooks, and parameters that two modules hold, are in private tables only",
-    "checkpoint/digest.py": "the public `indices` and `values` refuse a sparse tensor that is not coalesced",
-    "checkpoint/encoding.py": "`_name_` and `_value_` are documented for the metaclass of enumerations",
-    "checkpoint/fsdp.py": "FSDP2 has no public way to read unreduced gradients, or to keep parameters unsharded",
-    "checkpoint/parts.py": "versions in a state_dict, the wrapper of torch.compile, the mark of a first step",
-    "checkpoint/tensors.py": "the documented way to switch `__torch_function__` off",
+    "checkpoint/state/contents.py": "a module's own tensors, those that are None included, are in private tables only",
+    "checkpoint/state/details.py": "as contents.py; which buffers are not persistent is private, too",
+    "checkpoint/state/structure.py": "hooks, and parameters that two modules hold, are in private tables only",
+    "checkpoint/state/digest.py": "the public `indices` and `values` refuse a sparse tensor that is not coalesced",
+    "checkpoint/state/encoding.py": "`_name_` and `_value_` are documented for the metaclass of enumerations",
+    "checkpoint/state/fsdp.py": "FSDP2 has no public way to read unreduced gradients, or to keep parameters unsharded",
+    "checkpoint/state/parts.py": "versions in a state_dict, the wrapper of torch.compile, the mark of a first step",
+    "checkpoint/state/tensors.py": "the documented way to switch `__torch_function__` off",
     "core/rng/state_dict.py": "whether CUDA can be used in a forked process",
     "data/sources/stream_source.py": "`_replace` is documented for named tuples",
     "data/streaming.py": "as stream_source.py",
@@ -65,6 +68,12 @@ PRIVATE: Final = {
 def python_files(paths: Iterable[Path]) -> list[Path]:
     """Return the Python files at or below these paths."""
     return sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
+
+
+def text_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the files with text at or below these paths, but for this one, which lists the words to avoid."""
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [file for file in files if file.suffix in (".py", ".md", ".toml") and file != Path(__file__)]
 
 
 def find_long_files(paths: Iterable[Path]) -> list[str]:
@@ -93,10 +102,11 @@ def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def find_words(files: Iterable[Path]) -> list[str]:
     """Return where a word or phrase stands that `WORDS` replaces."""
     return [
-        f"{_name(path)}:{number} {match.group(0)!r}: {_replacement(match.group(0))}"
+        f"{_name(path)}:{text.count(NEWLINE, 0, match.start()) + 1} {found!r}: {_replacement(found)}"
         for path in files
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        for match in _WORD.finditer(line)
+        for text in [path.read_text(encoding="utf-8")]
+        for match in _WORD.finditer(text)
+        for found in [re.sub(_GAP, " ", match.group(0))]
     ]
 
 
@@ -157,11 +167,10 @@ def _name(path: Path) -> str:
 def main(arguments: list[str]) -> None:
     """Print what breaks the rules at these paths, or in the whole repository."""
     paths = [Path(argument).resolve() for argument in arguments] or [ROOT / part for part in ("src", "tests", "docs")]
-    texts = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     found = [
         *find_long_files(path for path in paths if SOURCE in (path, *path.parents) or SOURCE.is_relative_to(path)),
         *find_long_functions(path for path in paths if SOURCE in (path, *path.parents) or SOURCE.is_relative_to(path)),
-        *find_words(file for file in texts if file.suffix in (".py", ".md", ".toml") and file.name != "house.py"),
+        *find_words(text_files(paths)),
         *(f"src/helios/{file}: private {sorted(set(names))}" for file, names in find_private_names().items()),
     ]
     print("\n".join(found))  # noqa: T201 - its output.

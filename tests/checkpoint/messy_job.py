@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import helios
-from helios.checkpoint import details, encoding
-from helios.checkpoint.anchors import Anchors
+from helios.checkpoint.state import details, encoding
+from helios.checkpoint.state.anchors import Anchors
 from helios.trainer._states import PartStates
 from tests.checkpoint.kinds import KINDS, NAMED
 from tests.checkpoint.looks import describe

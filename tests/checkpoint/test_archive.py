@@ -72,7 +72,7 @@ def test_a_flipped_bit_anywhere_is_noticed(archive: Path) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(data=st.data())
 def test_a_cut_or_longer_file_is_noticed(archive: Path, data: st.DataObject) -> None:
-    """A file that ends early, anywhere, or goes on after its end, is refused and says how."""
+    """A file that is truncated anywhere, or has bytes after its end, is refused, and the error says which."""
     whole = archive.read_bytes()
     try:
         cut = data.draw(st.integers(0, len(whole) - 1))

@@ -180,7 +180,7 @@ def checkpoint_of(*states: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_with_other_ranks_gradients_in_flight_are_averaged(count: int) -> None:
-    """With more ranks or fewer all go on from the mean of the gradients; a rank without one counts as zero."""
+    """With another number of ranks, all continue with the mean of the gradients; a rank without one counts as zero."""
     both, one = torch.tensor([1.0, 2.0]), torch.tensor([4.0])
     data = checkpoint_of(
         {"gradients": {"a": both, "b": one}, "plugins": {"seen": 1}},

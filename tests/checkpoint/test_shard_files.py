@@ -17,9 +17,9 @@ import torch.distributed as dist
 from helios.checkpoint import files, shard_files
 from helios.checkpoint.archive import save_archive
 from helios.checkpoint.files import remove_temporaries
-from helios.checkpoint.parts import set_state
 from helios.checkpoint.shard_files import fill_shards, load_sharded_plain, save_sharded
 from helios.checkpoint.shard_tree import has_shards
+from helios.checkpoint.state.parts import set_state
 from helios.errors import (
     ArgumentTypeError,
     CheckpointError,
@@ -76,8 +76,8 @@ def load_training(rank: int, path: Path) -> Any:
     return data["training"], loaded, whole(state_of(network, optimizer))
 
 
-def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    """What 2 ranks saved goes on on 2 as if nothing had happened, and 3 ranks or 1 process load the same."""
+def test_training_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    """A checkpoint of 2 ranks is loaded exactly by 2 ranks, by 3 ranks and by 1 process."""
     path = tmp_path / "place" / "a.pth"
     (saved, trained), _ = run_ranks(tmp_path, 2, save_training, path)
     assert names_in(path.parent) == ["a.pth"]

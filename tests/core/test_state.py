@@ -61,7 +61,7 @@ def test_attributes_of_a_programs_own_are_part_of_the_state() -> None:
 @pytest.mark.parametrize(
     ("started", "done_in_it", "completed"), [(0, 0, 0), (1, 1, 0), (1, 0, 1), (5, 2, 4), (5, 0, 5)]
 )
-def test_the_epoch_in_hand_is_derived(started: int, done_in_it: int, completed: int) -> None:
+def test_the_current_epoch_is_derived(started: int, done_in_it: int, completed: int) -> None:
     """The index of the epoch is derived from the counts; an epoch in progress is not complete."""
     state = TrainingState(global_epoch=started, dataset_iter=done_in_it)
     assert state.completed_epochs == completed

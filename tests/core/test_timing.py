@@ -82,7 +82,7 @@ def test_a_context_is_an_interval(clock: Clock) -> None:
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1), st.data())
-def test_a_restored_timer_goes_on(lengths: list[int], data: st.DataObject) -> None:
+def test_a_restored_timer_continues(lengths: list[int], data: st.DataObject) -> None:
     """Saving and restoring between any two intervals changes no result."""
     cut = data.draw(st.integers(0, len(lengths)))
     clock = Clock()

@@ -31,11 +31,11 @@ class Plan:
 
     Attributes:
         ranks: how many processes; 1 for the calling one.
-        iterations: how many there shall have been in the end; epochs, if the options say so.
+        iterations: the iterations trained in total; epochs, if the options say so.
         samples: the size of the training data.
         strategy: as in `Trainer`.
         kill_at: the iteration in which rank 1 is killed, if it is.
-        stream: whether the data set is iterable.
+        stream: whether the dataset is iterable.
         valid_stream: how many numbers there are to validate on as a stream, if at all.
         on_gpus: whether each rank has a GPU.
         unreduced: whether gradients are exchanged at optimizer steps only.
@@ -130,12 +130,12 @@ class Elastic(Model):
         self._loss_items["loss"] = loss.detach()
 
     def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""
+        """Return a context in which gradients are reduced, or stay unreduced until an optimizer step."""
         network: Any = self.net
-        is_kept_back = self._plan.unreduced and self.is_distributed and not self.is_optimizer_step(state)
+        is_unreduced = self._plan.unreduced and self.is_distributed and not self.is_optimizer_step(state)
         if self._plan.strategy == "fsdp" and self.is_distributed:
-            network.set_requires_gradient_sync(not is_kept_back)
-        elif is_kept_back:
+            network.set_requires_gradient_sync(not is_unreduced)
+        elif is_unreduced:
             unreduced: contextlib.AbstractContextManager[None] = network.no_sync()
             return unreduced
         return contextlib.nullcontext()

@@ -103,7 +103,7 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
         hosts = [Host(name, address, _INTERFACE, files, ends) for name, address in zip(names, _ADDRESSES, strict=True)]
         lines = ["127.0.0.1 localhost", *(f"{host.address} {host.name}" for host in hosts)]
         (files / "hosts").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        # Nobody who asks for a name shall wait for a server that is out of reach.
+        # A look-up of a host name must not wait for a name server that cannot be reached.
         (files / "nsswitch.conf").write_text("hosts: files\n", encoding="utf-8")
         for host in hosts:
             _ip("netns", "add", host.name)

@@ -44,12 +44,12 @@ def _gradients_of_rank_0_for_all() -> None:
 
 
 def _stream_of_rank_0_for_all() -> None:
-    """Every rank goes on where rank 0 was in its own part of a stream."""
+    """Every rank continues its own part of a stream at the position of rank 0."""
     _keep_of_overlays(lambda path: path[:2] != ("training", "feed"))
 
 
 def _plugins_of_rank_0_for_all() -> None:
-    """Plug-ins go on with what rank 0's had."""
+    """The plug-ins of all ranks continue with the state of those of rank 0."""
     _keep_of_overlays(lambda path: path[0] != "plugins")
 
 
@@ -105,8 +105,8 @@ def _validation_with_buffers_when_due() -> None:
     mock.patch.object(ddp, "_broadcast_buffers_once", take_over_when_due).start()
 
 
-def _dues_forgotten() -> None:
-    """The first forward pass of a process takes over rank 0's buffers, whatever came before it."""
+def _buffer_sync_flags_forgotten() -> None:
+    """The first forward pass of a process always broadcasts the buffers of rank 0."""
     mock.patch.object(Strategy, "restore_buffer_sync_flags").start()
 
 
@@ -135,7 +135,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "validation padded": _validation_padded,
     "validation with own buffers": _validation_with_own_buffers,
     "validation with buffers when due": _validation_with_buffers_when_due,
-    "flags forgotten": _dues_forgotten,
+    "flags forgotten": _buffer_sync_flags_forgotten,
     "validation not quiet": _validation_not_quiet,
     "streams not in step": _streams_not_in_step,
     "buckets not settled": _buckets_not_settled,

@@ -199,7 +199,7 @@ class TroubledData(DataModule):
 
     def setup(self) -> None:
         self.trouble.at("data setup", self.rank)
-        # A rank takes over how tests start processes; its workers shall be forked, as those of most programs are.
+        # A rank inherits the start method of the tests; its workers must be forked, as in most programs.
         multiprocessing.set_start_method("fork", force=True)
         samples = _Samples(self.trouble, self.rank)
         self._train_dataset = self._create_dataset(samples, {"batch_size": 2, "num_workers": self.workers})

@@ -1,4 +1,4 @@
-"""Models that tell what they have seen, in the ways in which results come home from ranks."""
+"""Models that report what they have seen in each way in which ranks return results."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class PreparedData(ListData):
 
 
 class Bell:
-    """Stays at home. Who rings it is killed before it is answered."""
+    """Stays in the calling process. A rank that calls it is killed before it gets the answer."""
 
 
 def _answer(bell: Bell, name: str, arguments: tuple[int], options: dict[str, Any]) -> str:
@@ -90,7 +90,7 @@ register_proxy(Bell, lambda _, number: (Rope, (number,)), _answer)
 
 
 class Ringing(Reporting):
-    """Rings a bell at home on rank 1."""
+    """Rings a bell of the calling process on rank 1."""
 
     def __init__(self) -> None:
         super().__init__(ring)

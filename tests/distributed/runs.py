@@ -24,11 +24,11 @@ import torch
 from torch import nn
 
 from helios.checkpoint.archive import save_archive
-from helios.checkpoint.parts import unwrap_module
+from helios.checkpoint.state.parts import unwrap_module
 from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.errors import RankFailedError
 from helios.plugins import Plugin
-from helios.ranks import monitor
+from helios.ranks import limits
 from helios.trainer.launch import rank as _rank
 from helios.trainer.launch import spawn as _spawn
 from tests.distributed.mutations import apply_mutation
@@ -165,7 +165,7 @@ def _victims(marks: Path, whom: str, caller: int) -> list[int]:
 
 def hurry() -> None:
     """Have signals noticed at once, or the small runs here would be over before."""
-    mock.patch.object(monitor, "_TICK", 0.01).start()
+    mock.patch.multiple(limits, CHECK_PERIOD=0.01, SETTLE_PERIOD=0.001).start()
     mock.patch.object(_spawn, "_POLL", 0.01).start()
 
 
@@ -197,7 +197,7 @@ def _count_starting() -> None:
 
 
 def _fit(spec: RankSpec, folder: Path, shot: Shot | None, mutation: str | None) -> None:
-    """Train, and leave in a file what has come home."""
+    """Train, and write the results that were returned to a file."""
     trainer, model = make_trainer(spec, folder), RankedSubject(spec)
     Armed(folder, shot, mutation).configure_trainer(trainer)
     finished = trainer.fit(model, Data(spec))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helios.checkpoint.parts import unwrap_module
+from helios.checkpoint.state.parts import unwrap_module
 from helios.parallel.ddp import wrap_ddp
 from tests.ranks.ranks import run_ranks
 
@@ -59,7 +59,7 @@ def train(rank: int, sparse: bool, options: dict[str, Any]) -> list[dict[str, to
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("options", [{}, {"gradient_as_bucket_view": True}, {"find_unused_parameters": True}], ids=str)
 def test_a_network_made_anew_trains_alike(sparse: bool, options: dict[str, Any], tmp_path: Path) -> None:
-    """Ranks: made anew between two steps, a network ends with the same bits on all ranks."""
+    """On several ranks, a network that is constructed again between two steps ends with the same bits."""
     first, *others = run_ranks(tmp_path, 3, train, sparse, options)
     for name, weights in first[0].items():
         for once, anew in (first, *others):

@@ -81,7 +81,7 @@ def test_losses_are_averaged_when_they_are_logged(tmp_path: Path) -> None:
 
 
 def test_ranks_with_unequal_streams_end_an_epoch_together(tmp_path: Path) -> None:
-    """Of 27 numbers, rank 0 has 14 and rank 1 has 13; batches of 6: both train on 2 full ones and the rest."""
+    """With 14 numbers on rank 0, 13 on rank 1 and batches of 6, both train on 2 full batches and a short one."""
     with pytest.warns(UserWarning, match="no state_dict"):
         (alone,) = train(Plan(stream=True, iterations=3), tmp_path / "alone")
     assert [len(indices) for _, indices in alone["seen"]] == [12, 12, 3]
@@ -91,7 +91,7 @@ def test_ranks_with_unequal_streams_end_an_epoch_together(tmp_path: Path) -> Non
 
 
 def test_a_stream_in_progress_needs_as_many_ranks(tmp_path: Path) -> None:
-    """Each rank has read its own part of a stream; to go on with more or fewer is refused, with the remedy."""
+    """Each rank reads its own part of a stream; resuming with another number of ranks is refused, with the remedy."""
     train(Plan(ranks=2, stream=True, iterations=2), tmp_path)
     plan = Plan(stream=True, iterations=4)
     with (
@@ -104,7 +104,7 @@ def test_a_stream_in_progress_needs_as_many_ranks(tmp_path: Path) -> None:
 
 
 def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
-    """A strategy that there is not is refused when the trainer is made; the message lists those there are."""
+    """The constructor of the trainer refuses an unknown strategy; the message lists the known ones."""
     with pytest.raises(ConfigurationError, match="strategy is 'pipeline': choose one of 'ddp', 'fsdp'"):
         make_trainer(Plan(strategy="pipeline"), tmp_path)
 
@@ -112,8 +112,8 @@ def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- FSDP2
 
 
-def test_a_sharded_run_goes_on_anywhere(tmp_path: Path) -> None:
-    """From a folder that 2 ranks have written, 2 go on to the bit, and so do 1 and 3, and copies (DDP)."""
+def test_a_sharded_run_is_resumed_by_any_number_of_ranks(tmp_path: Path) -> None:
+    """A sharded checkpoint of 2 ranks is resumed to the bit by 1, 2 and 3 ranks, and by DDP."""
     plan = Plan(ranks=2, strategy="fsdp", iterations=6, options={"valid_frequency": 2})
     whole = train(plan, tmp_path / "whole")
     for name, change in {
@@ -148,8 +148,8 @@ def test_streams_of_unequal_length_are_validated_on(strategy: str, tmp_path: Pat
         assert_equal(rank["weights"], other["weights"])
 
 
-def test_a_file_is_gone_on_from_by_sharded_ranks(tmp_path: Path) -> None:
-    """The checkpoint of one process is cut by two sharded ranks, and theirs, of the same name, replaces it."""
+def test_a_file_is_resumed_by_sharded_ranks(tmp_path: Path) -> None:
+    """Two sharded ranks resume the checkpoint of one process, and replace it with theirs of the same name."""
     (alone,) = train(Plan(iterations=6), tmp_path / "alone")
     train(Plan(iterations=3), tmp_path / "changing")
     told = train(Plan(ranks=2, strategy="fsdp", iterations=6), tmp_path / "changing")
@@ -171,11 +171,11 @@ def test_a_sharded_run_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stop", "unreduced"), [(1, True), (2, True), (2, False)])
-def test_a_sharded_run_goes_on_in_an_accumulation(stop: int, unreduced: bool, tmp_path: Path) -> None:
-    """Of 3 batches that are added up, 1 or 2 are before a checkpoint, and the gradients are in it.
+def test_a_sharded_run_is_resumed_in_an_accumulation(stop: int, unreduced: bool, tmp_path: Path) -> None:
+    """A checkpoint after 1 or 2 of 3 accumulated batches holds the gradients.
 
-    Each rank keeps them back, whole and for itself, or has its part of what was exchanged. Two ranks go on to the bit,
-    and so do one and three, and copies (DDP), but for rounding; and two go on from what copies have written.
+    Each rank has unreduced gradients, or its shard of the reduced ones. Two ranks resume to the bit; one and three
+    ranks, and DDP, up to rounding. Two sharded ranks also resume a checkpoint of DDP.
     """
     options = {"train_unit": "epoch", "accumulation_steps": 3, "valid_frequency": 1}
     plan = Plan(ranks=2, strategy="fsdp", iterations=3, unreduced=unreduced, options=options)
@@ -197,7 +197,7 @@ def test_a_sharded_run_goes_on_in_an_accumulation(stop: int, unreduced: bool, tm
         compare(resumed[0]["weights"], whole[0]["weights"])
 
 
-def test_what_sharded_ranks_have_trained_can_be_tested(tmp_path: Path) -> None:
+def test_weights_of_sharded_ranks_can_be_tested(tmp_path: Path) -> None:
     """Two sharded ranks, and one process, test what was trained, with a checkpoint and without one."""
     plan = Plan(ranks=2, strategy="fsdp", iterations=2)
     trainer, model = make_trainer(plan, tmp_path), Elastic(plan)

@@ -50,8 +50,10 @@ def fail(trouble: Trouble, *, workers: int = 1, **options: Any) -> RankFailedErr
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("where", PLACES)
-def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, rank: int) -> None:
-    """An exception on any rank, anywhere, is that of `fit`; it is logged once, in the file too."""
+def test_fit_raises_the_exception_of_a_rank(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, rank: int
+) -> None:
+    """`fit` raises an exception of any rank, wherever it was raised; it is logged once, in the file too."""
     trouble = Trouble(tmp_path, where, rank)
     saving: dict[str, Any] = {"chkpt_root": tmp_path / "checkpoints", "chkpt_frequency": 1} if where == "saving" else {}
     error = fail(trouble, enable_file_logging=True, log_path=tmp_path, **saving)
@@ -68,8 +70,8 @@ def test_an_exception_comes_home(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert text in written
 
 
-def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None:
-    """Of an exception that cannot be pickled, the text and the traceback come home all the same."""
+def test_an_exception_that_cannot_be_pickled_is_raised_as_text(tmp_path: Path) -> None:
+    """The text and the traceback of an exception that cannot be pickled are returned."""
     error = fail(Trouble(tmp_path, "hook", 1, "Unportable"))
     assert error.__cause__ is None
     assert f"rank 1 (on {HERE}) failed first: tests.distributed.parts.Unportable: trouble in hook" in str(error)
@@ -78,10 +80,10 @@ def test_an_exception_that_cannot_travel_arrives_as_text(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_control_flow_comes_home_as_it_is(
+def test_control_flow_is_raised_as_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, rank: int, *, late: bool
 ) -> None:
-    """A type registered early or by the ranks leaves `fit` unchanged and unlogged; its cause says whence."""
+    """`fit` raises a registered type unchanged and unlogged, also one that only the ranks register."""
     trouble = Trouble(tmp_path, "hook", rank, "Stop")
     plugin = TroubledPlugin(trouble, Stop, late=late)
     with pytest.raises(Stop, match="^trouble in hook$") as caught:
@@ -114,13 +116,13 @@ def test_a_killed_rank_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
     ("how", "end"), [("exit", "it ended without a word, with exit code 3"), ("segfault", "it was ended by SIGSEGV")]
 )
 @pytest.mark.parametrize("where", ["model setup", "backward"])
-def test_a_rank_that_ends_without_a_word_is_named(tmp_path: Path, where: str, how: str, end: str) -> None:
-    """A rank that leaves by `os._exit` or a crash is named, with its exit code or signal."""
+def test_a_rank_that_exits_without_an_error_is_named(tmp_path: Path, where: str, how: str, end: str) -> None:
+    """A rank that calls `os._exit` or crashes is named, with its exit code or signal."""
     assert str(fail(Trouble(tmp_path, where, 1, how))) == f"rank 1 (on {HERE}) failed first: {end}"
 
 
 def test_failed_runs_leave_nothing_open(tmp_path: Path) -> None:
-    """Files and threads of a run that failed are closed at once, and if its error is kept, before that, too.
+    """Files and threads of a failed run are closed at once, even while its error is kept.
 
     Many trials of a study may fail, and nothing has Python's collector come by in time.
     """

@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_gpus_train_as_one_process_does(strategy: str, tmp_path: Path) -> None:
-    """Two ranks, each on the GPU of its local rank, end with the weights of one, but for rounding."""
+    """Two ranks, each on the GPU of its local rank, end with the weights of one process up to rounding."""
     (alone,) = train(Plan(iterations=6), tmp_path / "alone")
     told = train(Plan(ranks=2, iterations=6, strategy=strategy, on_gpus=True), tmp_path / "together")
     assert batches(told) == batches([alone])
@@ -31,7 +31,7 @@ def test_two_gpus_train_as_one_process_does(strategy: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_gpus_are_resumed_to_the_bit(strategy: str, tmp_path: Path) -> None:
-    """A run on two GPUs that was ended half-way, and goes on, has the weights of one that was not."""
+    """A run on two GPUs that is stopped half-way and resumed ends with the weights of an uninterrupted one."""
     plan = Plan(ranks=2, iterations=6, strategy=strategy, on_gpus=True, options={"enable_deterministic": True})
     whole = train(plan, tmp_path / "whole")
     train(dataclasses.replace(plan, iterations=3), tmp_path / "halved")

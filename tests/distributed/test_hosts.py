@@ -21,7 +21,7 @@ from tests.distributed.hosts import Host, is_alive, names_of_hosts, two_hosts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Answers whatever it hears, and asks for an answer again and again.
+# Answers every message, and repeats its own until it gets an answer.
 SERVER = """
 import socket
 listener = socket.create_server(("10.77.0.1", 4000))
@@ -95,7 +95,7 @@ def wait_until_it_grows(path: Path) -> None:
 
 
 def test_ranks_on_two_hosts_add_up(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """Torchrun with two nodes brings ranks on both hosts together; each host has its name, and the first the rank 0."""
+    """Torchrun with two nodes connects the ranks of two hosts; each host has its name, and the first has rank 0."""
     first, second = torchrun.start_on_hosts(hosts, "test_hosts", ["2"], folder=tmp_path)
     with first, second:
         assert [first.wait(60), second.wait(60)] == [0, 0], first.output() + second.output()
@@ -104,7 +104,7 @@ def test_ranks_on_two_hosts_add_up(hosts: tuple[Host, Host], tmp_path: Path) -> 
 
 
 def test_a_cut_is_silent_until_it_is_mended(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """While the cable is cut nothing arrives and nobody gets an error; afterwards the same connection goes on."""
+    """While the cable is cut, nothing arrives and no error is raised; afterwards the same connection works again."""
     log = tmp_path / "client.log"
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running(hosts[0], SERVER, subprocess.PIPE))
@@ -127,7 +127,7 @@ def test_a_cut_is_silent_until_it_is_mended(hosts: tuple[Host, Host], tmp_path: 
 
 
 def test_nothing_is_left_of_hosts(hosts: tuple[Host, Host]) -> None:
-    """When their context ends with an error, no host, no stubborn process and no file of theirs is left."""
+    """When their context ends with an error, no host, no process and no file of a host is left."""
     del hosts  # Asked for to be skipped where there can be none.
 
     def fail() -> None:
@@ -153,7 +153,7 @@ def test_nothing_is_left_of_hosts(hosts: tuple[Host, Host]) -> None:
 
 
 def test_hosts_of_a_killed_owner_are_cleared_up(hosts: tuple[Host, Host]) -> None:
-    """Who makes hosts removes those, and what runs on them, whose owner was killed, but nobody else's."""
+    """Creating hosts removes those whose owner was killed, with their processes, and no others."""
     owner = subprocess.run(
         [sys.executable, "-c", CARELESS_OWNER], check=False, cwd=torchrun.ROOT, capture_output=True, text=True
     )
@@ -168,7 +168,7 @@ def test_hosts_of_a_killed_owner_are_cleared_up(hosts: tuple[Host, Host]) -> Non
 
 
 def test_a_killed_job_leaves_nothing(tmp_path: Path) -> None:
-    """A job starts a killed rank again, and is known and killed as a whole even when its agent is gone."""
+    """A job restarts a killed rank, and can be killed as a whole even without its agent."""
     # Or, with torch 2.13, the new ranks would find the addresses of the dead ones in the agent's store.
     env = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with torchrun.start("test_hosts", ["1000000"], folder=tmp_path, restarts=1, env=env) as job:

@@ -68,7 +68,7 @@ def run_job(what: str, folder: Path) -> list[list[Any]]:
 
 
 def test_an_error_is_raised_where_it_happens_and_reported_elsewhere(tmp_path: Path) -> None:
-    """The rank that fails raises its own error, the other one an error that names it; later runs work."""
+    """The failed rank raises its own error, the other one an error that names it; later runs work."""
     for number in range(len(TROUBLES)):
         (tmp_path / str(number)).mkdir()
     told = run_job("fit_and_fail", tmp_path)
@@ -90,7 +90,7 @@ def test_an_error_is_raised_where_it_happens_and_reported_elsewhere(tmp_path: Pa
 
 
 def test_every_rank_has_the_results_of_all(tmp_path: Path) -> None:
-    """What any rank puts in, every rank takes out after each of several runs; one that failed has none."""
+    """Items of any rank are returned on every rank after each of several runs; those of a failed run are not."""
     (tmp_path / "data").mkdir()
     told = run_job("fit_twice", tmp_path)
     for number in range(3):

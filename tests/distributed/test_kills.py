@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WHOM = ("rank", "caller", "all")
-PARTING = 3  # Counts that come after a rank has told how many there were.
+SHUTDOWN = 3  # Counts after a rank has reported how many there were.
 MEETING = 3  # Counts before a rank trains, and minds signals.
 
 # With everything that differs by rank in it: gradients in flight, buffers, generators, plug-ins, losses and metrics.
@@ -66,7 +66,7 @@ def shots_in(whole: dict[str, Any], step: int, offset: int = 0) -> Iterator[Shot
     """Yield a shot at every so many counts of each rank, at everybody in turn."""
     whom = itertools.cycle(WHOM)
     for rank, ticks in enumerate(whole["ticks"]):
-        for count in range(1 + (offset + rank) % step, ticks + PARTING + 1, step):
+        for count in range(1 + (offset + rank) % step, ticks + SHUTDOWN + 1, step):
             yield Shot(rank, count, next(whom))
 
 
@@ -80,7 +80,7 @@ def check_shots(spec: RankSpec, folder: Path, whole: dict[str, Any], shots: Iter
 
 
 def test_a_kill_at_many_instants(tmp_path: Path) -> None:
-    """Ranks: one killed, or its caller, or all, while they meet, train, validate, save or part: the same."""
+    """One rank, the caller, or all are killed while they connect, train, validate, save or disconnect: same result."""
     whole = undisturbed(SMALL, tmp_path / "whole")
     assert min(whole["ticks"]) > 40
     check_shots(SMALL, tmp_path, whole, shots_in(whole, 8))
@@ -88,7 +88,7 @@ def test_a_kill_at_many_instants(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", SAMPLE, ids=str)
 def test_a_kill_in_every_kind_of_run(spec: RankSpec, tmp_path: Path) -> None:
-    """Ranks: with a kill, and with three in a row, every kind of run ends the same on both ranks."""
+    """With one kill, and with three in a row, every kind of run ends the same on both ranks."""
     whole = undisturbed(spec, tmp_path / "whole")
     first, second = whole["ticks"]
     check_shots(spec, tmp_path, whole, [Shot(0, first * 3 // 4)])
@@ -98,7 +98,7 @@ def test_a_kill_in_every_kind_of_run(spec: RankSpec, tmp_path: Path) -> None:
 
 
 def test_ranks_differ(tmp_path: Path) -> None:
-    """The comparison is worth something: state, trace, losses and plug-in of two ranks are not alike."""
+    """The comparison can fail: state, trace, losses and plug-in differ between two ranks."""
     spec = dataclasses.replace(SMALL, total=5)  # The last validation takes over rank 0's buffers.
     ranks = undisturbed(spec, tmp_path)["ranks"]
     differing = {entry.partition("]")[0] for entry in differences(ranks[0], ranks[1], "")}
@@ -120,7 +120,7 @@ def test_ranks_do_not_outlive_their_caller(workers: int, tmp_path: Path) -> None
 
 
 def test_kills_at_random_instants(tmp_path: Path) -> None:
-    """Ranks: anybody is killed from outside, four times, at instants that nobody chose: the same."""
+    """Random processes are killed four times at random times: the same result."""
     spec = RankSpec(total=6, workers=2, accumulation=2, valid_every=2, samples=40, sleep=0.01)
     whole = undisturbed(spec, tmp_path / "whole")
     chance = random.Random(str(spec))
@@ -137,7 +137,7 @@ def test_kills_at_random_instants(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> None:
-    """A SIGTERM to the caller, or to one rank: all leave after the same batch, and `fit` goes on later."""
+    """After a SIGTERM to the caller, or to one rank, all ranks stop after the same batch, and `fit` resumes later."""
     whole = undisturbed(spec, tmp_path / "whole")
     shots = [Shot(number % 2, count, whom, signal.SIGTERM) for number, count in enumerate(range(MEETING + 1, 40, 12))]
     leavers = 0
@@ -150,7 +150,7 @@ def test_a_signal_at_any_instant(spec: RankSpec, whom: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("whom", ["rank", "all"])
 def test_four_ranks(whom: str, tmp_path: Path) -> None:
-    """Ranks: gradients of several megabytes, exchanged in pieces, add up alike in a run that goes on."""
+    """Gradients of several megabytes, reduced in buckets, add up alike in a resumed run of several ranks."""
     spec = RankSpec(ranks=4, wide=True, unit="iteration", total=4, samples=23)
     whole = undisturbed(spec, tmp_path / "whole")
     third_step = whole["ticks"][3] * 2 // 3
@@ -166,7 +166,7 @@ def start_job(spec: RankSpec, folder: Path, shot: Shot | None = None, restarts: 
 
 
 def test_torchrun_restarts_a_run(tmp_path: Path) -> None:
-    """A rank that is killed under `torchrun`, which starts all again: it ends as the spawned run does."""
+    """`torchrun` restarts all ranks after one was killed: the run ends like the spawned one."""
     whole = undisturbed(SMALL, tmp_path / "whole")
     with start_job(SMALL, tmp_path / "job", Shot(0, 30), restarts=1) as job:
         assert job.wait(60) == 0, job.output()
@@ -176,7 +176,7 @@ def test_torchrun_restarts_a_run(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("whom", ["all", "agent"])
 def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
-    """`torchrun` is killed, with its ranks or before them, and started again at once: it ends the same."""
+    """`torchrun` is killed, with its ranks or before them, and started again at once: the run ends the same."""
     spec = RankSpec(unit="iteration", total=60, valid_every=7, save_every=5, samples=40, sleep=0.02)
     whole = undisturbed(spec, tmp_path / "whole")
     folder = tmp_path / "job"
@@ -185,7 +185,7 @@ def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
         if whom == "all":
             first.kill()
         else:
-            first.agent.kill()  # Its ranks go on until they miss it.
+            first.agent.kill()  # Its ranks continue until they notice.
         assert not (folder / "result").exists()
         with start_job(spec, folder) as second:
             assert second.wait(60) == 0, second.output()
@@ -196,7 +196,7 @@ def test_a_killed_torchrun_is_started_again(whom: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("whom", WHOM)
 def test_a_kill_at_every_instant(whom: str, tmp_path: Path) -> None:
-    """Ranks: as above, each of them killed at each of their counts."""
+    """The same, with each rank killed at each of its counts."""
     whole = undisturbed(SMALL, tmp_path / "whole")
     check_shots(SMALL, tmp_path, whole, (dataclasses.replace(shot, whom=whom) for shot in shots_in(whole, 1)))
 
@@ -227,7 +227,7 @@ def test_a_signal_in_every_kind_of_run(spec: RankSpec, whom: str, tmp_path: Path
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_kills_at_random(seed: int, tmp_path: Path) -> None:
-    """Ranks: twenty times, anybody is killed at random instants of a run with everything switched on."""
+    """Random processes of a run with all options are killed twenty times at random times."""
     chance = random.Random(seed)
     accumulation = chance.choice([1, 2, 3])
     spec = RankSpec(

@@ -82,7 +82,7 @@ def campaign(case: Case, folder: Path, mutation: str | None = None) -> None:
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_campaign_notices(mutation: str, tmp_path: Path) -> None:
-    """With this mutation, something that the campaign looks at is wrong; without it, nothing is."""
+    """With this mutation, a result that the campaign checks is wrong; without it, none is."""
     case = SHOWN_BY[mutation]
     campaign(case, tmp_path / "well")
     with pytest.raises(AssertionError, match=case.found):

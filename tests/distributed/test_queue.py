@@ -1,4 +1,4 @@
-"""What ranks tell comes home, all of it, and to whom it belongs."""
+"""Results of ranks are returned completely, and to the right process."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def take_all(trainer: Trainer) -> list[Any]:
     return [trainer.queue.get() for _ in range(trainer.queue.qsize())]
 
 
-def test_items_of_any_size_come_home_in_order() -> None:
-    """100 MB from one rank arrive while the other sends thousands of items; each rank's are in its order."""
+def test_items_of_any_size_are_returned_in_order() -> None:
+    """100 MB from one rank arrive while the other sends thousands of items; the items of each rank stay in order."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_large_and_many), ListData())
     items = take_all(trainer)
@@ -44,7 +44,7 @@ def test_items_of_any_size_come_home_in_order() -> None:
 
 
 def test_tensors_outlive_their_ranks() -> None:
-    """Tensors that a rank has put in can be used when it is gone, and are as they were at that moment."""
+    """Tensors that a rank has put are usable after its end, with the values at that moment."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_tensors), ListData())
     items = sorted(take_all(trainer), key=lambda item: item[0])
@@ -56,7 +56,7 @@ def test_tensors_outlive_their_ranks() -> None:
 
 
 def test_an_empty_queue_says_so_at_once() -> None:
-    """Where no rank has put anything in, taking something out is an error, and no wait for ever."""
+    """Without an item, `get` raises an error instead of waiting forever."""
     trainer = make()
     assert trainer.fit(Reporting(reports.put_nothing), ListData())
     began = time.monotonic()
@@ -65,8 +65,8 @@ def test_an_empty_queue_says_so_at_once() -> None:
     assert time.monotonic() - began < 1
 
 
-def test_what_was_put_in_before_an_error_is_there() -> None:
-    """A rank that fails takes nothing back; the next run begins without what nobody has taken out."""
+def test_items_of_a_failed_run_are_readable() -> None:
+    """Items of a failed run stay readable; the next run starts without them."""
     trainer, model = make(), Reporting(reports.put_and_raise)
     with pytest.raises(RankFailedError, match="KeyError: 'after all'"):
         trainer.fit(model, ListData())
@@ -78,7 +78,7 @@ def test_what_was_put_in_before_an_error_is_there() -> None:
     assert sorted(item[:2] for item in take_all(trainer)) == [("reporting", 0), ("reporting", 1)]
 
 
-def test_two_runs_at_once_do_not_meet() -> None:
+def test_two_runs_at_once_are_separate() -> None:
     """Two threads train at the same time, and each gets the results of its own ranks, and no error."""
     trainers = [make(random_seed=seed) for seed in (1, 2)]
     models = [Reporting(reports.put_metrics, f"model {number}") for number in range(2)]
@@ -100,8 +100,8 @@ def test_two_runs_at_once_do_not_meet() -> None:
     assert len({item[2] for each in items for item in each}) == 4, "every rank of every run draws for itself"
 
 
-def test_runs_one_after_the_other_do_not_meet() -> None:
-    """A trainer can be used again, and gives the same results again; what was taken out does not come back."""
+def test_consecutive_runs_are_separate() -> None:
+    """A trainer can be used again with the same results; items that were taken out do not return."""
     trainer, model = make(), Reporting(reports.put_metrics)
     runs = []
     for _ in range(2):
@@ -111,8 +111,8 @@ def test_runs_one_after_the_other_do_not_meet() -> None:
     assert len(runs[0]) == 2
 
 
-def test_metrics_come_home_from_rank_0() -> None:
-    """`model.metrics` in the calling process are those of rank 0, in place of what was there."""
+def test_metrics_of_rank_0_are_returned() -> None:
+    """`model.metrics` in the calling process is replaced by that of rank 0."""
     model = Reporting(reports.put_metrics)
     metrics = model.metrics
     metrics["stale"] = 1
@@ -122,7 +122,7 @@ def test_metrics_come_home_from_rank_0() -> None:
 
 
 def test_a_model_is_tested_as_it_was_trained() -> None:
-    """Without checkpoints, `test` after `fit` has the weights of rank 0, which has trained elsewhere."""
+    """Without checkpoints, `test` after `fit` uses the weights of rank 0."""
     trainer, model = make(), Reporting(reports.put_metrics)
     assert trainer.fit(model, ListData())
     weights = {rank: weight for _, rank, weight in take_all(trainer)}
@@ -134,16 +134,16 @@ def test_a_model_is_tested_as_it_was_trained() -> None:
     assert other.metrics["tested"] not in weights.values(), "a model that was not trained is tested as it is"
 
 
-def test_weights_come_home_as_a_network_gives_them() -> None:
-    """On their way to the CPU, states keep the versions that their networks have put beside them."""
+def test_states_keep_the_versions_of_their_networks() -> None:
+    """States that are moved to the CPU keep the version numbers of their modules."""
     state = torch.nn.BatchNorm1d(2).state_dict()
-    home = _on_cpu({"net": state})["net"]
-    assert list(home) == list(state)
-    assert home._metadata == state._metadata  # type: ignore[attr-defined]  # torch sets it, unannotated
+    moved = _on_cpu({"net": state})["net"]
+    assert list(moved) == list(state)
+    assert moved._metadata == state._metadata  # type: ignore[attr-defined]  # torch sets it, unannotated
 
 
 def test_a_model_with_a_state_of_its_own_is_tested_from_its_checkpoint(tmp_path: Path) -> None:
-    """What was trained in other processes is not asked of the model here, which was never set up."""
+    """If other processes have trained, `state_dict` of the model in the calling process is not called."""
     trainer = make(chkpt_root=tmp_path, chkpt_frequency=1)
     model = reports.OwnState()
     assert trainer.fit(model, ListData())
@@ -161,7 +161,7 @@ def test_data_is_prepared_once(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_is_killed_in_the_middle_of_a_message_is_named() -> None:
-    """Nobody waits for the rest of a message, even if a process that the rank has forked lives on."""
+    """`fit` does not wait for the rest of the message, even if a forked process of the rank still runs."""
     began = time.monotonic()
     with pytest.raises(RankFailedError, match="rank 1 .*: it was ended by SIGKILL$"):
         make().fit(Reporting(reports.break_off), ListData())
@@ -169,14 +169,14 @@ def test_a_rank_that_is_killed_in_the_middle_of_a_message_is_named() -> None:
 
 
 def test_a_rank_that_is_killed_while_it_asks_is_named() -> None:
-    """An answer that nobody takes any more is no error but that of the rank that was killed."""
+    """The answer that the killed rank cannot receive causes no further error."""
     with pytest.raises(RankFailedError, match="rank 1 .*: it was ended by SIGKILL$"):
         make().fit(Ringing(), ListData())
 
 
 def test_a_rank_that_does_not_come_to_its_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that a rank has left running keeps `fit` from returning for a while, and not for ever."""
-    monkeypatch.setattr(_spawn, "_FAREWELL", 0.5)
+    """`fit` waits for a rank with a running thread for a while, and not forever."""
+    monkeypatch.setattr(_spawn, "_SHUTDOWN", 0.5)
     model, began = Reporting(reports.leave_a_thread), time.monotonic()
     assert make().fit(model, ListData())
     assert time.monotonic() - began < 20

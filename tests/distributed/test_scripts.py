@@ -125,8 +125,8 @@ def write(folder: Path, script: str) -> str:
     return str(path)
 
 
-def test_everything_is_said_once(tmp_path: Path) -> None:
-    """Banner, bars and log of a run of two ranks appear once, and so does an error, in the file too."""
+def test_output_appears_once(tmp_path: Path) -> None:
+    """Banner, bars, log and error of a run of two ranks appear once, also in the log file."""
     code, out, err = run([write(tmp_path, TALKATIVE), str(tmp_path)])
     assert code == 0, err
     assert out.count("Helios ") == 1
@@ -145,7 +145,7 @@ def test_everything_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_script_without_a_guard_says_what_to_do(tmp_path: Path) -> None:
-    """A script that trains at its top level ends soon, starts no ranks of ranks, and says what to change."""
+    """A script that trains at its top level ends soon, without ranks that start ranks; the error says why."""
     code, out, err = run([write(tmp_path, UNGUARDED)])
     assert code == 1
     assert out.splitlines() == ["this is the script"] * 3, "itself, and once for each of two ranks"
@@ -156,13 +156,13 @@ def test_a_script_without_a_guard_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_class_of_a_command_cannot_be_found_by_ranks() -> None:
-    """A class that exists in the calling process alone is an error that says where to put it."""
+    """A class that exists only in the calling process raises an error that says where to define it."""
     code, _, err = run(["-c", IN_A_COMMAND])
     assert code == 1
     headline = next(line for line in err.splitlines() if line.startswith("helios.errors.RankFailedError"))
-    assert "what fit was given cannot be made again in another process" in headline
+    assert "the arguments of fit cannot be unpickled in another process" in headline
     assert "'Local'" in headline
-    assert "define its classes in a module, or in a script that can be imported" in headline
+    assert "define their classes in a module, or in a script that can be imported" in headline
 
 
 def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) 
             assert len(survivors(processes, patience=0)) >= 4
         finally:
             process.kill()
-        # Not to be waited for with its output, which goes on as long as any rank lives.
+        # Do not wait for its output, which stays open as long as any rank lives.
         began = time.monotonic()
         assert survivors(processes, patience=5) == []
         assert time.monotonic() - began < 5
@@ -185,7 +185,7 @@ def test_ranks_do_not_outlive_the_process_that_has_started_them(tmp_path: Path) 
     ("number", "code", "out"), [(signal.SIGINT, 0, "interrupted\n"), (signal.SIGTERM, -signal.SIGTERM, "")]
 )
 def test_ctrl_c_while_ranks_are_imported(tmp_path: Path, number: int, code: int, out: str) -> None:
-    """A signal to all processes, as a terminal sends it, is no rank's failure, but what it always was."""
+    """A signal to all processes, as from a terminal, has its usual effect, and is not reported as a failed rank."""
     with start([write(tmp_path, SLOW), str(tmp_path)], leads=True) as process:
         try:
             deadline = time.monotonic() + PATIENCE
@@ -217,12 +217,12 @@ def with_a_lambda(part: Any) -> Any:
     ],
 )
 def test_what_cannot_be_sent_is_named(tmp_path: Path, which: set[str], culprits: str) -> None:
-    """A part that cannot be pickled is named before any process is started, with what to do about it."""
+    """A part that cannot be pickled is named before any process is started, with the remedy."""
     plugin = TroubledPlugin(Trouble(tmp_path))
     parts: dict[str, Any] = {"model": TinyModel(), "data": TinyDataModule(), "plug-in": plugin}
     model, data, plugin = (with_a_lambda(part) if name in which else part for name, part in parts.items())
     trainer = make_trainer(num_processes=2)
     trainer.register_plugin(plugin)
-    with pytest.raises(ConfigurationError, match=f"^{culprits} cannot be sent to .*lambda.*make in setup"):
+    with pytest.raises(ConfigurationError, match=f"^{culprits} cannot be sent to .*lambda.*create .* in setup"):
         trainer.fit(model, data)
     assert Trouble(tmp_path).processes() == []

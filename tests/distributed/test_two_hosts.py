@@ -44,7 +44,7 @@ def read_told(folder: Path, rank: int) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_two_hosts_train_and_prune_together(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """A study on two hosts has the table of two spawned ranks; data is prepared on each host."""
+    """A study on two hosts has the same trials as with two spawned ranks; data is prepared on each host."""
     folders = [tmp_path / "hosts", tmp_path / "spawned"]
     for folder in folders:
         folder.mkdir()
@@ -54,7 +54,7 @@ def test_two_hosts_train_and_prune_together(hosts: tuple[Host, Host], tmp_path: 
         assert [first.wait(60), second.wait(60)] == [0, 0], first.output() + second.output()
     states = [row[1] for row in table]
     assert {"COMPLETE", "PRUNED"} == {*states}
-    assert states[-1] == "COMPLETE", "and the ranks went on together after the trials that were pruned"
+    assert states[-1] == "COMPLETE", "and the ranks continued together after the trials that were pruned"
     for rank in range(2):
         told = (folders[0] / f"table-{rank}").read_text(encoding="utf-8")
         assert json.loads(told) == json.loads(json.dumps(table))
@@ -63,7 +63,7 @@ def test_two_hosts_train_and_prune_together(hosts: tuple[Host, Host], tmp_path: 
 
 
 def check_places(notes: Path, hosts: tuple[Host, Host]) -> None:
-    """Check that both hosts have prepared their data before either goes on, and that each rank knows where it is."""
+    """Check that no host continues before both have prepared their data, and that each rank knows its local rank."""
     entries = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
     names = [host.name for host in hosts]
     for number in range(pruning_job.TRIALS):
@@ -86,7 +86,7 @@ def check_outputs(first: str, second: str, folder: Path) -> None:
 
 
 def test_a_host_that_is_gone_is_named(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """When all of a host is killed, the other, in an exchange of gradients, soon says which it was."""
+    """When all processes of a host are killed, the other host, in a reduction, soon names it."""
     first, second = start_trouble(hosts, "train", tmp_path, rank=1)
     with first, second:
         killed_at = time.monotonic()
@@ -102,7 +102,7 @@ def test_a_host_that_is_gone_is_named(hosts: tuple[Host, Host], tmp_path: Path) 
 
 @pytest.mark.parametrize("what", ["train", "search"])
 def test_the_host_of_the_store_is_gone(what: str, hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """Without rank 0's host, a rank that trains, or waits for its next trial, says what it has lost."""
+    """Without rank 0's host, a rank that trains, or waits for its next trial, raises an error that names it."""
     first, second = start_trouble(hosts, what, tmp_path, rank=0)
     with first, second:
         killed_at = time.monotonic()
@@ -119,7 +119,7 @@ def test_the_host_of_the_store_is_gone(what: str, hosts: tuple[Host, Host], tmp_
 
 @pytest.mark.parametrize("what", ["train", "search"])
 def test_a_host_that_is_cut_off(what: str, hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """When packets between hosts vanish, ranks that nothing can wake are ended, and say who was silent."""
+    """When packets between hosts are lost, ranks that wait forever are ended, and log which rank was silent."""
     first, second = start_trouble(hosts, what, tmp_path, rank=1, silence=SILENCE)
     with first, second:
         began = time.monotonic()
@@ -139,7 +139,7 @@ def test_a_host_that_is_cut_off(what: str, hosts: tuple[Host, Host], tmp_path: P
 
 
 def test_an_objective_that_fails_on_one_host(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """An error of one rank's objective, of which torchrun tells no other host, ends rank 0's, too."""
+    """An error in one rank's objective, which torchrun does not report to other hosts, ends rank 0 as well."""
     first, second = start_trouble(hosts, "fail", tmp_path, rank=1)
     with first, second:
         assert [first.wait(30), second.wait(30)] == [1, 1]
@@ -150,7 +150,7 @@ def test_an_objective_that_fails_on_one_host(hosts: tuple[Host, Host], tmp_path:
 
 
 def test_a_rank_that_is_killed_on_one_host(hosts: tuple[Host, Host], tmp_path: Path) -> None:
-    """Torchrun starts all ranks of both hosts again, which end as those of a run that nobody killed."""
+    """Torchrun restarts all ranks of both hosts, which end like those of an uninterrupted run."""
     spec = RankSpec(unit="iteration", total=4, valid_every=2, accumulation=2, samples=7, save_every=2, no_sync=True)
     whole = undisturbed(spec, tmp_path / "whole")
     folder = tmp_path / "killed"

@@ -38,10 +38,10 @@ class Branches(nn.Module):
 class Branching(Model):
     """Uses its second layer in the first batch of an accumulation: on the last rank alone, unless it must be on all."""
 
-    def __init__(self, *, is_kept_back: bool, is_alike: bool) -> None:
+    def __init__(self, *, is_unreduced: bool, is_alike: bool) -> None:
         super().__init__("branching")
         self._is_alike = is_alike
-        self._is_kept_back = is_kept_back
+        self._is_unreduced = is_unreduced
 
     def setup(self, fast_init: bool = False) -> None:
         del fast_init
@@ -59,7 +59,7 @@ class Branching(Model):
             self.optimizer.zero_grad()
 
     def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
-        is_exchanged = not self._is_kept_back or self.is_optimizer_step(state)
+        is_exchanged = not self._is_unreduced or self.is_optimizer_step(state)
         if self.trainer.strategy == "fsdp":
             self.net.set_requires_gradient_sync(is_exchanged)
             return contextlib.nullcontext()
@@ -80,7 +80,7 @@ class Numbers(DataModule):
 
 
 def train(
-    root: Path, ranks: int, epochs: int, *, strategy: str = "ddp", is_kept_back: bool, is_alike: bool = False
+    root: Path, ranks: int, epochs: int, *, strategy: str = "ddp", is_unreduced: bool, is_alike: bool = False
 ) -> list[list[torch.Tensor]]:
     """Train, from the newest checkpoint below `root` if there is one; return the weights of each rank."""
     trainer = Trainer(
@@ -92,32 +92,32 @@ def train(
         strategy=strategy,
         print_banner=False,
     )
-    assert trainer.fit(Branching(is_kept_back=is_kept_back, is_alike=is_alike), Numbers())
+    assert trainer.fit(Branching(is_unreduced=is_unreduced, is_alike=is_alike), Numbers())
     told: list[tuple[int, list[torch.Tensor]]] = [trainer.queue.get() for _ in range(ranks)]
     return [weights for _, weights in sorted(told, key=lambda entry: entry[0])]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("is_kept_back", [True, False], ids=["kept back", "exchanged"])
-def test_what_was_used_before_a_checkpoint_is_exchanged(ranks: int, is_kept_back: bool, tmp_path: Path) -> None:
-    """A layer is used before a checkpoint, by one rank, and not after it: the run goes on to the same bits.
+@pytest.mark.parametrize("is_unreduced", [True, False], ids=["unreduced", "reduced"])
+def test_gradients_before_a_checkpoint_are_reduced(ranks: int, is_unreduced: bool, tmp_path: Path) -> None:
+    """A layer that one rank uses before a checkpoint, and no rank after it, is resumed to the same bits.
 
     All ranks have the same weights, and those differ from what they would be without that layer's gradient.
     """
-    whole = train(tmp_path / "whole", ranks, 3, is_kept_back=is_kept_back)
+    whole = train(tmp_path / "whole", ranks, 3, is_unreduced=is_unreduced)
     for weights in whole:
         assert_equal(weights, whole[0])
     for stop in (1, 2):
-        train(tmp_path / f"{stop}", ranks, stop, is_kept_back=is_kept_back)
-        for weights in train(tmp_path / f"{stop}", ranks, 3, is_kept_back=is_kept_back):
+        train(tmp_path / f"{stop}", ranks, stop, is_unreduced=is_unreduced)
+        for weights in train(tmp_path / f"{stop}", ranks, 3, is_unreduced=is_unreduced):
             assert_equal(weights, whole[0])
 
 
-def test_what_sharded_ranks_have_used_is_exchanged_by_copies(tmp_path: Path) -> None:
-    """What sharded ranks have kept back of a layer, copies (DDP) exchange, though they do not use it."""
-    whole = train(tmp_path / "whole", 2, 3, is_kept_back=True, is_alike=True)
-    train(tmp_path / "changing", 2, 1, strategy="fsdp", is_kept_back=True, is_alike=True)
-    resumed = train(tmp_path / "changing", 2, 3, is_kept_back=True, is_alike=True)
+def test_gradients_of_sharded_ranks_are_reduced_by_ddp(tmp_path: Path) -> None:
+    """DDP reduces unreduced gradients that sharded ranks have saved, even of a layer that it does not use."""
+    whole = train(tmp_path / "whole", 2, 3, is_unreduced=True, is_alike=True)
+    train(tmp_path / "changing", 2, 1, strategy="fsdp", is_unreduced=True, is_alike=True)
+    resumed = train(tmp_path / "changing", 2, 3, is_unreduced=True, is_alike=True)
     for weights in resumed:
         assert_equal(weights, resumed[0])
         assert_close(weights, whole[0])

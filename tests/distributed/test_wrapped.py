@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from helios import Model
-from helios.checkpoint.parts import networks_of
+from helios.checkpoint.state.parts import networks_of
 from helios.parallel.gradients import collect_gradients, restore_gradients
 from helios.parallel.strategies import DDPStrategy
 from tests.ranks.ranks import run_ranks
@@ -69,7 +69,7 @@ def train(rank: int) -> Any:
 
 
 def test_wrappers_are_found_wherever_they_are(tmp_path: Path) -> None:
-    """DDP exchanges nothing in a validation within other wrappers and networks too, and is in none of the names.
+    """DDP inside other wrappers and networks makes no collective in a validation, and occurs in no name.
 
     What two ranks save has the names of one process, and loads there. Their validations may have different lengths.
     """

@@ -18,7 +18,7 @@ import optuna
 from helios.core.distributed import get_dist_info
 from helios.errors import RankFailedError
 from helios.plugins.optuna import run_study
-from helios.ranks import monitor
+from helios.ranks import limits
 from tests.distributed.parts import PATIENCE, Broken, Trouble, fit_into
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ JOBS: Final[dict[str, Callable[[Trouble], None]]] = {"train": train, "search": s
 
 def main(what: str, folder: Path, rank: int, silence: float) -> None:
     """Do one of these, with a rank that waits and so much silence that is borne."""
-    mock.patch.object(monitor, "_SILENCE", silence).start()
-    mock.patch.object(monitor, "_GRACE", GRACE).start()
+    mock.patch.object(limits, "SILENCE", silence).start()
+    mock.patch.object(limits, "GRACE", GRACE).start()
     # An agent that has lost its store ends its ranks: maybe before they have found out by themselves.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

@@ -42,10 +42,10 @@ def run_example(name: str, *arguments: str) -> Any:
 
 
 @pytest.mark.usefixtures("examples")
-def test_the_classifier_trains_and_goes_on(
+def test_the_classifier_trains_and_continues(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`examples/classifier.py` trains and tests; given more iterations, it goes on, in the same epoch."""
+    """`examples/classifier.py` trains and tests; given more iterations, it continues in the same epoch."""
     caplog.set_level(logging.INFO, logger="helios")
     run_example("classifier", "--iterations", "20")
     printed = capsys.readouterr().out

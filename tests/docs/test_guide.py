@@ -154,7 +154,7 @@ def test_unique_overrides_are_unique() -> None:
 
 @pytest.mark.parametrize(("stops", "batches"), [(False, 6), (True, 1)])
 def test_a_plugin_stops_training(stops: bool, batches: int) -> None:
-    """The sample's `should_training_stop` ends training after the batch in hand; `fit` returns normally."""
+    """The sample's `should_training_stop` ends training after the current batch; `fit` returns normally."""
     model = TinyModel()
     assert make_trainer(make_plugin(UNIQUE, "MyPlugin", stops=stops)).fit(model, TinyDataModule())
     assert model.batches_seen == batches

@@ -93,7 +93,7 @@ def end_twice(root: Path, how: str, number: int) -> tuple[int | None, str]:
             if process.exitcode is not None:
                 break
             os.kill(process.pid, number)
-        assert process.exitcode is not None, "it goes on hanging"
+        assert process.exitcode is not None, "it still hangs"
     finally:
         process.kill()
     return process.exitcode, (root / "helios.log").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_a_second_signal_ends_a_step_that_hangs(tmp_path: Path, how: str, number
         assert f"{number.name} came again, and the main thread has not left for 0.5 s: the process is ended" in log
     elif number == signal.SIGTERM:
         assert code == 128 + number
-        assert "SIGTERM came again before training could leave: it is ended where it is, without a checkpoint" in log
+        assert "SIGTERM came again before training could stop: it is ended without a checkpoint" in log
     else:
         assert code == 1  # As a KeyboardInterrupt ends a process of multiprocessing's.
     resumed, whole = Hanging(), Hanging()
@@ -119,7 +119,7 @@ def test_a_second_signal_ends_a_step_that_hangs(tmp_path: Path, how: str, number
 
 
 def test_one_signal_is_said_to_have_come(tmp_path: Path) -> None:
-    """A step that hangs does not keep it a secret that a signal has come, and what another one would do."""
+    """During a step that hangs, a warning says that a signal has arrived, and what a second one does."""
     process = multiprocessing.get_context("forkserver").Process(target=train, args=(tmp_path, "alone"))
     process.start()
     assert process.pid is not None
@@ -136,7 +136,7 @@ def test_one_signal_is_said_to_have_come(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_ranks_that_hang_end_with_who_has_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second SIGTERM to the process that has called `fit` ends ranks that cannot leave, and then that process."""
+    """A second SIGTERM to the process that called `fit` ends ranks that cannot stop, and then that process."""
     monkeypatch.setattr(_signals, "_DUPLICATE", 0.0)
     trouble = Trouble(tmp_path, "hook", 1, "wait")
     was_asked = SignalWatch.was_asked

@@ -33,7 +33,7 @@ def waiting(folder: Path) -> int:
 def test_a_spawned_rank_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rank: int
 ) -> None:
-    """The process that has called `fit` warns of it, gives it up at the limit, names it, and leaves nothing behind."""
+    """The process that called `fit` warns about it, declares it lost at the limit, and leaves no process behind."""
     monkeypatch.setattr(_stopped, "_LOOK", 0.1)
     monkeypatch.setattr(_stopped, "_LIMIT", 0.5)
     trouble = Trouble(tmp_path, "hook", rank, "wait")
@@ -55,7 +55,7 @@ def test_a_spawned_rank_is_stopped(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_of_torchrun_is_stopped(tmp_path: Path, rank: int) -> None:
-    """Under torchrun, the other rank gives it up when it was silent for too long, names it and says why."""
+    """Under torchrun, the other rank declares it lost after the limit for silence, and says why."""
     arguments = ["train", str(tmp_path), str(rank), "4"]
     with torchrun.start("trouble_job", arguments, folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")
@@ -69,7 +69,7 @@ def test_a_rank_of_torchrun_is_stopped(tmp_path: Path, rank: int) -> None:
 
 
 def test_a_run_that_is_stopped_as_a_whole_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While all ranks are stopped nobody waits in vain; once one goes on, the other is given up after the limit."""
+    """While all ranks are stopped, none is declared lost; once one continues, the other is after the limit."""
     monkeypatch.setattr(_stopped, "_LOOK", 0.0)
     monkeypatch.setattr(_stopped, "_LIMIT", 0.0)
     asleep = {10, 11}

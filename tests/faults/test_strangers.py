@@ -13,7 +13,8 @@ import pytest
 from helios import Trainer
 from helios.errors import RankFailedError
 from helios.plugins.optuna import distributed
-from helios.ranks import monitor
+from helios.ranks.announcements import FAILED
+from helios.ranks.monitor import STOP, position_key
 from tests.distributed import torchrun
 from tests.distributed.parts import wait_for
 from tests.faults.sockets import listening
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from helios import TrainingState
 
 # What ranks read beside the keys that there are at any moment; `place` and `leave` make them leave.
-LATER = [monitor._FAILED, monitor._place(0), monitor._place(1), monitor._LEAVE]
+LATER = [FAILED, position_key(0), position_key(1), STOP]
 LATER += [*map(distributed._message_key, range(5)), *(distributed._result_key(1, number) for number in range(20))]
 REFUSED = "which no rank of this run writes: find out who else reaches its port"
 
@@ -52,7 +53,7 @@ class Training(CountingModel):
 
 @pytest.mark.usefixtures("forked_ranks")
 def test_a_run_that_fit_has_started(tmp_path: Path, harm: Path) -> None:
-    """Pickles under every key of a run's store are not loaded; the run ends with an error about them."""
+    """Pickles under every key of a run's store are not loaded, and the run ends with an error about them."""
     before = listening([os.getpid()])
     seen: set[str] = set()
 
@@ -80,14 +81,14 @@ def port_of(job: torchrun.Job) -> int:
 
 
 def test_a_run_under_torchrun(tmp_path: Path, harm: Path) -> None:
-    """The same under torchrun, whose store the ranks tell each other of failures through."""
+    """The same under torchrun, with the store through which ranks announce failures."""
     arguments = ["train", str(tmp_path), "1", "60"]
     with torchrun.start("trouble_job", arguments, folder=tmp_path) as job:
         wait_for(tmp_path / "waiting")
         store = connect(port_of(job))
         prefix = find_prefix(store)
         # A rank that finds "leave" looks for no failure any more; tests/ranks/test_monitor.py has a stranger write it.
-        seen = overwrite(store, craft(harm), [key for key in LATER if key != monitor._LEAVE], prefix=prefix)
+        seen = overwrite(store, craft(harm), [key for key in LATER if key != STOP], prefix=prefix)
         assert job.wait(60) != 0
     assert f"{prefix}beat/0" in seen
     assert REFUSED in job.output()

@@ -159,7 +159,7 @@ def test_a_limit_that_is_not_above_zero_is_refused(limit: float) -> None:
 
 
 def test_a_heartbeat_is_recorded_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a trial runs, a database hears of it again and again, though its storage was made without a heartbeat."""
+    """A database receives a heartbeat while a trial runs, though its storage was created without one."""
     url = f"sqlite:///{tmp_path / 'study.db'}"
     monkeypatch.setattr(_heartbeat, "HEARTBEAT_INTERVAL", 0.1)
     beats: list[float] = []
@@ -270,7 +270,7 @@ def test_a_thread_that_keeps_the_lock_is_given_up(tmp_path: Path) -> None:
 def test_a_worker_is_stopped_in_its_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A trial of a stopped process on this host is nobody else's: the others warn, give up, and end once it goes on."""
+    """No process takes over a trial of a stopped process on this host; the others warn, and end once it continues."""
     spec = StudySpec("random", "median", trials=1, epochs=4, sleep=0.1)
     folder = tmp_path / "study"
     process = start(spec, folder)

@@ -148,8 +148,8 @@ def test_a_run_that_was_killed_is_resumed_in_another_process(cuda: Driver | None
     assert min(resumed.notes.drawn) == 2 * BATCHES + 1
 
 
-def test_a_run_may_go_on_on_another_gpu(cuda: Driver | None, tmp_path: Path) -> None:
-    """Which of a machine's GPUs a run is on is no part of it: begun on one, it is resumed on another."""
+def test_a_run_is_resumed_on_another_gpu(cuda: Driver | None, tmp_path: Path) -> None:
+    """A run may be resumed on another GPU of the machine than the one it began on."""
     del cuda
     last = torch.cuda.device_count() - 1
     whole, killed, resumed = OnDevice(), OnDevice(kill_at=5), OnDevice()
@@ -265,8 +265,8 @@ def test_a_changed_tensor_comes_back_on_its_device(cuda: Driver | None, tmp_path
 
 
 @pytest.mark.gpu
-def test_copies_go_on_while_the_host_does(measured: Callable[[str], None]) -> None:
-    """When `process_training_batch` returns, a batch in pinned memory is on its way, and nobody has waited."""
+def test_copies_run_while_the_host_continues(measured: Callable[[str], None]) -> None:
+    """`process_training_batch` returns while a batch in pinned memory is still being copied."""
     mover = CUDAPlugin()
     mover.device = torch.device("cuda", 0)
     batch, state = torch.ones(64, 1024, 1024).pin_memory(), None  # 256 MB

@@ -91,7 +91,7 @@ WAITS = [float, bool, *map(operator.methodcaller, ["tolist", "nonzero", "cpu"])]
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_waits_are_noticed(wait: Callable[[torch.Tensor], Any], cuda: Driver | None) -> None:
-    """`set_sync_debug_mode("error")` has whatever makes the host wait raise; work and copies that do not may go on."""
+    """`set_sync_debug_mode("error")` makes whatever synchronizes the host raise; other work and copies do not."""
     del cuda
     tensor, pinned = torch.ones(1, device="cuda"), torch.ones(1).pin_memory()
     torch.cuda.set_sync_debug_mode("error")

@@ -97,7 +97,7 @@ def saved_state(root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_every_stateful_attribute_rides_in_the_checkpoint(tmp_path: Path, *, wrap: bool) -> None:
+def test_every_stateful_attribute_is_saved(tmp_path: Path, *, wrap: bool) -> None:
     """Network, optimizer, scheduler, scaler, average, generators and changed attributes resume exactly."""
     whole = train(tmp_path / "whole", 4, wrap=wrap)
     train(tmp_path / "parts", 1, wrap=wrap)

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from helios.checkpoint.fsdp import unsharded
-from helios.checkpoint.parts import get_state, set_state
 from helios.checkpoint.shard_layout import fit_network, fit_optimizer
 from helios.checkpoint.shard_tree import has_shards, is_sharded
+from helios.checkpoint.state.fsdp import unsharded
+from helios.checkpoint.state.parts import get_state, set_state
 from helios.errors import CheckpointMismatchError, ConfigurationError, NotRunningError
 from helios.parallel.sharding import shard_network
 from helios.ranks.mesh import make_mesh
@@ -68,7 +68,7 @@ def state_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def test_a_mesh_needs_a_group() -> None:
-    """Without a process group there is a clear error, and torch starts none by itself."""
+    """Without a process group there is a clear error, and torch does not create one."""
     with pytest.raises(NotRunningError, match="there is none: call init_dist"):
         make_mesh("cpu")
     assert not dist.is_initialized()
@@ -115,7 +115,7 @@ def test_a_unit_is_a_part_of_the_network() -> None:
 
 
 def validate(rank: int, mode: str, when: int, options: dict[str, Any]) -> Any:
-    """Train; after `when` steps, if the network shall be whole, make a pass without gradients on rank 0 alone."""
+    """Train; after `when` steps, if the mode is one without sharding, make a pass under no_grad on rank 0 only."""
     # Of this one the root has no parameters of its own: its last unit is the first that a backward pass needs.
     network = nn.Sequential(*(nn.Linear(3, 3) for _ in range(3)))
     with torch.no_grad():
@@ -144,7 +144,7 @@ def groups_of(network: nn.Module) -> list[Any]:
 @pytest.mark.parametrize("when", [0, 2])
 @pytest.mark.parametrize("options", [{}, {"reshard_after_forward": False}])
 def test_whole_networks_need_no_other_rank(tmp_path: Path, when: int, options: dict[str, Any]) -> None:
-    """Rank 0 passes a batch that rank 1 does not, before training and in between; training then has the same bits."""
+    """A forward pass on rank 0 only, before or during training, does not change the bits of training."""
     with_it = run_ranks(tmp_path, 2, validate, "whole", when, options)
     without = run_ranks(tmp_path, 2, validate, "sharded", when, options)
     assert [len(outputs) for outputs, *_ in with_it] == [1, 0]
@@ -184,8 +184,8 @@ def pass_in_peace(rank: int) -> Any:
     return entered, passed, root.is_unsharded, [group.is_unsharded for group in others]
 
 
-def test_passes_tell_nobody(tmp_path: Path) -> None:
-    """All that is sent is sent on entering, in inference mode too; afterwards the root alone stays whole, as ever."""
+def test_passes_of_whole_networks_need_no_communication(tmp_path: Path) -> None:
+    """All communication happens on entering, also in inference mode; afterwards only the root stays unsharded."""
     for entered, passed, root, others in run_ranks(tmp_path, 2, pass_in_peace):
         assert entered == passed == 3
         assert (root, others) == (True, [False, False])
@@ -230,7 +230,7 @@ def moments(optimizer: torch.optim.Optimizer) -> list[Any]:
 
 
 def test_states_fit_whatever_was_sharded(tmp_path: Path) -> None:
-    """What one process saved goes into sharded networks and optimizers, and back, to the bit."""
+    """A state of one process is loaded into sharded networks and optimizers, and back, to the bit."""
     network = make_network()
     optimizer = make_optimizer(network)
     train(network, optimizer, 0, range(3))
@@ -267,7 +267,7 @@ def test_a_state_keeps_its_version_and_its_other_tensors() -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_a_state_of_another_network_is_refused() -> None:
-    """A whole state of other shapes or parameters does not fit a sharded network or optimizer."""
+    """An unsharded state with other shapes or parameters is refused by a sharded network or optimizer."""
     network = make_sharded()
     with pytest.raises(CheckpointMismatchError, match="size mismatch"):
         set_state(network, nn.Sequential(nn.Linear(1, 1)).state_dict(), "network")
@@ -279,7 +279,7 @@ def test_a_state_of_another_network_is_refused() -> None:
 SCRIPT = """
 import sys
 import helios, helios.checkpoint.shard_layout, helios.checkpoint.shard_files
-from helios.checkpoint.fsdp import unsharded
+from helios.checkpoint.state.fsdp import unsharded
 from helios.checkpoint.shard_tree import has_shards, is_sharded
 import torch
 with unsharded([torch.nn.Linear(1, 1)]):
@@ -290,6 +290,6 @@ print([name for name in heavy if name in sys.modules])
 
 
 def test_who_does_not_shard_loads_nothing_for_it() -> None:
-    """Issue 2: neither the import nor a look for shards loads torch's packages for them, nor safetensors."""
+    """Neither the import nor a search for shards loads torch's packages for sharding, or safetensors."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True, text=True)
     assert done.stdout == "[]\n"

@@ -94,7 +94,7 @@ def test_strategies_have_names(name: str, kind: type) -> None:
 
 
 def test_other_strategies_are_refused() -> None:
-    """An unknown name, and what is no strategy, are named with what there is."""
+    """An unknown name, or an object that is no strategy, raises an error with the known names."""
     with pytest.raises(ConfigurationError, match=r"strategy is 'zero': choose one of 'ddp', 'fsdp', or pass an inst"):
         helios.Trainer(strategy="zero")
     with pytest.raises(ArgumentTypeError, match=r"strategy is 3, a int: pass one of 'ddp', 'fsdp'"):

@@ -1,4 +1,4 @@
-"""Main threads that train beside a `RankMonitor`: in a play in which the test decides who moves when, and for real."""
+"""Main threads that train beside a `RankMonitor`, with real threads or in an order that the test chooses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def info_of(rank: int, world_size: int) -> DistributedInfo:
 
 
 class Hosted:
-    """A store, and connections to it for up to three ranks, which are slow to make: all runs use the same."""
+    """A store with connections for up to three ranks. All runs share them, because they are slow to make."""
 
     def __init__(self) -> None:
         store, self.port = host_store()
@@ -33,24 +33,24 @@ class Hosted:
         self._runs = itertools.count()
 
     def new_run(self) -> list[Store]:
-        """Return a store for each of three ranks, which is empty: runs do not see each other."""
+        """Return an empty store for each of three ranks; the keys of other runs are not visible in it."""
         run = f"run-{next(self._runs)}"
         prefixed: Any = dist.PrefixStore  # type: ignore[attr-defined]  # torch exports it
         return [prefixed(run, connection) for connection in self._connections]
 
 
 class Actor:
-    """A rank in a play: nothing of it moves unless the script says so.
+    """A rank that moves only when the test says so.
 
-    Its monitor and its main thread are two sides that move by turns. While the monitor asks where its main thread is,
-    that thread goes on, as far as it gets: this is where a flag that was raised too late would let it slip away.
+    Its monitor and its main thread move by turns. While the monitor reads the position, the main thread continues as
+    far as it can: if the flag were raised too late, it would get past the position where all ranks stop.
 
     Args:
-        store: where ranks tell each other.
+        store: the store of the run.
         rank: the rank.
-        world_size: how many play.
+        world_size: the number of ranks.
         limit: the last position: training is complete there.
-        haste: how often the main thread moves while the monitor asks where it is.
+        haste: how often the main thread moves while the monitor reads its position.
     """
 
     def __init__(self, store: Store, rank: int, world_size: int, limit: int, haste: int) -> None:
@@ -58,7 +58,7 @@ class Actor:
         self.at = 0
         self.end: int | None = None
         self._limit, self._haste = limit, haste
-        self._goes_on = self._is_looking = False
+        self._continues = self._is_looking = False
         self._monitor = RankMonitor(store, info_of(rank, world_size), watches=False)
         self._question = self._monitor.watch_stop_requests(lambda: self.is_asked, self._tell)
 
@@ -70,36 +70,36 @@ class Actor:
         return told
 
     def look(self) -> None:
-        """Let the monitor's thread move; its last move comes when the main thread has left."""
+        """Let the monitor's thread make a check; its last one comes when the main thread has stopped."""
         self._is_looking = True
         if self.end is None:
-            self._monitor._look()
+            self._monitor._check()
         elif not self.is_over:
             self.is_over = True
             self._monitor._run()
         self._is_looking = False
 
     def train(self) -> None:
-        """Let the main thread move: it asks whether to leave, or trains the batch that it has asked about."""
+        """Let the main thread move: it checks whether to stop, or trains the next batch."""
         if self.end is not None:
             return
-        if self._goes_on:
+        if self._continues:
             self.at += 1
-            self._goes_on = False
+            self._continues = False
         elif self._monitor._is_flagged and not self._monitor._settled.is_set():
-            return  # It waits for the answer.
+            return  # It waits for the position where all stop.
         elif self.at == self._limit or self._question():
             self.end = self.at
             self._monitor._closed.set()
         else:
-            self._goes_on = True
+            self._continues = True
 
 
 def perform(actors: list[Actor], moves: Iterable[tuple[str, int]]) -> list[int | None]:
-    """Move as the script says, and then in turn until all have left.
+    """Make these moves, and then move all ranks in turn until all have stopped.
 
     Returns:
-        Where each has left; `None` for one that waits for ever.
+        The position where each has stopped; `None` for one that waits forever.
     """
     for what, rank in moves:
         if what == "ask":
@@ -116,7 +116,7 @@ def perform(actors: list[Actor], moves: Iterable[tuple[str, int]]) -> list[int |
 
 
 class Walker(threading.Thread):
-    """A main thread that takes steps of random length beside a real monitor, and asks after each whether to leave."""
+    """A main thread beside a real monitor; it takes steps of random length, and checks after each whether to stop."""
 
     def __init__(self, monitor: RankMonitor, limit: int, seed: int, pause: float) -> None:
         super().__init__(daemon=True)
@@ -129,11 +129,11 @@ class Walker(threading.Thread):
 
     def run(self) -> None:
         with self._monitor:
-            should_leave: Callable[[], bool] = self._monitor.watch_stop_requests(lambda: self.is_asked, lambda: self.at)
+            should_stop: Callable[[], bool] = self._monitor.watch_stop_requests(lambda: self.is_asked, lambda: self.at)
             try:
-                while self.at < self._limit and not should_leave():
+                while self.at < self._limit and not should_stop():
                     time.sleep(self._random.random() * self._pause)
                     self.at += 1
-            except BaseException as error:  # noqa: BLE001 - the test that has started the thread shall see it.
+            except BaseException as error:  # noqa: BLE001 - the test that started the thread checks it.
                 self.error = error
             self.end = self.at

@@ -30,7 +30,7 @@ def _be_rank(
     dist.barrier()  # None leaves while another one still makes the group.
     try:
         answer: tuple[bool, Any] = (True, work(rank, *pickle.loads(args)))
-    except BaseException:  # noqa: BLE001 - the test that started the rank shall see it.
+    except BaseException:  # noqa: BLE001 - it is raised in the test that started the rank.
         answer = (False, traceback.format_exc())
     connection.send_bytes(pickle.dumps(answer))
     connection.close()
@@ -59,14 +59,14 @@ def run_ranks(folder: Path, world_size: int, work: Callable[..., Any], *args: An
         process.start()
         theirs.close()
     try:
-        return [_hear(ours, f"rank {rank} of {world_size}") for rank, (ours, _) in enumerate(pipes)]
+        return [_receive(ours, f"rank {rank} of {world_size}") for rank, (ours, _) in enumerate(pipes)]
     finally:
         for process in ranks:
             process.join(PATIENCE / 6)
             process.kill()
 
 
-def _hear(connection: Connection, name: str) -> Any:
+def _receive(connection: Connection, name: str) -> Any:
     assert connection.poll(PATIENCE), f"{name} is stuck"
     try:
         is_well, answer = pickle.loads(connection.recv_bytes())

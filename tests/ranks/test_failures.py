@@ -65,7 +65,7 @@ def travel(failure: Failure) -> Failure:
 
 
 def test_an_error_arrives_with_all_that_is_known_of_it() -> None:
-    """Rank, machine, time, text and traceback of an exception travel; it is the cause of what is raised."""
+    """Rank, machine, time, text and traceback of an exception are sent; the exception is the cause of the error."""
     before = time.monotonic()
     failure = travel(Failure.of(raised(ConfigurationError("steps is -1")), 3))
     assert (failure.rank, failure.host, failure.is_echo) == (3, socket.gethostname(), False)
@@ -84,8 +84,8 @@ def test_an_error_arrives_with_all_that_is_known_of_it() -> None:
 
 
 @pytest.mark.parametrize("error", [TwoArguments("a", 1), Holding("a 1"), Changing("a 1")])
-def test_an_error_that_cannot_travel_arrives_as_text(error: Exception) -> None:
-    """Of an exception that cannot be pickled, or not be made again, everything but itself arrives."""
+def test_an_error_that_cannot_be_pickled_is_sent_as_text(error: Exception) -> None:
+    """If an exception cannot be pickled or unpickled, everything but the exception itself is sent."""
     arrived = travel(Failure.of(raised(error), 1)).to_error()
     assert isinstance(arrived, RankFailedError)
     assert arrived.__cause__ is None
@@ -93,7 +93,7 @@ def test_an_error_that_cannot_travel_arrives_as_text(error: Exception) -> None:
 
 
 def test_control_flow_arrives_as_it_is() -> None:
-    """A type that is control flow, or derived from it, is raised itself; what it came from is its cause."""
+    """An exception of a control-flow type, or derived from one, is raised itself, with the report as its cause."""
     for kind in (Stop, StopAtOnce):
         arrived = travel(Failure.of(raised(kind("enough")), 1)).to_error([Stop])
         assert type(arrived) is kind
@@ -103,8 +103,8 @@ def test_control_flow_arrives_as_it_is() -> None:
     assert isinstance(travel(Failure.of(raised(Stop()), 1)).to_error([StopAtOnce]), RankFailedError)
 
 
-def test_control_flow_may_be_known_to_its_rank_alone() -> None:
-    """A type that only the rank that raised it has registered is raised itself, too; other errors are not."""
+def test_control_flow_may_be_registered_on_one_rank_only() -> None:
+    """An exception of a type that only its rank has registered is raised itself, too; other errors are not."""
     assert type(travel(Failure.of(raised(StopAtOnce()), 1, [Stop])).to_error()) is StopAtOnce
     assert isinstance(travel(Failure.of(raised(KeyError()), 1, [Stop])).to_error(), RankFailedError)
     assert isinstance(travel(Failure.of(raised(Holding("a")), 1, [Holding])).to_error(), RankFailedError)
@@ -119,8 +119,8 @@ def through_store(failure: Failure) -> Failure:
     "error",
     [ConfigurationError("steps is -1"), KeyError(("a", 1)), FileNotFoundError(2, "gone", "x"), StopAtOnce("a", 1)],
 )
-def test_an_error_is_made_again_from_plain_data(error: Exception) -> None:
-    """Over a store, errors of Python's, Helios' and registered types arrive with type and arguments."""
+def test_an_error_is_constructed_from_plain_data(error: Exception) -> None:
+    """Over a store, errors of Python's, Helios' and registered types keep their type and arguments."""
     failure = through_store(Failure.of(raised(error), 3, [Stop]))
     arrived = failure.to_error([Stop])
     cause = arrived if isinstance(error, Stop) else arrived.__cause__
@@ -134,7 +134,7 @@ def test_an_error_is_made_again_from_plain_data(error: Exception) -> None:
 
 
 def test_an_error_of_another_type_arrives_as_text_over_a_store() -> None:
-    """Over a store, no class is looked up but by the names that are known; text and traceback arrive."""
+    """Over a store, only known classes are looked up; of other errors, text and traceback are sent."""
     for error in (Stop("a 1"), subprocess.CalledProcessError(1, "x"), TwoArguments("a", 1)):
         failure = through_store(Failure.of(raised(error), 1, [type(error)]))
         arrived = failure.to_error([TwoArguments])
@@ -144,14 +144,14 @@ def test_an_error_of_another_type_arrives_as_text_over_a_store() -> None:
 
 
 def test_arguments_that_are_no_plain_data_are_left_out() -> None:
-    """Over a store, an argument that could only be pickled is replaced by the text of the error."""
+    """Over a store, arguments that are not plain data are replaced by the text of the error."""
     arrived = through_store(Failure.of(raised(ValueError(object(), 1)), 1)).to_error()
     assert type(arrived.__cause__) is ValueError
     assert str(arrived.__cause__).startswith("(<object object at")
 
 
 def test_a_lost_rank_is_lost_over_a_store_too() -> None:
-    """An error about another rank keeps, over a store, its text, its rank and whether that is lost."""
+    """Over a store, an error about another rank keeps its text, its rank and whether that rank is lost."""
     for failure in (Failure.lost(1, "there", "gone"), Failure.of(raised(RankFailedError("gone", 1, is_lost=True)), 0)):
         error = through_store(failure).to_error()
         assert isinstance(error, RankFailedError)
@@ -174,15 +174,15 @@ HONEST = Failure.of(ValueError("x"), 1).to_message()
         HONEST.replace(b'["is_lost", false]', b'["is_lost", 0]'),
     ],
 )
-def test_what_is_no_failure_is_refused(message: bytes) -> None:
-    """What anybody else has written where a failure is expected is named, with the key, and nothing is made of it."""
+def test_content_that_is_not_a_failure_is_refused(message: bytes) -> None:
+    """Foreign content in place of a failure raises an error with the key, and no object is made of it."""
     assert message != HONEST
     with pytest.raises(StoreContentError, match="the store of the run holds .* under 'failed', which no rank"):
         Failure.from_message(message, "failed")
 
 
-def test_a_stranger_cannot_end_a_rank_in_silence() -> None:
-    """What claims to be control flow in a store, and is not registered here, is reported as a failure."""
+def test_foreign_control_flow_is_reported() -> None:
+    """A failure in a store that claims to be control flow, and is not registered here, is reported as a failure."""
     claimed = through_store(Failure.of(SystemExit(0), 1, [SystemExit]))
     assert claimed.is_control_flow
     error = claimed.to_error([Stop])
@@ -191,7 +191,7 @@ def test_a_stranger_cannot_end_a_rank_in_silence() -> None:
 
 
 def test_a_killed_rank_has_no_traceback() -> None:
-    """Of a rank that could say nothing, one line is told."""
+    """The message about a killed rank is one line."""
     error = Failure(2, "there", 0.0, "it was ended by SIGKILL").to_error()
     assert str(error) == "rank 2 (on there) failed first: it was ended by SIGKILL"
     assert error.__cause__ is None
@@ -204,8 +204,8 @@ def chained(cause: BaseException, *, explicit: bool) -> BaseException:
     return error
 
 
-def test_an_echo_is_told_from_news() -> None:
-    """An error that goes back to a lost connection between ranks is an echo; a user's own error is not."""
+def test_an_echo_is_distinguished_from_other_errors() -> None:
+    """An error caused by a lost connection between ranks is an echo; a user's own error is not."""
     echo = RuntimeError(GONE)
     for error in (echo, chained(echo, explicit=True), chained(chained(echo, explicit=False), explicit=True)):
         assert Failure.of(error, 0).is_echo, error
@@ -225,13 +225,13 @@ def lose_the_other(rank: int) -> bool:
     return Failure.of(caught.value, rank).is_echo
 
 
-def test_what_gloo_raises_is_an_echo(tmp_path: Path) -> None:
-    """The error of a collective whose other side is gone is recognized in the words of the torch of today."""
+def test_an_error_of_gloo_is_an_echo(tmp_path: Path) -> None:
+    """The error of a collective with a lost rank is recognized by the message of the installed torch."""
     assert run_ranks(tmp_path, 2, lose_the_other) == [True, None]
 
 
 def test_a_portable_error_says_the_same() -> None:
-    """An error that can travel is portable itself; of another, a `TrainingError` has the text."""
+    """An error that can be pickled is portable itself; for another, a `TrainingError` has the text."""
     error = KeyError("a")
     assert portable(error) is error
     for other in (TwoArguments("a", 1), Holding("a 1"), Changing("a 1")):
@@ -241,8 +241,8 @@ def test_a_portable_error_says_the_same() -> None:
         assert portable(substitute) is substitute
 
 
-def test_what_goes_back_to_another_rank_is_an_echo() -> None:
-    """Whoever was told of another rank's failure was not the first to fail, and does not hide who was."""
+def test_an_error_caused_by_another_rank_is_an_echo() -> None:
+    """A rank that raises another rank's failure was not the first to fail."""
     told = RankFailedError("rank 1 failed first: no room", 1, is_lost=True)
     failure = travel(Failure.of(raised(told), 0))
     assert failure.is_echo
@@ -254,8 +254,8 @@ def test_what_goes_back_to_another_rank_is_an_echo() -> None:
     assert Failure.of(error, 0).is_echo
 
 
-def test_a_rank_that_is_gone_is_told_from_one_that_has_raised() -> None:
-    """Who runs a trial can tell whether a rank has failed in it, or was killed and may do better."""
+def test_a_lost_rank_is_distinguished_from_one_that_has_raised() -> None:
+    """`is_lost` tells whether a rank was killed, so that its trial can be run again, or has raised an error."""
     gone, failed = Failure.lost(1, "there", "it was ended by SIGKILL"), Failure.of(raised(ValueError("x")), 1)
     for failure, is_lost in ((gone, True), (failed, False)):
         error = travel(failure).to_error()

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 LARGE = 2**62
 
 
-def test_a_process_alone_agrees_with_itself() -> None:
-    """Alone, every answer is the question's own value, the same object, and nothing is announced."""
+def test_collectives_of_a_single_process_return_its_own_values() -> None:
+    """In a single process, every collective returns the value itself, and nothing is announced."""
     host_group, value = HostGroup(), [object()]
     assert (host_group.rank, host_group.world_size, host_group.info) == (0, 1, DistributedInfo())
     assert host_group.all_reduce_max(3, -1) == (3, -1)
     assert host_group.broadcast_object(value) is value
     (gathered,) = host_group.all_gather_object(value)
     assert gathered is value
-    host_group.announce(ValueError("heard by nobody"))
+    host_group.announce(ValueError("received by nobody"))
 
 
-def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
-    """Alone there is nothing to agree on: the question costs what it costs the watch of signals."""
+def test_the_stop_check_of_a_single_process_is_the_signal_watch() -> None:
+    """A single process has nothing to agree on, so the stop check is the function that was passed."""
 
     def was_asked() -> bool:
         return True
@@ -38,18 +38,18 @@ def test_alone_the_question_whether_to_leave_is_the_signal_s_own() -> None:
     assert HostGroup().make_stop_check(was_asked, lambda: 0) is was_asked
 
 
-def test_an_error_is_announced_to_whom_the_run_says() -> None:
-    """A failure goes where the run has told, as it is."""
-    heard: list[BaseException] = []
+def test_an_error_is_passed_to_the_announce_function() -> None:
+    """`announce` passes the error itself to the function of the run."""
+    announced: list[BaseException] = []
     error = ValueError("loud")
-    HostGroup(announce=heard.append).announce(error)
-    assert heard == [error]
+    HostGroup(announce=announced.append).announce(error)
+    assert announced == [error]
 
 
 def agree(rank: int) -> dict[str, Any]:
-    """Be a rank, and return what comes of every agreement."""
+    """Run one rank, and return the result of every collective."""
     host_group = join_host_group()
-    # What the model's own step exchanges, from another thread here, must never meet the agreement.
+    # Collectives of the training step, here from another thread, must not mix with those of the host group.
     steps = threading.Thread(target=lambda: [all_reduce_tensors(torch.ones(3)) for _ in range(50)])
     steps.start()
     told = {
@@ -69,8 +69,8 @@ def agree(rank: int) -> dict[str, Any]:
     return told
 
 
-def test_two_ranks_agree(tmp_path: Path) -> None:
-    """Both ranks get the largest votes, to the last bit, rank 0's value and all values in order."""
+def test_collectives_of_two_ranks(tmp_path: Path) -> None:
+    """Both ranks get the maximum of integers, to the last bit, rank 0's object, and all objects in order of rank."""
     told = run_ranks(tmp_path, 2, agree)
     assert [entry.pop("place") for entry in told] == [(0, 2), (1, 2)]
     assert [entry.pop("gather on rank 0") for entry in told] == [[{"of": 0}, {"of": 1}], None]
@@ -86,8 +86,8 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
     }
 
 
-def test_where_to_leave_is_the_lookout_s_to_say() -> None:
-    """Of several ranks, one that is asked does not leave before it is agreed where."""
+def test_the_stop_check_of_several_ranks_is_the_monitor_s() -> None:
+    """With several ranks, one that is asked to stop does not stop before all have agreed on a position."""
     store, _ = host_store()
     info = DistributedInfo(0, 2, 0, 2)
     host_group = HostGroup(info, monitor=RankMonitor(store, info))

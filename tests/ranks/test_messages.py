@@ -47,14 +47,14 @@ def describe(value: Any) -> Any:
 
 
 @given(VALUES)
-def test_plain_data_arrives_as_it_is(value: Any) -> None:
-    """Whatever a message can hold is read back equal, of the same types, in the same order."""
+def test_plain_data_is_read_back_equal(value: Any) -> None:
+    """Every value that a message can contain is read back equal, with the same types, in the same order."""
     assert describe(decode_message(encode_message(value), "key")) == describe(value)
 
 
 @given(st.binary() | VALUES.map(pickle.dumps) | st.text().map(str.encode) | VALUES.map(repr).map(str.encode))
-def test_what_is_no_message_is_refused(content: bytes) -> None:
-    """Whatever stands in a store is read as plain data, or refused with one error that names the key."""
+def test_content_that_is_not_a_message_is_refused(content: bytes) -> None:
+    """The content of a store is read as plain data, or refused with one error that names the key."""
     with contextlib.suppress(StoreContentError):
         value = decode_message(content, "key")
         assert json.loads(encode_message(value)) is not None or value is None
@@ -73,7 +73,7 @@ def test_what_is_no_message_is_refused(content: bytes) -> None:
     ],
 )
 def test_a_crafted_message_is_refused(content: bytes) -> None:
-    """Unknown names, contents of the wrong kind, depth and length end in the same error."""
+    """Unknown names, contents of the wrong type, deep nesting and long contents raise the same error."""
     with pytest.raises(StoreContentError, match="under 'key', which no rank of this run writes: find out") as caught:
         decode_message(content, "key")
     assert isinstance(caught.value, TrainingError)
@@ -90,8 +90,8 @@ class Point:
         self.x = x
 
 
-def test_what_would_arrive_as_something_else_is_refused() -> None:
-    """What is derived from a plain type, or no plain data, is refused by its path; numbers of NumPy are numbers."""
+def test_values_of_other_types_are_refused() -> None:
+    """Values that are not plain data, and subclasses, are refused with their path; NumPy scalars are accepted."""
     for value in (Colour("red"), Point(1), Ellipsis, 1j):
         with pytest.raises(ArgumentTypeError, match=r"^argument 1\[0\]\['a'\] is a .*, which ranks cannot send"):
             encode_message([{"a": value}], "argument 1")
@@ -104,7 +104,7 @@ def test_what_would_arrive_as_something_else_is_refused() -> None:
 
 
 def test_a_class_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Objects of a registered class are made again from plain data, wherever they stand."""
+    """Objects of a registered class are constructed from plain data, at any place in a message."""
     for table in ("_names", "_readers"):
         monkeypatch.setattr(messages, table, dict(getattr(messages, table)))
     register_message_type(Point, lambda point: point.x, Point)
@@ -116,7 +116,7 @@ def test_a_class_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_that_uses_a_store_unpickles() -> None:
-    """Modules that read from a store do not import pickle, but for what comes over pipes and from their own process."""
+    """Modules that read from a store do not import pickle, except for pipes and values of their own process."""
     root = Path(helios.__file__).parent
     reading = [path for path in root.rglob("*.py") if "ranks.stores" in path.read_text(encoding="utf-8")]
     assert len(reading) >= 5

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helios.errors import NotRunningError, TrainingError
-from helios.ranks import object_host as home
+from helios.ranks import object_host
 from helios.ranks.object_host import ObjectHost, call_host, host_channel, register_proxy
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Account:
-    """Stays at home: holds what no other process may have a copy of."""
+    """Stays in the calling process, and holds what no other process may have a copy of."""
 
     def __init__(self, balance: int = 0) -> None:
         self.balance = balance
@@ -49,12 +49,12 @@ class Counter:
         self.number, self.opening_balance = number, opening_balance
 
     def add(self, amount: int, *, times: int = 1) -> Any:
-        """Have it added at home."""
+        """Add it in the calling process."""
         return call_host(self.number, "add", amount, times=times)
 
 
 def answer(account: Account, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Answer at home, or fail in one of many ways."""
+    """Answer in the calling process, or fail in one of many ways."""
     if name == "raise":
         raise arguments[0](arguments[1])
     if name == "lambda":
@@ -64,22 +64,22 @@ def answer(account: Account, name: str, arguments: tuple[Any, ...], options: dic
 
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have accounts stay at home while a test lasts."""
-    monkeypatch.setattr(home, "_kinds", {})
+    """Register a proxy for accounts during a test."""
+    monkeypatch.setattr(object_host, "_kinds", {})
     register_proxy(Account, lambda account, number: (Counter, (number, account.balance)), answer)
 
 
 @contextlib.contextmanager
 def sent_out(value: Any) -> Iterator[Any]:
-    """Be another process, that was sent a value, while the context lasts."""
+    """Act as another process that was sent a value, while the context lasts."""
     here = ObjectHost()
     packed = here.pack(value)
     with host_channel(here.answer):
         yield pickle.loads(packed)
 
 
-def test_questions_to_a_stand_in_are_answered_at_home() -> None:
-    """What is asked of a stand-in happens to the object at home, arguments and answer included."""
+def test_calls_of_a_proxy_run_on_the_hosted_object() -> None:
+    """A call of a proxy runs on the hosted object; arguments and result are passed on."""
     account = Account(5)
     with sent_out({"held": [account]}) as arrived:
         (counter,) = arrived["held"]
@@ -91,8 +91,8 @@ def test_questions_to_a_stand_in_are_answered_at_home() -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 3)))
-def test_each_object_has_a_stand_in_of_its_own(order: list[int]) -> None:
-    """The same object has one stand-in wherever it occurs, others have others, even if they are equal."""
+def test_each_object_has_one_proxy(order: list[int]) -> None:
+    """An object has the same proxy wherever it occurs; equal objects have different ones."""
     accounts = [Account() if number % 2 else SavingsAccount() for number in range(4)]
     with sent_out([accounts[which] for which in order]) as counters:
         for counter in counters:
@@ -102,8 +102,8 @@ def test_each_object_has_a_stand_in_of_its_own(order: list[int]) -> None:
     assert same == [[a == b for b in order] for a in order]
 
 
-def test_a_home_goes_on_counting() -> None:
-    """What is packed later by the same home can be asked beside what was packed before."""
+def test_a_host_packs_several_times() -> None:
+    """Proxies of several messages of the same host work at the same time."""
     here, first, second = ObjectHost(), Account(1), Account(2)
     packed = [here.pack(first), here.pack([second, first])]
     with host_channel(here.answer):
@@ -112,8 +112,8 @@ def test_a_home_goes_on_counting() -> None:
         assert [counter.add(10) for counter in (once, other, again)] == [11, 12, 21]
 
 
-def test_everything_else_travels_as_it_is() -> None:
-    """A class of which objects stay at home is no such object, and neither is anything else."""
+def test_other_objects_are_pickled_as_usual() -> None:
+    """The class of hosted objects is pickled as usual, and so is every other object."""
     value = [Account, functools.partial(int, "12"), {"a": (1, 2.5)}]
     with sent_out(value) as arrived:
         assert arrived[0] is Account
@@ -121,8 +121,8 @@ def test_everything_else_travels_as_it_is() -> None:
         assert arrived[2] == value[2]
 
 
-def test_what_is_raised_at_home_is_raised_by_the_question() -> None:
-    """An error of the answer is the asker's, in its own type where that can travel."""
+def test_an_error_of_the_hosted_object_is_raised_by_the_call() -> None:
+    """A call raises the error of the hosted object, in its own type if that can be pickled."""
     with sent_out(Account()) as counter:
         with pytest.raises(KeyError, match="no such account"):
             call_host(counter.number, "raise", KeyError, "no such account")
@@ -130,22 +130,22 @@ def test_what_is_raised_at_home_is_raised_by_the_question() -> None:
             call_host(counter.number, "raise", Refusal, "not today")
         with pytest.raises(AttributeError, match="lambda"):
             call_host(counter.number, "lambda")
-        assert counter.add(1) == 1, "home must be well after all that"
+        assert counter.add(1) == 1, "the host still answers after these errors"
 
 
-def test_without_a_way_home_nothing_can_be_asked() -> None:
-    """A stand-in outside of a run says that it can be used in one only; a way leads home while it lasts."""
+def test_a_proxy_needs_a_channel() -> None:
+    """A proxy outside of a run raises an error; the channel is open only while the context lasts."""
     account = Account()
     with sent_out(account) as counter:
         with sent_out(Account(100)):
-            assert counter.add(1) == 101, "the innermost way counts"
+            assert counter.add(1) == 101, "the innermost channel counts"
         assert counter.add(1) == 1
-    with pytest.raises(NotRunningError, match="add asks the process that called fit, .* in a run only"):
+    with pytest.raises(NotRunningError, match="add calls the process that called fit, .* during a run only"):
         counter.add(1)
 
 
-def test_a_way_home_is_closed_by_an_error() -> None:
-    """However a run ends, nothing leads home after it."""
+def test_an_error_closes_the_channel() -> None:
+    """The channel is closed when a run fails."""
     with pytest.raises(KeyError), sent_out(Account()):
         raise KeyError
-    assert home._ways == []
+    assert object_host._channels == []

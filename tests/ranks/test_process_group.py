@@ -45,8 +45,8 @@ def look_around(rank: int, meeting: Path, environment: dict[str, str]) -> Distri
     return get_dist_info()
 
 
-def test_whoever_made_the_group_torchrun_knows_the_machines(tmp_path: Path) -> None:
-    """In somebody else's group, local ranks are torchrun's, if it speaks of that group."""
+def test_local_ranks_of_an_existing_group_are_those_of_torchrun(tmp_path: Path) -> None:
+    """In an existing process group, local ranks are those of torchrun, if its variables are about that group."""
     torchrun = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
     known = run_ranks(tmp_path, 2, look_around, tmp_path / "known", torchrun)
     assert known == [DistributedInfo(0, 1, rank, 2) for rank in range(2)]
@@ -54,8 +54,8 @@ def test_whoever_made_the_group_torchrun_knows_the_machines(tmp_path: Path) -> N
     assert unknown == [DistributedInfo(rank, 2, rank, 2) for rank in range(2)]
 
 
-def test_a_group_that_is_there_is_used_and_left_alone(tmp_path: Path) -> None:
-    """A run in somebody else's process group takes part in it; it ends no more than what it has made."""
+def test_an_existing_group_is_used_and_not_destroyed(tmp_path: Path) -> None:
+    """A run uses an existing process group, and destroys only the groups that it has created."""
     assert run_ranks(tmp_path, 2, visit, tmp_path / "store") == [(True, False)] * 2
 
 
@@ -78,8 +78,8 @@ def let_down(rank: int, meeting: Path) -> float:
     return waited
 
 
-def test_a_rank_that_fails_lets_go_of_the_others(tmp_path: Path) -> None:
-    """Whatever still refers to the groups of a failed rank, the others' collectives raise at once."""
+def test_a_failed_rank_releases_the_others(tmp_path: Path) -> None:
+    """Collectives of the other ranks raise at once, even if objects still refer to the failed rank's groups."""
     assert run_ranks(tmp_path, 2, let_down, tmp_path / "store")[0] < 3
 
 
@@ -108,6 +108,6 @@ def begin_twice(rank: int, meeting: Path) -> tuple[str, bool, bool]:
     return text, was_left, is_dist_active()
 
 
-def test_a_run_that_cannot_begin_leaves_no_group(tmp_path: Path) -> None:
-    """When the groups of a run cannot be made, the next run does not find half of them, and makes its own."""
+def test_a_failed_setup_leaves_no_group(tmp_path: Path) -> None:
+    """If the groups of a run cannot be created, none is left, and the next run creates its own."""
     assert run_ranks(tmp_path, 2, begin_twice, tmp_path / "store") == [("no group today", False, False)] * 2

@@ -62,7 +62,7 @@ def be_parent(told: Connection, method: str, work: Any) -> None:
     ("method", "work"), [("fork", follow), ("fork", follow_late), ("spawn", follow), ("forkserver", follow)]
 )
 def test_a_process_follows_its_parent(method: str, work: Any) -> None:
-    """Started in whichever way, early or late, while others hold what the parent has held: it ends soon."""
+    """A process ends soon after its parent, however it was started, even if others hold the parent's pipe."""
     told, there = FORKSERVER.Pipe()
     parent = FORKSERVER.Process(target=be_parent, args=(there, method, work))
     parent.start()
@@ -103,8 +103,8 @@ def train(told: Connection) -> None:
         time.sleep(PATIENCE)
 
 
-def test_workers_follow_who_is_killed_with_their_lock_in_its_hands() -> None:
-    """A data loader's workers end with the process that is killed, also where torch has them wait for it."""
+def test_workers_end_with_a_killed_process_that_holds_their_lock() -> None:
+    """The workers of a data loader end with their killed process, also while they wait for it in torch."""
     told, there = FORKSERVER.Pipe()
     parent = FORKSERVER.Process(target=train, args=(there,), daemon=False)
     parent.start()
@@ -124,8 +124,8 @@ def lead() -> None:
     end_process()
 
 
-def test_a_process_that_leads_a_group_ends_with_it() -> None:
-    """What a rank has started ends with it; a process that leads no group ends alone."""
+def test_a_group_leader_ends_with_its_group() -> None:
+    """`end_process` ends the processes that a rank has started; a process that leads no group ends alone."""
     leader = FORKSERVER.Process(target=lead, daemon=False)
     leader.start()
     leader.join()
@@ -157,15 +157,15 @@ class Stirrer:
         return bool(self._threads & {*TASKS.iterdir()})
 
 
-def test_settling_waits_for_threads_that_are_not_python_s() -> None:
-    """Whatever a thread of torch is at, it is through with it when all are idle."""
+def test_settle_waits_for_threads_of_libraries() -> None:
+    """A busy thread of torch has finished its work when `settle` returns."""
     stirrer = Stirrer(BRIEF)
     settle()
     assert not stirrer.is_busy()
 
 
 def work_on() -> None:
-    """Say by the exit code whether a thread that goes on and on was waited for in vain, and not for long."""
+    """Report by the exit code that the wait for a thread that never ends was short and without success."""
     stirrer, began = Stirrer(100 * BRIEF), time.monotonic()
     settle()
     os._exit(stirrer.is_busy() and 0.5 <= time.monotonic() - began < 5)
@@ -190,8 +190,8 @@ def fork_beside_a_thread() -> None:
         ),
     ],
 )
-def test_settling_has_its_time(work: Any) -> None:
-    """A child is forked when other threads hold no lock it would wait for, and beside one that never rests."""
+def test_settle_has_a_limit(work: Any) -> None:
+    """A fork waits for threads that hold a lock, and not forever for a thread that is always busy."""
     process = FORKSERVER.Process(target=work)
     process.start()
     process.join()

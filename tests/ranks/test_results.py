@@ -18,8 +18,8 @@ def make_line() -> tuple[SendingQueue, ResultQueue]:
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.floats(allow_nan=False)))))
-def test_items_come_out_in_the_order_in_which_they_came(items: list[object]) -> None:
-    """Everything comes out once, first in first out, and the queue says how much there is."""
+def test_items_are_returned_in_order(items: list[object]) -> None:
+    """Each item is returned once, first in first out, and the queue reports its size."""
     rank, home = make_line()
     for number, item in enumerate(items):
         (rank.put if number % 2 else home.put)(item)
@@ -29,17 +29,19 @@ def test_items_come_out_in_the_order_in_which_they_came(items: list[object]) -> 
     assert (home.qsize(), len(home)) == (0, 0)
 
 
-def test_an_empty_queue_says_so_at_once() -> None:
-    """`get` never waits, as nothing can come any more; its error is the standard one and says what to do."""
+def test_an_empty_queue_raises_at_once() -> None:
+    """`get` never waits, because no item can arrive; it raises the standard error, with the remedy."""
     began = time.monotonic()
     for take in (ResultQueue().get, ResultQueue().get_nowait, lambda: ResultQueue().get(True, 60)):
-        with pytest.raises(queue.Empty, match="what a rank puts in, in on_training_end say, can be taken out once"):
+        with pytest.raises(
+            queue.Empty, match="each item that a rank puts, for example in on_training_end, can be taken out once"
+        ):
             take()
     assert time.monotonic() - began < 5
 
 
-def test_the_arguments_of_the_standard_queue_are_taken() -> None:
-    """Code that passes `block` and `timeout`, as to a queue of the standard library, works as it is."""
+def test_the_arguments_of_the_standard_queue_are_accepted() -> None:
+    """Code that passes `block` and `timeout`, as to a queue of the standard library, works unchanged."""
     rank, home = make_line()
     rank.put(1, True, 5)  # noqa: FBT003 - as such code does.
     rank.put(2, block=False)
@@ -47,8 +49,8 @@ def test_the_arguments_of_the_standard_queue_are_taken() -> None:
     assert [home.get(True, 5), home.get(block=False), home.get(timeout=5)] == [1, 2, 3]
 
 
-def test_tensors_are_put_in_by_value() -> None:
-    """What happens to a tensor after it was put in changes nothing, and no memory is shared with anybody."""
+def test_tensors_are_put_by_value() -> None:
+    """Later changes to a tensor do not change the item, and no memory is shared."""
     rank, home = make_line()
     tensor = torch.arange(1000.0)
     rank.put({"weights": tensor})
@@ -57,8 +59,8 @@ def test_tensors_are_put_in_by_value() -> None:
     assert len(pack(tensor)) > 1000 * tensor.element_size()
 
 
-def test_what_cannot_be_pickled_is_refused_where_it_is_put_in() -> None:
-    """The error comes where the item is put in, and nothing of it arrives."""
+def test_an_item_that_cannot_be_pickled_is_refused_by_put() -> None:
+    """`put` raises the error, and the item is not sent."""
     rank, home = make_line()
     for put in (rank.put, home.put):
         with pytest.raises(AttributeError, match="lambda"):
@@ -66,8 +68,8 @@ def test_what_cannot_be_pickled_is_refused_where_it_is_put_in() -> None:
     assert home.empty()
 
 
-def test_what_a_failed_run_has_put_in_is_not_taken_for_the_next_ones() -> None:
-    """It can be taken out until the next run begins, which drops that alone, however equal the rest is."""
+def test_items_of_a_failed_run_are_dropped_by_the_next_run() -> None:
+    """Items of a failed run stay readable until the next run starts, which drops these and no equal ones."""
     home = ResultQueue()
     with home.filling():
         home.put("same")

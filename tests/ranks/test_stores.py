@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from helios.errors import StoreContentError
-from helios.ranks.stores import SignedStore, _agree_on_life, connect_store, host_store
+from helios.ranks.stores import SignedStore, _agree_on_name, connect_store, host_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def live(delays: list[float], deaths: list[int | None]) -> list[str]:
 
     def shake(rank: int) -> str:
         time.sleep(delays[rank])
-        return _agree_on_life(Mortal(CONNECTIONS[rank], deaths[rank]), rank, RANKS)
+        return _agree_on_name(Mortal(CONNECTIONS[rank], deaths[rank]), rank, RANKS)
 
     with ThreadPoolExecutor(RANKS) as pool:
         ranks = [pool.submit(shake, rank) for rank in range(RANKS)]
@@ -66,8 +66,8 @@ DELAYS = st.lists(st.sampled_from([0.0, 0.005, 0.03]), min_size=RANKS, max_size=
 # Not shrunk: an example that fails takes as long as its ranks are patient.
 @settings(max_examples=25, phases=[Phase.generate])
 @given(DELAYS, st.integers(0, 12), DELAYS)
-def test_each_life_agrees_on_a_name_of_its_own(first: list[float], kill: int, second: list[float]) -> None:
-    """Started again over what the dead have left at any instant, ranks find each other alone."""
+def test_each_start_agrees_on_a_new_name(first: list[float], kill: int, second: list[float]) -> None:
+    """Restarted ranks, with the keys of killed ranks in the store, agree on a name among themselves only."""
     forget()
     # All are killed: one can be done with the handshake only if it went through for all, whoever dies later.
     before = live(first, [kill, kill, kill])
@@ -79,11 +79,11 @@ def test_each_life_agrees_on_a_name_of_its_own(first: list[float], kill: int, se
     assert not {*now} & {*again}
 
 
-def test_a_name_that_no_rank_gives_is_refused() -> None:
-    """A stranger who welcomes a rank cannot choose the name under which it looks for all that follows."""
+def test_a_foreign_name_is_refused() -> None:
+    """A foreign process that answers a rank cannot choose the name of the store."""
     forget()
     with ThreadPoolExecutor(1) as pool:
-        rank = pool.submit(_agree_on_life, CONNECTIONS[1], 1, 2)
+        rank = pool.submit(_agree_on_name, CONNECTIONS[1], 1, 2)
         own = HOSTED.get("helios/hello/1")
         HOSTED.set("helios/welcome", b"../\x80 " + own)
         with pytest.raises(StoreContentError, match="under 'helios/welcome', which no rank of this run writes"):
@@ -92,7 +92,7 @@ def test_a_name_that_no_rank_gives_is_refused() -> None:
 
 
 def test_a_hosted_store_is_reached_by_its_port() -> None:
-    """What one process sets in a store, another one that reaches it over its port gets, and waits for."""
+    """A value that one process sets is read by another one that connects to the port, and waits for it."""
     other = connect_store(PORT)
     HOSTED.set("here", "x")
     assert other.get("here") == b"x"
@@ -101,14 +101,14 @@ def test_a_hosted_store_is_reached_by_its_port() -> None:
 
 
 def test_two_stores_have_two_ports() -> None:
-    """Ports are free ones, so that two runs in one process do not meet."""
+    """Each store has its own free port, so that two runs in one process stay separate."""
     store, port = host_store()
     assert port != PORT
     assert not store.check(["here"])
 
 
-def test_a_hosted_store_is_reached_over_the_loopback_alone() -> None:
-    """Whoever comes over another address of this machine, as over a network, is refused."""
+def test_a_hosted_store_listens_on_the_loopback_interface_only() -> None:
+    """A connection to another address of this machine, as from a network, is refused."""
     with socket.create_connection(("127.0.0.1", PORT), timeout=10):
         pass
     with pytest.raises(ConnectionRefusedError):
@@ -116,7 +116,7 @@ def test_a_hosted_store_is_reached_over_the_loopback_alone() -> None:
 
 
 def test_ranks_read_each_others_signed_values() -> None:
-    """What one rank has set or put into a queue, another one gets as it was, over any connection."""
+    """A value that one rank sets or queues is read by another one, over any connection."""
     one, other = SignedStore(CONNECTIONS[0], b"secret"), SignedStore(CONNECTIONS[1], b"secret").clone()
     one.set("signed/a", "x\0")
     assert other.get("signed/a") == b"x\0"
@@ -132,8 +132,8 @@ def test_ranks_read_each_others_signed_values() -> None:
 
 
 @pytest.mark.parametrize("forge", [lambda: b"7", lambda: b"7" * 40, lambda: HOSTED.get("signed/other")])
-def test_what_is_not_signed_for_its_key_is_refused(forge: Callable[[], bytes]) -> None:
-    """A value by whoever does not know the secret is named, also a copy of another key's."""
+def test_a_value_that_is_not_signed_for_its_key_is_refused(forge: Callable[[], bytes]) -> None:
+    """A value without the right signature raises an error, also a copy of another key's value."""
     store = SignedStore(CONNECTIONS[1], b"secret")
     store.set("signed/other", "7")
     SignedStore(HOSTED, b"another secret").set("signed/key", "7")

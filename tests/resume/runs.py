@@ -30,7 +30,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from helios import DataModule, Model, Plugin, Trainer, TrainingState
 from helios.checkpoint import archive, files
 from helios.checkpoint.archive import load_archive, save_archive
-from helios.checkpoint.parts import unwrap_module
+from helios.checkpoint.state.parts import unwrap_module
 from helios.core.distributed import get_dist_info
 from helios.core.rng import get_default_numpy_rng
 from tests.resume.mutations import apply_mutation
@@ -120,7 +120,7 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
 
 
 class Stream(IterableDataset[Any]):
-    """An endless supply, cut into epochs of uneven length by its own count, that goes on where it was.
+    """An endless stream that divides itself into epochs of uneven length, and continues at its saved position.
 
     Every rank, and every worker of it, has a part of its own; some of them are longer than others.
     """
@@ -230,7 +230,7 @@ class Subject(Model):
         return self.is_optimizer_step(state)
 
     def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which gradients are exchanged with other ranks, or kept back until they must be."""
+        """Return a context in which gradients are reduced, or stay unreduced until an optimizer step."""
         if not self._spec.no_sync or self.is_optimizer_step(state):
             return contextlib.nullcontext()
         unreduced: contextlib.AbstractContextManager[None] = self._net.no_sync()  # type: ignore[operator]  # of a wrapped network

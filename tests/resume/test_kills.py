@@ -92,7 +92,7 @@ def test_gradients_that_were_used_are_nobody_s(spec: RunSpec, tmp_path: Path) ->
     ids=str,
 )
 def test_kills_at_random_instants(spec: RunSpec, tmp_path: Path) -> None:
-    """Killed from outside, six times, at instants that nobody chose, a longer run ends the same."""
+    """Killed six times at random times, a longer run ends the same."""
     whole = undisturbed(spec, tmp_path / "whole")
     chance = random.Random(str(spec))
     assert_same(killed_at_random(spec, tmp_path / "killed", kills=6, longest=1.0, chance=chance), whole)
@@ -107,7 +107,7 @@ def test_kills_at_random_instants(spec: RunSpec, tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_signal_at_any_instant(spec: RunSpec, tmp_path: Path) -> None:
-    """Asked to leave, also in the middle of an accumulation, `fit` returns false, and goes on later."""
+    """Asked to stop, also in the middle of an accumulation, `fit` returns false; the next call resumes."""
     whole = undisturbed(spec, tmp_path / "whole")
     leavers = 0
     for count in range(1, whole["ticks"] + 1, 5):

@@ -235,8 +235,8 @@ def test_missing_data_is_known_before_training(what: str, data: Callable[[str], 
     assert model.seen == []
 
 
-def test_an_empty_data_set_is_refused() -> None:
-    """A data set of length 0 is an error that names it, before training."""
+def test_an_empty_dataset_is_refused() -> None:
+    """A dataset of length 0 raises an error that names it, before training."""
     model = TinyModel()
     with pytest.raises(ConfigurationError, match="TensorDataset has 0 samples: a dataset must have at least one"):
         make_trainer().fit(model, TinyDataModule(samples=0))

@@ -147,7 +147,7 @@ class DrawingModel(CountingModel):
 
 
 class AskedModel(DrawingModel):
-    """Draws where it is asked whether training shall end, too."""
+    """Draws in `should_training_stop` as well."""
 
     def should_training_stop(self) -> bool:
         self._draw("asked")

@@ -109,7 +109,7 @@ class FailingData(ListData):
 def test_an_exception_in_the_data_module_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, calls: list[str]
 ) -> None:
-    """What the data module raises is logged, in the file too, and what `setup` took is let go of."""
+    """An error of the data module is logged, in the file too, and what `setup` acquired is released."""
     data = FailingData(where)
     with pytest.raises(ValueError, match=where):
         make_trainer(enable_file_logging=True, log_path=tmp_path).fit(CountingModel(), data)

@@ -26,17 +26,17 @@ LIMIT = 60.0  # Seconds that another thread may take for what takes it milliseco
 
 
 class Waiting(TinyModel):
-    """Waits in its second batch until it is told to go on."""
+    """Waits in its second batch until it is told to continue."""
 
     def __init__(self) -> None:
         super().__init__("waiting")
-        self.is_there, self.may_go_on = threading.Event(), threading.Event()
+        self.is_there, self.may_continue = threading.Event(), threading.Event()
 
     def train_step(self, batch: list[torch.Tensor], state: TrainingState) -> None:
         super().train_step(batch, state)
         if state.global_iteration == 1:
             self.is_there.set()
-            assert self.may_go_on.wait(LIMIT)
+            assert self.may_continue.wait(LIMIT)
 
 
 class Nesting(CountingModel):
@@ -65,7 +65,7 @@ def test_a_second_run_in_another_thread_is_refused(phase: str) -> None:
             with pytest.raises(RunInProgressError, match=f"{phase} of 'tiny' .* fit of 'waiting' .* thread 'first_0'"):
                 getattr(make_trainer(), phase)(TinyModel(), TinyDataModule())
         finally:
-            model.may_go_on.set()
+            model.may_continue.set()
         assert first.result(LIMIT)
     assert [weight.tolist() for weight in model.net.parameters()] == [w.tolist() for w in alone.net.parameters()]
     assert getattr(make_trainer(), phase)(TinyModel(), TinyDataModule())
@@ -102,8 +102,8 @@ def test_a_refused_run_changes_nothing() -> None:
     assert trainer.test(model, TinyDataModule())
 
 
-def test_runs_on_ranks_of_their_own_go_on_side_by_side() -> None:
-    """Runs that train in other processes share nothing: threads may start them, each with a trainer of its own."""
+def test_runs_in_other_processes_may_run_side_by_side() -> None:
+    """Runs that train in other processes share nothing, so threads may start them, each with its own trainer."""
 
     def enter(trainer: Any, *, trains_here: bool) -> str:
         try:

@@ -85,7 +85,7 @@ def test_the_places_of_logs_must_be_writable(tmp_path: Path) -> None:
 
 
 def test_progress_is_shown_in_the_unit_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bars of tqdm count epochs or iterations, from where the run goes on, and batches of validation."""
+    """The bars of tqdm count epochs or iterations, from where the run is resumed, and batches of validation."""
     make_trainer(tmp_path, total_steps=1, enable_progress_bar=True, valid_frequency=1).fit(CountingModel(), ListData())
     shown = capsys.readouterr().err
     assert "Training:   0%|" in shown
@@ -145,7 +145,7 @@ def test_no_bar_is_left_open_by_an_exception(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_banner_is_printed_with_what_the_model_adds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The banner names model, length, seed, plug-ins and where the run goes on; the model may add to it."""
+    """The banner names model, length, seed, plug-ins and where the run is resumed; the model may add to it."""
 
     class Proud(CountingModel):
         def append_to_banner(self, banner: str) -> str:

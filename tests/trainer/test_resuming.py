@@ -1,4 +1,4 @@
-"""Checkpoints of whole runs: what is written, what is gone on from, and what is refused."""
+"""Checkpoints of whole runs: what is written, what is resumed, and what is refused."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def test_one_checkpoint_is_written_per_save(tmp_path: Path) -> None:
 def test_a_truncated_newest_beside_a_good_one_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`fit` goes on from the last good checkpoint, names the damaged one, and ends as if nothing had been."""
+    """`fit` resumes from the last intact checkpoint, names the damaged one, and ends with the same weights."""
     expected = run(tmp_path / "whole", 3).weight
     run(tmp_path / "damaged", 2, chkpt_frequency=1)
     damaged = newest(tmp_path / "damaged")
     damage(damaged, "truncated")
     model = run(tmp_path / "damaged", 3)
     assert model.weight == expected
-    assert len(model.seen) == 3 + 3 + 3, "the batches seen ride in the checkpoint of epoch 1"
+    assert len(model.seen) == 3 + 3 + 3, "the batches seen are saved in the checkpoint of epoch 1"
     assert any(f"skipped the checkpoint {damaged}" in record.getMessage() for record in caplog.records)
 
 
 def test_a_finished_run_trains_no_further_step(tmp_path: Path) -> None:
-    """`fit` on a complete run trains nothing and changes no weight; only with more steps it goes on."""
+    """`fit` on a complete run trains nothing and changes no weight; with more steps it continues."""
     for unit, steps in (("epoch", 2), ("iteration", 4)):
         root = tmp_path / unit
         first = run(root, steps, train_unit=unit)
@@ -111,7 +111,7 @@ class Shuffled(TinyModel):
 
 
 def test_a_resume_inside_an_epoch_keeps_its_order_and_the_next_ones_whole(tmp_path: Path) -> None:
-    """Stopped at any batch, the epoch in hand goes on in its own shuffle, and later ones have all samples."""
+    """Stopped at any batch, the current epoch continues in its own shuffle, and later ones have all samples."""
     whole, data = Shuffled(), TinyDataModule()
     make_trainer(tmp_path / "whole", total_steps=8, train_unit="iteration").fit(whole, data)
     assert [len(epoch) for epoch in whole.epochs] == [10, 10, 8]
@@ -295,7 +295,7 @@ def test_state_that_cannot_be_saved_is_known_before_training(tmp_path: Path) -> 
 
 
 def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
-    """What a killed writer left is deleted when the run goes on, and is never taken for a checkpoint."""
+    """Files of a killed writer are deleted when the run is resumed, and are never taken for a checkpoint."""
     run(tmp_path)
     left = tmp_path / "counting" / ".counting_epoch_9_iter_9.pth.0123456789abcdef.tmp"
     left.write_bytes(b"half a checkpoint")

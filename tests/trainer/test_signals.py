@@ -66,7 +66,7 @@ def interrupt(root: Path, number: int, at: int, where: str) -> Any:
     assert ours.recv() == "here"
     assert process.pid is not None
     os.kill(process.pid, number)
-    ours.send("go on")
+    ours.send("continue")
     finished = ours.recv()
     process.join(60)
     assert process.exitcode == 0
@@ -92,7 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (signal.SIGTERM, 0, "start"),
     ],
 )
-def test_a_signal_leaves_a_checkpoint_and_the_next_fit_goes_on(
+def test_a_signal_writes_a_checkpoint_that_the_next_fit_resumes(
     tmp_path: Path, whole: dict[str, Any], number: int, at: int, where: str
 ) -> None:
     """A real signal, also inside an accumulation: `fit` is false, and the next one ends alike."""
@@ -117,13 +117,13 @@ class SignallingItself(CountingModel):
                 signal.raise_signal(self.number)
 
 
-def test_the_batch_in_hand_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """After a signal nothing more is trained, the log says what to do, and handlers are given back."""
+def test_the_current_batch_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a signal, no further batch is trained, the log says what to do, and the handlers are restored."""
     before = signal.getsignal(signal.SIGTERM)
     model = SignallingItself(2)
     assert not make_trainer(tmp_path).fit(model, ListData())
     assert model.seen == [100.0, 101.0]
-    assert "SIGTERM: training leaves; a checkpoint is written, call fit again to continue" in caplog.text
+    assert "SIGTERM: training stops; a checkpoint is written, call fit again to continue" in caplog.text
     assert signal.getsignal(signal.SIGTERM) is before
 
 

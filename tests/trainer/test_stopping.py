@@ -139,7 +139,7 @@ def test_early_stopping(tmp_path: Path, cycles: int, improving: int, validations
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
 def test_an_infinite_run_ends_when_it_is_stopped(unit: str) -> None:
-    """With `total_steps=inf` training goes on until the model stops it, with a progress bar without an end."""
+    """With `total_steps=inf`, training continues until the model stops it; the progress bar has no total."""
 
     class Stopping(CountingModel):
         def should_training_stop(self) -> bool:

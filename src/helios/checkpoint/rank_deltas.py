@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 
-from helios.checkpoint.digest import digest_of
 from helios.checkpoint.plain import dump, encode, load
 from helios.checkpoint.shard_tree import is_sharded, map_tree
+from helios.checkpoint.state.digest import digest_of
 from helios.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-from helios.checkpoint.capture import AttributeCapture
+from helios.checkpoint.state.capture import AttributeCapture
 from helios.core import rng
 from helios.core.context import RunMember
 from helios.core.registry import Registry

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from torch import nn
 
-from helios.checkpoint.capture import AttributeCapture
-from helios.checkpoint.details import get_modes, set_modes
-from helios.checkpoint.parts import get_network_state, networks_of
+from helios.checkpoint.state.capture import AttributeCapture
+from helios.checkpoint.state.details import get_modes, set_modes
+from helios.checkpoint.state.parts import get_network_state, networks_of
 from helios.core.context import RunMember
 from helios.core.logging import get_root_logger
 from helios.core.paths import can_be_in_name

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from helios.checkpoint.parts import bare_name, find_wrappers
+from helios.checkpoint.state.parts import bare_name, find_wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

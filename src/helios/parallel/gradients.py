@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from helios.checkpoint.fsdp import find_sharded, unshard_once
-from helios.checkpoint.parts import bare_name, find_wrappers, networks_of, parts_of
 from helios.checkpoint.shard_tree import is_sharded
+from helios.checkpoint.state.fsdp import find_sharded, unshard_once
+from helios.checkpoint.state.parts import bare_name, find_wrappers, networks_of, parts_of
 from helios.errors import CheckpointMismatchError
 from helios.parallel.strategies import SingleProcessStrategy
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.hooks import RemovableHandle
 
-    from helios.checkpoint.capture import AttributeCapture
+    from helios.checkpoint.state.capture import AttributeCapture
     from helios.parallel.strategy import Strategy
 
 _UNREDUCED: Final = " (unreduced)"  # No parameter has a space in its name.
@@ -129,7 +129,7 @@ def collect_gradients(
 ) -> dict[str, torch.Tensor]:
     """Return the gradients in flight by name; those that are `None` are left out.
 
-    Of a parameter that is spread over the ranks there may be two: what each rank has kept back has a name of its own.
+    A sharded parameter may have two: its unreduced gradient has a name of its own.
 
     Args:
         model: the model.
@@ -137,16 +137,16 @@ def collect_gradients(
         others: the other parts of the run, which may train networks of their own, by name.
 
     Raises:
-        ConfigurationError: if a gradient has been exchanged within some ranks, and kept back from others.
+        ConfigurationError: if a gradient is reduced among some ranks but not among all.
     """
     sharded = find_sharded(networks_of(model).values())
     gradients: dict[str, torch.Tensor | None] = {}
     for name, parameter in _parameters(model, others).items():
-        spread = sharded.get(id(parameter))
-        part = parameter if spread is None else spread.part
-        gradients[name] = None if not {id(parameter), id(part)}.isdisjoint(used) else part.grad
-        if spread is not None:
-            gradients[name + _UNREDUCED] = spread.get_unreduced(name)
+        sharded_parameter = sharded.get(id(parameter))
+        held = parameter if sharded_parameter is None else sharded_parameter.shard
+        gradients[name] = None if not {id(parameter), id(held)}.isdisjoint(used) else held.grad
+        if sharded_parameter is not None:
+            gradients[name + _UNREDUCED] = sharded_parameter.get_unreduced(name)
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
@@ -156,11 +156,10 @@ def restore_gradients(
     others: Mapping[str, RunPart] = _NO_OTHERS,
     strategy: Strategy = _SINGLE,
 ) -> None:
-    """Give back what `collect_gradients` returned; all others become `None`. All ranks must call this.
+    """Set the gradients that `collect_gradients` returned, and all others to `None`. All ranks must call this.
 
-    The networks may be spread over the ranks in another way than they were. What is whole and each rank has for itself
-    is averaged over the ranks in the next exchange, wherever it comes from. Whether the last pass was an exchange must
-    have been given back before, by `restore_buffer_sync_flags`.
+    The networks may be sharded in another way than they were. An unreduced gradient is averaged over the ranks in the
+    next reduction. `restore_buffer_sync_flags` must be called first.
 
     Raises:
         CheckpointMismatchError: if a gradient has no parameter of its name and shape.
@@ -172,7 +171,7 @@ def restore_gradients(
         name = key.removesuffix(_UNREDUCED)
         if name not in parameters or parameters[name].shape != gradient.shape:
             raise CheckpointMismatchError(
-                f"the checkpoint has a gradient of {name}, {tuple(gradient.shape)}; the model not"
+                f"the checkpoint has a gradient of {name}, {tuple(gradient.shape)}; the model has none"
             )
     networks = networks_of(model)
     in_flight = {key: parameters[key.removesuffix(_UNREDUCED)] for key in gradients}
@@ -185,8 +184,9 @@ def restore_gradients(
         whole = [gradient for gradient in both if not is_sharded(gradient)]
         total = sum(whole[1:], whole[0]) if whole else None
         if id(parameter) in sharded:
-            spread = sharded[id(parameter)]
-            spread.part.grad = next((part.to(spread.part.device).clone() for part in both if is_sharded(part)), None)
-            spread.set_unreduced(total)
+            sharded_parameter = sharded[id(parameter)]
+            shard = sharded_parameter.shard
+            shard.grad = next((each.to(shard.device).clone() for each in both if is_sharded(each)), None)
+            sharded_parameter.set_unreduced(total)
         else:
             parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype, copy=True)

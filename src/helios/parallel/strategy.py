@@ -6,7 +6,7 @@ import abc
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from helios.checkpoint.fsdp import unsharded
+from helios.checkpoint.state.fsdp import unsharded
 from helios.parallel import ddp
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from helios.checkpoint.capture import AttributeCapture
+from helios.checkpoint.state.capture import AttributeCapture
 from helios.core.context import RunMember
 from helios.errors import ArgumentTypeError, ConfigurationError
 from helios.plugins.claims import StopRequest, UniquePluginOverrides

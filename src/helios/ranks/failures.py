@@ -1,4 +1,4 @@
-"""Errors on their way from one process to another."""
+"""Descriptions of failures that can be sent to other processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GONE: Final = re.compile(
     r"gloo/transport|Connection (closed|reset|refused)|Broken pipe|Failed to recv|NCCL error|ncclRemoteError"
 )
 
-_FIELDS: Final = {  # Of a failure that stands in a store.
+_FIELDS: Final = {  # Of a failure in a store.
     **dict.fromkeys(("host", "text", "traceback", "kind"), str),
     **dict.fromkeys(("is_echo", "is_control_flow", "is_lost"), bool),
     "rank": int,
@@ -33,22 +33,23 @@ _FIELDS: Final = {  # Of a failure that stands in a store.
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """How a rank has failed: plain data, which always travels, and the exception itself where that can.
+    """How a rank has failed: plain data, and the exception itself if it can be pickled.
 
-    The exception is a pickle, for the pipe to the process that has started the rank. A store gets plain data alone.
+    The pickled exception is sent only over the pipe to the process that has started the rank. A store gets only the
+    plain data.
 
     Attributes:
         rank: the global rank.
         host: the name of its machine.
         when: the monotonic time of that machine, in seconds.
-        text: what has happened, in a line.
+        text: what has happened, in one line.
         traceback: the traceback, as Python prints it; empty for a rank that was killed.
-        pickled: the exception; `None` where it cannot be pickled, or not be made again.
-        is_echo: whether it says no more than that another rank is gone.
-        is_control_flow: whether it is no error to the rank that raised it, which may be the only one to know.
-        is_lost: whether the rank is gone, and has raised nothing.
+        pickled: the exception; `None` if it cannot be pickled or unpickled.
+        is_echo: whether the error only says that another rank is gone.
+        is_control_flow: whether its type is registered as control flow, perhaps only on the rank that raised it.
+        is_lost: whether the rank is gone and has raised no exception.
         kind: the full name of the exception's type; empty for a rank that was killed.
-        arguments: what an exception of this type is made with.
+        arguments: the arguments to construct an exception of this type.
     """
 
     rank: int
@@ -65,12 +66,12 @@ class Failure:
 
     @classmethod
     def lost(cls, rank: int, host: str, text: str) -> Failure:
-        """Describe that a rank is gone."""
+        """Return the failure of a rank that is gone."""
         return cls(rank, host, time.monotonic(), text, is_lost=True)
 
     @classmethod
     def of(cls, error: BaseException, rank: int, control_flow: Sequence[type[BaseException]] = ()) -> Failure:
-        """Describe what this process is about to raise."""
+        """Return the failure for an exception of this process."""
         kind, arguments, text = describe_error(error)
         return cls(
             rank,
@@ -94,11 +95,11 @@ class Failure:
         """Return the failure that stands in the store of a run.
 
         Args:
-            message: what stands there.
-            key: under which key.
+            message: the content of the store.
+            key: its key, for the error.
 
         Raises:
-            StoreContentError: if it is no failure.
+            StoreContentError: if it is not a failure.
         """
         fields = decode_message(message, key)
         if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != _FIELDS:
@@ -106,38 +107,39 @@ class Failure:
         return cls(**fields)
 
     def to_error(self, control_flow: Sequence[type[BaseException]] = ()) -> BaseException:
-        """Return what another process must raise.
+        """Return the exception that another process must raise.
 
         Args:
             control_flow: exceptions of these types are raised as they are.
 
         Returns:
-            The exception itself if it is control flow, and else a `RankFailedError` of which it is the cause. One that
-            came as plain data is made again if its type is Python's, Helios' or one of `control_flow`.
+            The exception itself if it is control flow, otherwise a `RankFailedError` with the exception as its cause.
+            An exception that was sent as plain data is constructed again if its type is Python's, Helios' or one of
+            `control_flow`.
         """
-        # Whether a failure is control flow is for a pickled one to say. A stranger may have written one without.
+        # `is_control_flow` counts only with a pickled exception: the plain data in a store may come from anyone.
         is_pickled = self.pickled is not None
         known = tuple(control_flow)
         error = _unpickle(self.pickled) if self.pickled is not None else make_error(self.kind, self.arguments, known)
         report = RankFailedError(self.describe(), self.rank, self.is_lost)
         if isinstance(error, RankFailedError):
-            return error  # It says itself who failed.
+            return error  # It already names the failed rank.
         if error is not None and ((is_pickled and self.is_control_flow) or isinstance(error, known)):
-            error.__cause__ = report  # For whoever prints it: where it was raised.
+            error.__cause__ = report  # Its traceback shows where the exception was raised.
             return error
         report.__cause__ = error
         return report
 
     def describe(self) -> str:
-        """Return who failed and how, for people."""
+        """Return which rank failed and how, for messages."""
         told = f"\n\n{self.traceback}" if self.traceback else ""
         return f"rank {self.rank} (on {self.host}) failed first: {self.text}{told}"
 
 
 def describe_error(error: BaseException) -> tuple[str, tuple[Any, ...], str]:
-    """Return an exception as plain data: the full name of its type, the arguments to make it again, and its text.
+    """Return an exception as plain data: the full name of its type, its arguments, and its text.
 
-    Arguments that are not plain data are replaced by the text alone.
+    Arguments that are not plain data are replaced by the text.
     """
     arguments = error.args
     if isinstance(error, RankFailedError | OSError):  # These have further arguments, such as the name of a file.
@@ -152,22 +154,22 @@ def describe_error(error: BaseException) -> tuple[str, tuple[Any, ...], str]:
 def make_error(
     kind: str, arguments: tuple[Any, ...], known: Sequence[type[BaseException]] = ()
 ) -> BaseException | None:
-    """Make an exception again from plain data, which may be a stranger's.
+    """Construct an exception from plain data, which may be untrusted.
 
     Args:
-        kind: the full name of its type: an exception of Python's, of Helios', or one that is known.
-        arguments: what it is made with.
-        known: further types. Classes of this program that are derived from them are known as well.
+        kind: the full name of its type, which must be Python's, Helios', or a known one.
+        arguments: the arguments of its constructor.
+        known: further types; their subclasses in this program are known as well.
 
     Returns:
-        The exception; `None` if its type is another one, or cannot be made with these arguments.
+        The exception; `None` if its type is not known, or does not accept these arguments.
     """
     types = (*vars(builtins).values(), *vars(errors).values(), *_with_subclasses(known))
     for known_type in types:
         if isinstance(known_type, type) and issubclass(known_type, BaseException) and _name_of(known_type) == kind:
             try:
                 return known_type(*arguments)
-            except Exception:  # noqa: BLE001 - a constructor may refuse arguments in any way; the text is there all the same.
+            except Exception:  # noqa: BLE001 - a constructor may raise anything; the text is kept in any case.
                 return None
     return None
 
@@ -183,9 +185,9 @@ def _name_of(kind: type) -> str:
 
 
 def _is_echo(error: BaseException | None) -> bool:
-    """Whether an error, or one that it goes back to, was raised because another rank has failed.
+    """Return whether an error, or one of its causes, was raised because another rank has failed.
 
-    gloo has no class for the end of a connection, but begins its messages with a place in its source.
+    gloo has no exception class for a closed connection; its messages begin with a position in its source code.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -197,7 +199,7 @@ def _is_echo(error: BaseException | None) -> bool:
 
 
 def portable(error: BaseException) -> BaseException:
-    """Return the error if another process can be given it, and else one that says the same."""
+    """Return the error if it can be pickled, otherwise a `TrainingError` with the same text."""
     return error if _pickle(error) is not None else TrainingError(describe_error(error)[2])
 
 
@@ -208,7 +210,7 @@ def _format(error: BaseException) -> str:
 def _pickle(error: BaseException) -> bytes | None:
     try:
         pickled = pickle.dumps(error)
-    except Exception:  # noqa: BLE001 - whatever an exception holds may refuse, in any way; its text travels all the same.
+    except Exception:  # noqa: BLE001 - attributes of the exception may raise anything; its text is sent in any case.
         return None
     return None if _unpickle(pickled) is None else pickled
 
@@ -216,6 +218,6 @@ def _pickle(error: BaseException) -> bytes | None:
 def _unpickle(pickled: bytes) -> BaseException | None:
     try:
         error = pickle.loads(pickled)  # noqa: S301 - from a process of this run, over its own channel.
-    except Exception:  # noqa: BLE001 - an exception with arguments of its own may not be made again; see _pickle.
+    except Exception:  # noqa: BLE001 - some exceptions cannot be unpickled; see _pickle.
         return None
     return error if isinstance(error, BaseException) else None

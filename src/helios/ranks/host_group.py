@@ -1,4 +1,4 @@
-"""What the ranks of a run agree on and tell each other: over their hosts, and never over the device."""
+"""Collectives by which the ranks of a run agree: over a gloo group of the hosts, never over the device."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 class HostGroup:
-    """One rank's side of the agreement. Made without arguments it is that of a process alone, and costs nothing.
+    """The host-side collectives of one rank. Created without arguments, it is that of a single process.
 
-    Every method but `announce` is a collective: all ranks call it, in the same order.
+    Every method but `announce` is a collective: all ranks must call it, in the same order.
 
     Args:
-        info: this process's place among all.
-        group: a gloo group of all ranks, which nobody else uses; `None` for a process alone.
-        monitor: keeps an eye on what may happen to a rank from outside; `None` for a process alone.
-        announce: tells the others of a failure, before the group is left.
+        info: this process's place among the ranks.
+        group: a gloo group of all ranks that is used for nothing else; `None` for a single process.
+        monitor: watches for stop requests and failures of other ranks; `None` for a single process.
+        announce: tells the other ranks of a failure, before the group is left.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class HostGroup:
         return self.info.world_size
 
     def all_reduce_max(self, first: int, *others: int) -> tuple[int, ...]:
-        """Return the largest vote of any rank, for each of the questions voted on.
+        """Return, for each argument, the largest value that any rank has passed.
 
-        There is at least one: for an empty tensor, gloo would wait for nobody.
+        At least one is required, because gloo does not synchronize the ranks for an empty tensor.
         """
         if self.group is None:
             return first, *others
@@ -70,7 +70,7 @@ class HostGroup:
         return total
 
     def broadcast_object(self, value: T) -> T:
-        """Return rank 0's value on every rank; what the others pass is ignored. It must be possible to pickle it."""
+        """Return rank 0's value on every rank; the values of the others are ignored. It must be picklable."""
         if self.group is None:
             return value
         box = [value if self.rank == 0 else None]
@@ -78,7 +78,7 @@ class HostGroup:
         return box[0]  # type: ignore[return-value]  # Rank 0's value, of the type that all ranks pass.
 
     def all_gather_object(self, value: T) -> list[T]:
-        """Return all ranks' values in order of rank, on every rank. They must be possible to pickle."""
+        """Return all ranks' values in order of rank, on every rank. They must be picklable."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -94,7 +94,7 @@ class HostGroup:
         return values
 
     def broadcast_bytes(self, chunks: Iterator[bytes] | None) -> Iterator[bytes]:
-        """Iterate on every rank over what rank 0 iterates over, which holds one chunk at a time.
+        """Iterate on every rank over the chunks of rank 0, one at a time in memory.
 
         Args:
             chunks: the chunks, none of them empty, on rank 0; `None` on the others.
@@ -118,8 +118,8 @@ class HostGroup:
         the check only reads a flag; then it waits until all ranks have agreed on a position ahead of them.
 
         Args:
-            was_asked: whether this process was asked to leave.
-            position: how far this rank has come; it counts up, in steps of 1 between two questions at most.
+            was_asked: whether this process was asked to stop.
+            position: how many batches this rank has trained; it grows by 1 at most between two checks.
         """
         return was_asked if self._monitor is None else self._monitor.watch_stop_requests(was_asked, position)
 

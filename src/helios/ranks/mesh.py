@@ -1,6 +1,6 @@
-"""The mesh of all ranks.
+"""The device mesh of all ranks.
 
-Nothing here imports what it does not need: a run without sharded tensors never loads the packages that make them.
+torch's mesh is imported only when it is needed, so a run without sharded tensors does not load it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ Mesh: TypeAlias = "DeviceMesh"
 
 
 def make_mesh(device_type: str) -> DeviceMesh:
-    """Return the mesh of all ranks, of one dimension.
+    """Return the one-dimensional mesh of all ranks.
 
     Args:
-        device_type: where the ranks hold their parts, "cuda" or "cpu".
+        device_type: the device type of the shards, "cuda" or "cpu".
 
     Raises:
         NotRunningError: if there is no process group.
     """
     if not is_dist_active():
-        raise NotRunningError(
-            "a mesh is made of the ranks of a process group, and there is none: call init_dist() first"
-        )
+        raise NotRunningError("a mesh needs a process group, and there is none: call init_dist() first")
     from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415 - see the module's docstring.
 
     return init_device_mesh(device_type, (dist.get_world_size(),), mesh_dim_names=("ranks",))

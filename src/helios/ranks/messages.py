@@ -1,8 +1,8 @@
-"""Messages that ranks leave for each other in a key-value store: plain data, as JSON.
+"""Messages that ranks send each other through a key-value store: plain data, as JSON.
 
-Whoever reaches the port of a store can write to it, under every key. So nothing that is read from one is unpickled. A
-message holds numbers, strings and containers of them, and objects of the classes that were registered here, each made
-by a function that takes plain data. No class is looked up by a name that stands in a message.
+Anyone who can connect to the port of a store can write to it, under every key, so nothing that is read from it is
+unpickled. A message contains numbers, strings, containers of these, and objects of registered classes. Each registered
+class has a function that makes an object from plain data. A message cannot name any other class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from helios.errors import ArgumentTypeError, StoreContentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_JSON: Final = (type(None), bool, int, float, str)  # Exactly these: what is derived from them would arrive as them.
+_JSON: Final = (type(None), bool, int, float, str)  # Exactly these types: a subclass would arrive as its base class.
 
 _names: dict[type, tuple[str, Callable[[Any], Any]]] = {}
 _readers: dict[str, Callable[[Any], Any]] = {}
@@ -28,13 +28,13 @@ _readers: dict[str, Callable[[Any], Any]] = {}
 def register_message_type(
     kind: type, to_plain: Callable[[Any], Any], from_plain: Callable[[Any], Any], name: str | None = None
 ) -> None:
-    """Let messages hold the objects of a class.
+    """Allow objects of a class in messages.
 
     Args:
-        kind: the class; objects of classes derived from it are refused as before.
-        to_plain: returns what `from_plain` needs; may hold anything that messages can hold.
-        from_plain: makes an equal object. Strangers choose what it is given.
-        name: what stands in messages; the name of the class by default.
+        kind: the class; objects of its subclasses are refused.
+        to_plain: returns the argument of `from_plain`, which may be any value that messages can contain.
+        from_plain: makes an equal object. Its argument is untrusted.
+        name: the name in messages; by default the name of the class.
     """
     name = kind.__name__ if name is None else name
     _names[kind] = name, to_plain
@@ -54,10 +54,10 @@ def encode_message(value: Any, what: str = "message") -> bytes:
 
     Args:
         value: the value.
-        what: what to call it in an error.
+        what: the name of the value, for an error.
 
     Raises:
-        ArgumentTypeError: if a message cannot hold a part of it; the error has its path.
+        ArgumentTypeError: if messages cannot contain a part of it; the error has the path of the part.
     """
     try:
         return json.dumps(_encode(value, what)).encode()
@@ -85,14 +85,14 @@ def _encode(value: Any, path: str) -> Any:
 
 
 def decode_message(message: bytes, key: str) -> Any:
-    """Return what `encode_message` was given. Nothing in the message is run.
+    """Return the value that `encode_message` got. Nothing in the message is executed.
 
     Args:
-        message: what stands in the store.
-        key: under which key it stands, for the error.
+        message: the content of the store.
+        key: its key, for the error.
 
     Raises:
-        StoreContentError: if this is no such message.
+        StoreContentError: if it is not such a message.
     """
     try:
         return _decode(json.loads(message))
@@ -110,7 +110,7 @@ def _decode(value: Any) -> Any:
 
 
 def foreign_content(key: str, content: bytes) -> StoreContentError:
-    """Return the error about what no rank has written."""
+    """Return the error about content that no rank has written."""
     return StoreContentError(
         f"the store of the run holds {content[:40]!r} under {key!r}, which no rank of this run writes: find out who "
         "else reaches its port, and start the run again"

@@ -1,4 +1,4 @@
-"""Objects that stay in the process that called `fit`, and the way back to them from the ranks."""
+"""Objects that stay in the process that called `fit`, and proxies by which ranks call them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """How the objects of a class are represented elsewhere, and how questions to them are answered here."""
+    """How proxies of the objects of a class are made, and how calls of them are answered."""
 
     represent: Callable[[Any, int], tuple[Callable[..., Any], tuple[Any, ...]]]
     answer: Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any]
 
 
 _kinds: dict[type, _Kind] = {}
-_ways: list[Ask] = []  # Of this process to its home; the last one counts.
+_channels: list[Ask] = []  # From this process to the hosts; the last one is used.
 
 
 def register_proxy(
@@ -34,25 +34,25 @@ def register_proxy(
     represent: Callable[[Any, int], tuple[Callable[..., Any], tuple[Any, ...]]],
     answer: Callable[[Any, str, tuple[Any, ...], dict[str, Any]], Any],
 ) -> None:
-    """Keep the objects of a class in this process when what holds them is sent to others, which get a proxy.
+    """Send a proxy in place of each object of a class to other processes; the object stays in this one.
 
     Args:
         kind: the class.
-        represent: returns what makes the stand-in elsewhere, a function and its arguments, from the object and the
-            number under which it can be asked.
-        answer: answers a question to the object: gets the object, the question's name and its arguments.
+        represent: returns a function and its arguments, which make the proxy in the other process; it gets the object
+            and the number under which the object can be called.
+        answer: answers a call; it gets the object, the name of the call, and its positional and keyword arguments.
     """
     _kinds[kind] = _Kind(represent, answer)
 
 
 class ObjectHost:
-    """The side of the process that called `fit`: keeps what does not travel, and answers questions to it."""
+    """Holds the objects that stay in the process that called `fit`, and answers calls of their proxies."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[Any, _Kind]] = []
 
     def pack(self, value: Any) -> bytes:
-        """Pickle a value for other processes, with stand-ins in the place of what stays here."""
+        """Pickle a value for other processes, with proxies in place of the objects that stay here."""
         buffer = io.BytesIO()
         _Packer(buffer, self).dump(value)
         return buffer.getvalue()
@@ -72,28 +72,28 @@ class ObjectHost:
             self._kept.append((value, kind))
         return number
 
-    def answer(self, question: bytes) -> bytes:
+    def answer(self, request: bytes) -> bytes:
         """Answer a call of `call_host` that came over a pipe. An error is returned to the caller, and raised there."""
-        number, name, arguments, options = pickle.loads(question)  # noqa: S301 - by a rank of this run, over its pipe.
+        number, name, arguments, options = pickle.loads(request)  # noqa: S301 - by a rank of this run, over its pipe.
         try:
             return pickle.dumps((True, self.call(number, name, arguments, options)))
-        except Exception as error:  # noqa: BLE001 - it is the asker's.
+        except Exception as error:  # noqa: BLE001 - it is raised in the calling rank.
             return pickle.dumps((False, portable(error)))
 
     def call(self, number: int, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Return the answer to a question, or raise what answering raises; see `call_host`."""
+        """Return the result of a call, or raise its error; see `call_host`."""
         value, kind = self._kept[number]
         return kind.answer(value, name, arguments, options)
 
 
 class _Packer(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, home: ObjectHost) -> None:
+    def __init__(self, file: io.BytesIO, host: ObjectHost) -> None:
         super().__init__(file)
-        self._object_host = home
+        self._object_host = host
 
     def reducer_override(self, value: Any) -> Any:
-        stand_in = None if isinstance(value, type) else self._object_host.keep(value)
-        return NotImplemented if stand_in is None else stand_in
+        proxy = None if isinstance(value, type) else self._object_host.keep(value)
+        return NotImplemented if proxy is None else proxy
 
 
 @contextlib.contextmanager
@@ -101,12 +101,12 @@ def host_channel(ask: Callable[[bytes], bytes]) -> Iterator[None]:
     """Let `call_host` reach another process over a pipe while the context lasts.
 
     Args:
-        ask: takes a pickled question there, and returns the pickled answer: nobody else may have access to the pipe.
+        ask: sends a pickled call and returns the pickled answer; no other process may have access to the pipe.
     """
 
     def ask_pickled(number: int, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        question = pickle.dumps((number, name, arguments, options))
-        is_answered, answer = pickle.loads(ask(question))  # noqa: S301 - by home, over the pipe to it.
+        request = pickle.dumps((number, name, arguments, options))
+        is_answered, answer = pickle.loads(ask(request))  # noqa: S301 - by the host, over the pipe to it.
         if not is_answered:
             raise answer
         return answer
@@ -120,30 +120,30 @@ def ask_by(ask: Ask) -> Iterator[None]:
     """Let `call_host` reach another process through a function while the context lasts.
 
     Args:
-        ask: gets what `call_host` gets, and returns or raises what that must.
+        ask: gets the arguments of `call_host`, and returns or raises its result.
     """
-    _ways.append(ask)
+    _channels.append(ask)
     try:
         yield
     finally:
-        _ways.remove(ask)
+        _channels.remove(ask)
 
 
 def call_host(number: int, name: str, *arguments: Any, **options: Any) -> Any:
-    """Call an object in the process that hosts it, and return its answer.
+    """Call an object in the process that hosts it, and return the result.
 
     Args:
-        number: the number that the object's stand-in was made with.
-        name: what is asked.
+        number: the number of the object, which its proxy was made with.
+        name: the name of the call.
         *arguments: passed on.
         **options: passed on.
 
     Raises:
-        NotRunningError: if this process was not sent out by any.
-        Exception: whatever answering has raised there.
+        NotRunningError: if this process has no channel to a host.
+        Exception: the error of the call.
     """
-    if not _ways:
+    if not _channels:
         raise NotRunningError(
-            f"{name} asks the process that called fit, and there is no way to it: a stand-in can be used in a run only"
+            f"{name} calls the process that called fit, and there is no channel to it: a proxy works during a run only"
         )
-    return _ways[-1](number, name, arguments, options)
+    return _channels[-1](number, name, arguments, options)

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def process_group(store: Store, info: DistributedInfo, device: torch.device) -> Iterator[dist.ProcessGroup]:
-    """Be a member of the process group while the context lasts; of the one that is there already, if there is one.
+    """Join the process group while the context lasts; use the active one if there is one.
 
     Args:
-        store: where the ranks meet.
-        info: this process's place among them.
-        device: the device of this process, which must be the current one if it is a GPU; then its tensors are exchanged
-            over NCCL, and those of the host over gloo.
+        store: the store through which the ranks connect.
+        info: this process's place among the ranks.
+        device: the device of this process. A GPU must be the current device; its tensors are then communicated over
+            NCCL, and those on the CPU over gloo.
 
     Returns:
-        A gloo group of all ranks for the agreement among the hosts, apart from the one that gradients go over.
+        A gloo group of all ranks for the `HostGroup`, separate from the group that reduces gradients.
     """
     is_guest = is_dist_active()
     others = _open_sockets()
@@ -42,22 +42,22 @@ def process_group(store: Store, info: DistributedInfo, device: torch.device) -> 
     try:
         host_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
     except BaseException:
-        _hang_up(_open_sockets() - others)
+        _shut_down(_open_sockets() - others)
         if not is_guest:
-            shutdown_dist()  # The next run would be a guest in what is left here.
+            shutdown_dist()  # Otherwise the next run would use what is left of this group.
         raise
     assert host_group is not None  # noqa: S101 - for the type checker: this process is a member of it.
     connections = _open_sockets() - others
     try:
         yield host_group
     except BaseException:
-        _hang_up(connections)
+        _shut_down(connections)
         if not is_guest and device.type == "cuda":
-            # Leaving in the ordinary way waits for what is under way, and the other ranks may never take part in it.
+            # An ordinary shutdown waits for pending collectives, in which the other ranks may never take part.
             dist.distributed_c10d._abort_process_group()  # noqa: SLF001 - torch has no public way yet.
         raise
     else:
-        # A thread of gloo that still releases a collective while the interpreter ends would crash the process.
+        # If a thread of gloo still releases a collective while the interpreter shuts down, the process crashes.
         settle()
     finally:
         if is_guest:
@@ -67,7 +67,7 @@ def process_group(store: Store, info: DistributedInfo, device: torch.device) -> 
 
 
 def _open_sockets() -> set[tuple[int, str]]:
-    """Return number and identity of each of this process's sockets; nothing where the system does not tell."""
+    """Return number and identity of each socket of this process; nothing on systems without `/proc`."""
     found = set()
     for entry in Path("/proc/self/fd").glob("*"):
         with contextlib.suppress(OSError):  # It was closed meanwhile.
@@ -75,14 +75,14 @@ def _open_sockets() -> set[tuple[int, str]]:
     return {(number, identity) for number, identity in found if identity.startswith("socket:")}
 
 
-def _hang_up(connections: set[tuple[int, str]]) -> None:
-    """Let the other ends of gloo's connections know that this rank has failed.
+def _shut_down(connections: set[tuple[int, str]]) -> None:
+    """Shut down gloo's connections, so that the collectives of the other ranks raise.
 
-    gloo keeps them for as long as anything refers to a group, such as the traceback of the error or a network in DDP,
-    and the other ranks would wait for one that takes part no more.
+    gloo keeps its connections open as long as anything refers to a group, such as the traceback of the error or a
+    network in DDP, and the other ranks would wait for this one.
     """
     for number, _ in connections & _open_sockets():
-        # A listener has no other end, and gloo does not bear the loss of it.
+        # A listening socket has no peer, and gloo crashes if it is shut down.
         with contextlib.suppress(OSError), socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as connection:
             connection.getpeername()
             connection.shutdown(socket.SHUT_RDWR)

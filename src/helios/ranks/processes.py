@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that has started them, and such that are forked and begin at all."""
+"""Processes that end with their parent, and forks that do not inherit locked locks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _TASKS: Final = Path("/proc/self/task")
 _ASLEEP: Final = re.compile(r"^State:\s+S", re.MULTILINE)
 _SWITCHES: Final = re.compile(r"ctxt_switches:\s+(\d+)")
 
-_LOOK: Final = 1.0  # Seconds between two looks at who the parent is.
-_MOMENT: Final = 0.001  # Seconds in which a thread that has anything to do does some of it.
-_SETTLING: Final = 0.5  # Seconds that a fork waits at most for threads that are never idle.
+_LOOK: Final = 1.0  # Seconds between two checks of the parent.
+_MOMENT: Final = 0.001  # Seconds within which a busy thread runs at least once.
+_SETTLING: Final = 0.5  # Seconds that a fork waits for threads that are never idle.
 
 
 def follow_parent() -> None:
-    """Have a thread end this process when the one that has started it, through `multiprocessing`, is gone.
+    """Start a thread that ends this process when its `multiprocessing` parent is gone.
 
-    The parent's end of a pipe is closed then. Processes that it has forked hold that end as well, and may live on: so
-    it is looked for by its number, too.
+    The parent's end of a pipe is closed then. Processes that the parent has forked hold that end as well and may live
+    longer, so the parent's process id is checked, too.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -38,7 +38,7 @@ def follow_parent() -> None:
 
 
 def _follow(parent: Any) -> None:
-    # Its child, unless a fork server stands between the two, or the parent is gone already.
+    # True unless a fork server is between the two, or the parent is already gone.
     is_child = os.getppid() == parent.pid
     while _is_there(parent, is_child=is_child):
         parent.join(_LOOK)
@@ -49,19 +49,19 @@ def _is_there(parent: Any, *, is_child: bool) -> bool:
     if not parent.is_alive():
         return False
     if os.name != "posix":
-        return True  # Nothing is forked there: the pipe tells it all.
+        return True  # Nothing is forked there, so the pipe is enough.
     return os.getppid() == parent.pid if is_child else exists(parent.pid)
 
 
 def end_process() -> None:
-    """End this process at once, and all of its process group if it leads one: nothing that Helios does is harmed."""
+    """Kill this process, and its process group if it leads one. Files that Helios writes stay intact."""
     if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process of this number, be it one that has ended unnoticed; on POSIX systems."""
+    """Return whether there is a process with this id, including one that has ended but was not waited for (POSIX)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -72,20 +72,20 @@ def exists(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped, by SIGSTOP or Ctrl-Z; false where nothing tells."""
+    """Return whether a process of this machine is stopped, by SIGSTOP or Ctrl-Z; false on systems without `/proc`."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    # The second field is the name in brackets, and may hold blanks and brackets itself.
+    # The second field is the name in parentheses, which may contain spaces and parentheses.
     return status.rpartition(")")[2].split()[0] == "T"
 
 
 def cpu_seconds(thread: int) -> float:
-    """Return how long a thread of this process has computed; 0 where the system does not tell. It must not have ended.
+    """Return the CPU time of a thread of this process, in seconds; 0 on systems that do not measure it.
 
     Args:
-        thread: its identifier, as `threading.get_ident` gives it.
+        thread: its identifier, as returned by `threading.get_ident`. The thread must not have ended.
     """
     if not hasattr(time, "pthread_getcpuclockid"):
         return 0.0
@@ -94,20 +94,20 @@ def cpu_seconds(thread: int) -> float:
 
 @functools.cache
 def settle_before_forks() -> None:
-    """Have every fork of this process wait until those of its threads that are not Python's are idle.
+    """Let every fork of this process wait until its threads that Python has not started are idle.
 
-    Before Python 3.12, a child that is forked while such a thread makes itself known to the interpreter waits for ever
-    for a lock that nobody holds in it (https://github.com/python/cpython/issues/112275), and its data loader with it.
-    The threads of gloo do so when they release a collective that is over, which is when the main thread continues.
+    Before Python 3.12, if a process is forked while such a thread registers with the interpreter, the child waits
+    forever for a lock that no thread holds there (https://github.com/python/cpython/issues/112275). A data loader with
+    workers then hangs. The threads of gloo register when they release a finished collective.
     """
     if sys.version_info < (3, 12):
         os.register_at_fork(before=settle)
 
 
 def settle() -> None:
-    """Wait until those threads of this process that are not Python's are idle; half a second at most.
+    """Wait until the threads of this process that Python has not started are idle; half a second at most.
 
-    Returns at once where the system does not tell.
+    Returns immediately on systems without `/proc`.
     """
     if not _TASKS.is_dir():
         return
@@ -123,7 +123,7 @@ def settle() -> None:
 
 
 def _look_at_threads(known: Container[int | None]) -> dict[int, str] | None:
-    """Return how often each thread but the known ones has gone to sleep so far; `None` if one does not sleep."""
+    """Return the number of context switches of each unknown thread; `None` if one of them is running."""
     seen = {}
     for task in _TASKS.iterdir():
         if int(task.name) in known:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class ResultQueue:
-    """Holds, in the process that called `fit`, what ranks have put in, in the order in which it came.
+    """The items that ranks have put, in the process that called `fit`, in the order of their arrival.
 
-    Everything is there when `fit` returns: taking out waits for nothing.
+    All items are there when `fit` returns, so `get` never waits.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ResultQueue:
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[None]:
-        """Be filled by a run while the context lasts.
+        """Receive the items of a run while the context lasts.
 
         Items put by a failed run stay readable until the next run starts. Items of earlier runs stay.
         """
@@ -41,39 +41,41 @@ class ResultQueue:
             raise
 
     def _without(self, others: list[bytes]) -> list[bytes]:
-        """Return what is in and is none of these; what is equal to one of them is another item."""
+        """Return the items that are not among these, compared by identity."""
         known = {id(other) for other in others}
         return [item for item in self._items if id(item) not in known]
 
     def put(self, item: Any) -> None:
-        """Put something in; it must be possible to pickle it."""
+        """Put an item; it must be picklable."""
         self._items.append(pack(item))
 
     def extend(self, packed: Iterable[bytes]) -> None:
-        """Put in what was packed elsewhere."""
+        """Put items that were packed in a rank."""
         self._items.extend(packed)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Take out the item that has been in longest.
+        """Take out the oldest item.
 
         Args:
-            block: of no effect, as is `timeout`: nothing can come any more. They are those of `queue.Queue.get`.
+            block: ignored, like `timeout`: no further item can arrive. They are arguments of `queue.Queue.get`.
             timeout: see `block`.
 
         Raises:
-            queue.Empty: if there is none.
+            queue.Empty: if there is no item.
         """
         del block, timeout
         if not self._items:
-            raise queue.Empty("the queue is empty: what a rank puts in, in on_training_end say, can be taken out once")
+            raise queue.Empty(
+                "the queue is empty: each item that a rank puts, for example in on_training_end, can be taken out once"
+            )
         return pickle.loads(self._items.popleft())  # noqa: S301 - by a rank of this run.
 
     def get_nowait(self) -> Any:
-        """Take out the item that has been in longest; the same as `get`."""
+        """Take out the oldest item; the same as `get`."""
         return self.get()
 
     def empty(self) -> bool:
-        """Whether there is nothing in."""
+        """Return whether there is no item."""
         return not self._items
 
     def qsize(self) -> int:
@@ -86,35 +88,35 @@ class ResultQueue:
 
 
 class SendingQueue:
-    """The end at which a rank puts results in.
+    """The queue in a rank, which sends each item to the process that called `fit`.
 
     Args:
-        send: sends a packed item home.
+        send: sends a packed item there.
     """
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Send something home; it must be possible to pickle it.
+        """Send an item; it must be picklable.
 
         Args:
             item: anything, of any size.
-            block: of no effect, as is `timeout`. They are those of `queue.Queue.put`.
+            block: ignored, like `timeout`. They are arguments of `queue.Queue.put`.
             timeout: see `block`.
         """
         del block, timeout
         self._send(pack(item))
 
     def put_nowait(self, item: Any) -> None:
-        """Send something home; the same as `put`."""
+        """Send an item; the same as `put`."""
         self.put(item)
 
 
 def pack(item: Any) -> bytes:
-    """Pickle an item, with its tensors on the CPU: the process that takes it out need not have the GPU of the rank.
+    """Pickle an item with its tensors on the CPU, because the receiving process may not have the GPU of the rank.
 
-    Not through a `multiprocessing.Queue`, which hands on tensors as files in memory that are gone with their process.
+    A `multiprocessing.Queue` is not used: it sends tensors as shared memory, which is gone when their process ends.
     """
     buffer = io.BytesIO()
     _Packer(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(item)

@@ -1,4 +1,4 @@
-"""Key-value stores that the ranks of a run meet at, and the way there."""
+"""Key-value stores through which the ranks of a run communicate."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from typing import Any, Final, Protocol
 import torch.distributed as dist
 
 from helios.core.distributed import TIMEOUT
+from helios.errors import NotRunningError
 from helios.ranks.messages import foreign_content
 
 _LOOPBACK: Final = "127.0.0.1"
 _BACKLOG: Final = 2048  # Connections that may wait to be accepted; torch's own number.
 _SIGNATURE: Final = hashlib.sha256().digest_size
-_NAME: Final = re.compile(rb"[0-9a-f]{32}")  # Of a life of a job.
-_POLL: Final = 0.01  # Seconds between two looks for the others.
+_NAME: Final = re.compile(rb"[0-9a-f]{32}")  # Of one start of a job.
+_POLL: Final = 0.01  # Seconds between two checks for the other ranks.
 
 
 class Store(Protocol):
-    """A key-value store that all ranks of a run reach: `torch.distributed.Store`, as far as it is needed."""
+    """A key-value store that all ranks of a run use: the needed methods of `torch.distributed.Store`."""
 
     def set(self, key: str, value: str | bytes, /) -> None:
         """Set the value of a key."""
@@ -43,7 +44,7 @@ class Store(Protocol):
         ...
 
     def delete_key(self, key: str, /) -> bool:
-        """Forget a key; return whether it was set."""
+        """Delete a key; return whether it was set."""
         ...
 
     def queue_push(self, key: str, value: str | bytes, /) -> None:
@@ -64,20 +65,20 @@ class Store(Protocol):
 
 
 _torchrun_store: Store | None = None
-_meetings = itertools.count()
+_rendezvous_numbers = itertools.count()
 
 
 def next_rendezvous_store() -> Store:
-    """Return a place for the ranks that `torchrun` has started to meet at, a new one at each call.
+    """Return a new store, without keys, for the ranks that `torchrun` has started.
 
-    All ranks must call it equally often. The connection behind it is made once in the life of a process; without it,
-    what one process group has left there would be taken for the next one's.
+    All ranks must call it equally often. All these stores use one connection per process, with a different prefix for
+    each, so that a run does not read the keys of the previous one.
     """
-    global _torchrun_store  # noqa: PLW0603 - one connection a process, as torchrun's environment is one a process.
+    global _torchrun_store  # noqa: PLW0603 - one connection per process.
     if _torchrun_store is None:
         store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]  # torch exports it, its annotations do not
-        _torchrun_store = _prefix(_agree_on_life(store, rank, world_size), store)
-    return _prefix(f"{next(_meetings)}", _torchrun_store)
+        _torchrun_store = _prefix(_agree_on_name(store, rank, world_size), store)
+    return _prefix(f"{next(_rendezvous_numbers)}", _torchrun_store)
 
 
 def _prefix(prefix: str, store: Any) -> Store:
@@ -86,13 +87,13 @@ def _prefix(prefix: str, store: Any) -> Store:
     return agreed
 
 
-def _agree_on_life(store: Any, rank: int, world_size: int) -> str:
-    """Return a name that the ranks of this life of the job have in common, and those of no earlier one.
+def _agree_on_name(store: Any, rank: int, world_size: int) -> str:
+    """Return a name that the ranks of this start of the job share, and that no earlier start has used.
 
-    After a failure, `torchrun` starts all ranks again over the same store, in which the dead have left their keys; and
-    the number of restarts that it tells them need not be the same on every machine. So each rank says hello with a name
-    that was never used before. Rank 0 answers with a name for all, and with the greetings that it has read, so that no
-    rank believes an answer to an earlier one; it continues when all have acknowledged that name.
+    After a failure, `torchrun` starts all ranks again with the same store, which still has the keys of the previous
+    ranks; and the number of restarts that it reports may differ between machines. So each rank writes a new random name
+    ("hello"). Rank 0 answers with a name for all and with the names that it has read ("welcome"), so that no rank takes
+    the answer to an earlier rank for its own. Rank 0 continues when all ranks have acknowledged the name ("thanks").
     """
     own = secrets.token_hex(16)
     others = range(1, world_size)
@@ -121,19 +122,49 @@ def _agree_on_life(store: Any, rank: int, world_size: int) -> str:
 
 
 def host_store() -> tuple[Store, int]:
-    """Open a store in this process, for ranks on this machine.
+    """Host a store in this process, for ranks on this machine.
 
     Returns:
-        The store, which closes when it is released, and its port: one that is free, and taken from here on.
+        The store, which closes when nothing refers to it any more, and its port.
     """
-    # Left alone, torch's store listens on every interface, whatever its host name is: it is given a socket that is
-    # bound to the loopback.
+    # By default, torch's store listens on every interface, whatever its host name is. So it gets a socket that is bound
+    # to the loopback interface.
     with socket.create_server((_LOOPBACK, 0), backlog=_BACKLOG) as listener:
         port = listener.getsockname()[1]
         store: Any = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it, its annotations do not
             _LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
     return store, port
+
+
+class HostedStore:
+    """The store of a run, hosted by this process until it is closed.
+
+    torch has no method to close a store: it closes when nothing refers to it any more. The traceback of an error may
+    refer to the frames of a run for a long time, so a run closes its store explicitly.
+
+    Attributes:
+        port: the port at which ranks on this machine connect.
+    """
+
+    def __init__(self) -> None:
+        """Open the store."""
+        self._store: Store | None
+        self._store, self.port = host_store()
+
+    def sign_with(self, secret: bytes) -> SignedStore:
+        """Return the store with values that are signed with a secret.
+
+        Raises:
+            NotRunningError: if the store is closed.
+        """
+        if self._store is None:
+            raise NotRunningError("the store of the run is closed: open one with each run")
+        return SignedStore(self._store, secret)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store = None
 
 
 def connect_store(port: int) -> Store:
@@ -146,12 +177,11 @@ def connect_store(port: int) -> Store:
 class SignedStore:
     """A store whose values are signed with a secret of the run.
 
-    A value that somebody else has set raises `StoreContentError` when it is read, also if a rank could have set it. So
-    does a value that was signed for another key.
+    Reading a value raises `StoreContentError` if it was set without the secret, or was signed for another key.
 
     Args:
-        store: where the values are.
-        secret: what the ranks of the run know, and nobody else.
+        store: the store with the signed values.
+        secret: a secret that only the processes of the run know.
     """
 
     def __init__(self, store: Store, secret: bytes) -> None:
@@ -167,7 +197,7 @@ class SignedStore:
         return self._verify(key, self._store.get(key))
 
     def check(self, keys: list[str], /) -> bool:
-        """Whether all of these keys are set, by whomever."""
+        """Return whether all of these keys are set, by any process."""
         return self._store.check(keys)
 
     def compare_set(self, key: str, expected: str | bytes, value: str | bytes, /) -> bytes:
@@ -206,5 +236,5 @@ class SignedStore:
         return content
 
     def _signature(self, key: str, content: bytes) -> bytes:
-        # No key holds a zero byte, so no two pairs of key and content are signed alike.
+        # No key contains a zero byte, so two different pairs of key and content never give the same input.
         return hmac.digest(self._secret, key.encode() + b"\0" + content, "sha256")

@@ -1,4 +1,4 @@
-"""The trainer, and what it tells about a run: by convention, `import helios.trainer as hlt`."""
+"""The trainer and the state of a run; by convention, `import helios.trainer as hlt`."""
 
 from helios.checkpoint.store import find_last_checkpoint
 from helios.core.state import TrainingState, TrainingUnit

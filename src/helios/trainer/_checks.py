@@ -1,11 +1,11 @@
-"""What can be known to be wrong before the first batch is trained."""
+"""Checks before the first batch is trained."""
 
 from __future__ import annotations
 
 import itertools
 from typing import TYPE_CHECKING
 
-from helios.checkpoint.parts import networks_of
+from helios.checkpoint.state.parts import networks_of
 from helios.data.datamodule import DataModule
 from helios.errors import ArgumentTypeError, CheckpointMismatchError, ConfigurationError
 from helios.model.model import Model, check_metrics
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_parts(model: object, datamodule: object) -> None:
-    """Check that a model and a data module are what they should be.
+    """Check the types of a model and a data module.
 
     Raises:
-        ArgumentTypeError: if one of them is something else.
+        ArgumentTypeError: if one of them has another type.
     """
     for part, kind in ((model, Model), (datamodule, DataModule)):
         if not isinstance(part, kind):
@@ -32,11 +32,11 @@ def check_parts(model: object, datamodule: object) -> None:
 
 
 def check_training(model: Model, options: TrainerOptions) -> None:
-    """Check, before anything is set up, that a model can do what the trainer is going to ask of it.
+    """Check, before the setup, that a model has the methods that training needs.
 
     Raises:
-        ConfigurationError: if it cannot.
-        ArgumentTypeError: if its metrics are no dictionary.
+        ConfigurationError: if one is missing.
+        ArgumentTypeError: if its metrics are not a dictionary.
     """
     if options.total_steps == 0:
         raise ConfigurationError(f"total_steps is 0: tell the trainer how many {options.train_unit.value}s to train")
@@ -54,10 +54,10 @@ def list_dtypes(model: Model) -> dict[str, list[str]]:
 
 
 def check_dtypes(saved: Mapping[str, list[str]], present: Mapping[str, list[str]], owner: str) -> None:
-    """Check that `setup` has made the networks in the dtypes in which it made them in an earlier process of the run.
+    """Check that the networks have the same dtypes as in the earlier processes of the run.
 
     Raises:
-        CheckpointMismatchError: if not: the run would continue in another precision.
+        CheckpointMismatchError: if they have not: the run would continue in another precision.
     """
     for name, dtypes in saved.items():
         now = present.get(name, dtypes)

@@ -1,7 +1,7 @@
-"""The way out of a process whose main thread is stuck where Python cannot interrupt it, such as in a call of a library.
+"""Ends a process whose main thread hangs where Python cannot interrupt it, such as in a library call.
 
-Python runs the handlers of signals in its main thread, between two instructions. While that thread waits in a library,
-for another rank or for a device, they do not run. The number of a signal is written to a pipe all the same, at once.
+Python runs signal handlers in its main thread, between two instructions. While that thread waits in a library, for
+another rank or for a device, they do not run. But Python writes the number of the signal to a pipe immediately.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from helios.core.logging import get_root_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GRACE: Final = 10.0  # Seconds that the main thread has to leave after it was told to at once.
-_LOGGING: Final = 2.0  # Seconds for a line in the log, which may be what the main thread is stuck in.
+GRACE: Final = 10.0  # Seconds that the main thread has to end after a final signal.
+_LOGGING: Final = 2.0  # Seconds for a log message: the main thread may hang in the logger.
 _CLOSE: Final = b"\0"  # No signal has this number.
 _FAILED: Final = 128  # What shells add to the number of a signal that has ended a process.
 _ASKED: Final = "%s came %g s ago, and training could not leave yet: a second SIGTERM, or Ctrl-C, ends it at once"
@@ -27,14 +27,14 @@ _ENDED: Final = "%s came again, and the main thread has not left for %g s: the p
 
 
 class Escape:
-    """Ends the process some seconds after a signal that tells it to leave at once, unless `close` is called before.
+    """Ends the process some seconds after a final signal, unless `close` is called before.
 
-    A signal that asks to leave, and has not been followed after as many seconds, is said in the log to have come: the
-    main thread says so only when it leaves.
+    If training has not stopped that many seconds after the first signal, a warning says that a signal has arrived: the
+    main thread logs it only when it stops.
 
     Args:
-        is_final: is told each signal, in the order in which they come, and says whether it is one of those; `None` for
-            a signal that asks for nothing.
+        is_final: gets each signal in order of arrival, and returns whether it must end the process; `None` for a signal
+            that does not ask to stop.
     """
 
     def __init__(self, is_final: Callable[[int], bool | None]) -> None:
@@ -49,7 +49,7 @@ class Escape:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no more: whatever comes now is for whoever had the signals before."""
+        """Stop watching, and restore the previous receiver of signals."""
         _open.remove(self)
         signal.set_wakeup_fd(self._before)
         self._closed.set()
@@ -63,7 +63,7 @@ class Escape:
 
     def _watch(self) -> None:
         while _CLOSE not in (numbers := os.read(self._reader, 64)):
-            if self._before >= 0:  # Somebody else's, an event loop's perhaps.
+            if self._before >= 0:  # It belongs to another library, perhaps an event loop.
                 with contextlib.suppress(OSError):
                     os.write(self._before, numbers)
             for number in numbers:
@@ -81,10 +81,10 @@ _open: list[Escape] = []
 
 
 def _forget() -> None:
-    """Have a forked process not write its signals into the pipe of the one that it was forked from."""
+    """Prevent a forked process from writing its signals to the pipe of its parent."""
     if _open:
         _open.clear()
-        with contextlib.suppress(ValueError):  # It is forked by another thread than the main one.
+        with contextlib.suppress(ValueError):  # It was forked by another thread than the main one.
             signal.set_wakeup_fd(-1)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helios.checkpoint.details import kept_modes
-from helios.checkpoint.parts import networks_of
+from helios.checkpoint.state.details import kept_modes
+from helios.checkpoint.state.parts import networks_of
 from helios.core.rng import SeedSequence
 from helios.core.state import Phase
 from helios.model.model import Model

@@ -1,4 +1,4 @@
-"""One run at a time in a process: two would draw from the same random generators, and neither would be exact."""
+"""Only one run at a time may train in a process: two would draw from the same random generators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Run:
-    """A run that is in progress: who has started it, and what to call it."""
+    """A run that is in progress: its trainer and thread, and its name for errors."""
 
     trainer: Any
     thread: threading.Thread
@@ -30,8 +30,8 @@ _lock: Any = threading.Lock()
 
 
 def _forget_runs() -> None:
-    """Begin without runs in a process that was just forked: those of its parent draw from the parent's generators."""
-    global _lock  # noqa: PLW0603 - one held by another thread of the parent would stay locked for ever.
+    """Forget the runs in a forked process: those of its parent use the parent's generators."""
+    global _lock  # noqa: PLW0603 - a lock held by another thread of the parent would stay locked forever.
     _lock = threading.Lock()
     _runs.clear()
 
@@ -44,17 +44,16 @@ if hasattr(os, "register_at_fork"):
 def exclusive(trainer: Any, phase: Phase, save_name: str, *, trains_here: bool) -> Iterator[None]:
     """Register a run while the context lasts.
 
-    Runs that train in processes of their own may be in progress side by side, each started by a thread and a trainer
-    of its own.
+    Runs that train in other processes may be in progress at the same time, each with its own thread and trainer.
 
     Args:
-        trainer: the trainer that starts it.
+        trainer: the trainer that starts the run.
         phase: training or testing.
         save_name: the name of its model.
         trains_here: whether it trains or tests in this process.
 
     Raises:
-        RunInProgressError: if another run is in progress that it would disturb.
+        RunInProgressError: if it would disturb another run that is in progress.
     """
     name = f"{'test' if phase is Phase.TESTING else 'fit'} of {save_name!r}"
     run = _Run(trainer, threading.current_thread(), name, trains_here)

@@ -1,4 +1,4 @@
-"""What a run does once everything is set up: training, from wherever it was left, and testing."""
+"""Training and testing, after the setup of a run."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 
 class TrainingJob:
-    """Trains, and saves what a later process needs to resume."""
+    """Trains, saves checkpoints, and resumes from them."""
 
     def __init__(self, session: Session) -> None:
-        """Get the data, the checkpoints and the loop ready, and check that all of it can work."""
+        """Prepare the data, the checkpoints and the loop, and check them."""
         options, host_group = session.options, session.host_group
         self._session = session
         self._host_group = host_group
         self._state = TrainingState()
-        self._store = session.own_store()  # Again: setup may have given the model another name.
+        self._store = session.own_store()  # Again, because setup may have given the model another name.
         self._signals = SignalWatch(enabled=self._store is not None)
         self._gradients = GradientWatch(session.model)
         session.callback(self._gradients.close)
@@ -57,7 +57,9 @@ class TrainingJob:
         self._saver: Saver | None = None
         if self._store is not None:
             self._saver = Saver(session, self._store, self._state, self._gradients, self._passport)
-        state = self._state  # The question below must not hold this job, which holds the loop that asks it.
+        state = (
+            self._state
+        )  # The function below must not refer to this job: the loop holds it, and the job holds the loop.
         self._loop = TrainingLoop(
             options,
             model=session.model,
@@ -101,12 +103,10 @@ class TrainingJob:
         return self._state.completed_epochs if is_epochs else self._state.current_iteration
 
     def _resume(self, store: CheckpointStore, saver: Saver) -> None:
-        """Go to where the newest checkpoint is, and check that this run will be able to write its own."""
+        """Restore the newest checkpoint, and check that this run can save its own."""
         if self._host_group.rank == 0:
             saver.check_name()
-        check_can_be_saved(
-            saver.collect(self._loop.state_dict())
-        )  # What cannot be is to be known before the first batch.
+        check_can_be_saved(saver.collect(self._loop.state_dict()))  # An error must come before the first batch.
         newest = store.load_newest(self._host_group, self._session.mesh)
         if newest is None:
             return
@@ -116,7 +116,7 @@ class TrainingJob:
         check_passport(path, data.get("passport"), self._passport, policy, self._session.log)
         self._restore_states(path, data)
         self._loop.load_state_dict(data["training"])
-        # One rank may have some where another has none, and to give them back takes all.
+        # A rank without gradients must take part, because restoring them is a collective.
         if any(self._host_group.all_gather_object(bool(data["gradients"]))):
             session = self._session
             restore_gradients(session.model, data["gradients"], session.states.others, session.strategy)
@@ -128,7 +128,7 @@ class TrainingJob:
             self._session.states.restore(data)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, HeliosError) or overrides(model, "load_state_dict", Model):
-                raise  # What a model's own method raises is the user's.
+                raise  # The error comes from the user's own method.
             raise CheckpointMismatchError(
                 f"{path} holds a state that does not fit {type(model).__name__} ({type(error).__name__}: {error}): it "
                 "was written by another program, or by another version of this one"
@@ -149,7 +149,7 @@ class TrainingJob:
 
 
 def check_fits(model: Model, path: Path, data: dict[str, Any]) -> None:
-    """Check that a checkpoint is one of a model's runs.
+    """Check that a checkpoint belongs to a run of a model.
 
     Raises:
         CheckpointMismatchError: if the checkpoint is of another format or of another class.
@@ -174,8 +174,8 @@ def run_test(session: Session, trained_state: dict[str, Any] | None) -> None:
 
     Args:
         session: the run.
-        trained_state: the states of the parts if they have been trained by this trainer and are at hand; else they are
-            looked for in the newest checkpoint.
+        trained_state: the states of the parts, if this trainer has trained them; otherwise the newest checkpoint is
+            used.
     """
     model, root = session.model, session.options.chkpt_root
     if trained_state is not None:
@@ -199,7 +199,7 @@ def run_task(task: Task, host_group: HostGroup) -> Result:
 
     Args:
         task: a call of `fit` or `test`.
-        host_group: what the ranks agree through.
+        host_group: the host-side collectives of the ranks.
     """
     with Session(task, host_group) as session:
         if task.phase is Phase.TRAINING:
@@ -224,9 +224,9 @@ def _conclude(task: Task, host_group: HostGroup, states: PartStates, *, is_finis
 
 
 def _on_cpu(value: Any) -> Any:
-    """Return a state with its tensors on the CPU, put together where each rank has a part of them."""
+    """Return a state with its tensors on the CPU, and sharded tensors as whole ones."""
     if isinstance(value, dict):
-        state = copy.copy(value)  # A network's has the versions of its modules beside its items.
+        state = copy.copy(value)  # The state of a network has the versions of its modules as an attribute.
         state.update({key: _on_cpu(item) for key, item in value.items()})
         return state
     if isinstance(value, list | tuple):

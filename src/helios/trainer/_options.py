@@ -1,4 +1,4 @@
-"""Every argument of the trainer, checked once."""
+"""The arguments of the trainer, checked once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerOptions:
-    """The arguments of a `Trainer`; see there for what they mean."""
+    """The arguments of a `Trainer`, which documents them."""
 
     run_name: str = ""
     train_unit: TrainingUnit = TrainingUnit.EPOCH
@@ -57,12 +57,12 @@ class TrainerOptions:
     on_drift: str | Mapping[str, str] = "refuse"
 
     def __post_init__(self) -> None:
-        """Check every value and every combination, and fill in what follows from the machine.
+        """Check all values and combinations, and replace defaults that depend on the machine.
 
         Raises:
             ConfigurationError: if a value is out of range, or two contradict each other.
             ArgumentTypeError: if a value has the wrong type.
-            DeviceUnavailableError: if a GPU is asked for that is not there.
+            DeviceUnavailableError: if a requested GPU does not exist.
         """
         self._check_types()
         self._check_steps()

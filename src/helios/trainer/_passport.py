@@ -1,4 +1,4 @@
-"""The passport of a run, put together from its options, its data, its parts and its machine."""
+"""Creates the passport of a run from its options, data, parts and machine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def make_passport(session: Session, data: Mapping[str, Any], validation: Evaluat
     """Return the passport of a run; a collective.
 
     Args:
-        session: the run, set up.
+        session: the run, after its setup.
         data: the description of the training data.
-        validation: what validates, if anything does.
+        validation: the evaluation loop of validations; `None` if there is none.
     """
     options, ranks = session.options, session.host_group.world_size
     entries = {
@@ -32,7 +32,7 @@ def make_passport(session: Session, data: Mapping[str, Any], validation: Evaluat
         "accumulation_steps": options.accumulation_steps,
         **{f"train.{name}": data[name] for name in _TRAIN},
         "train.global_batch_size": data["batch_size"] and data["batch_size"] * (data["replicas"] or ranks),
-        # None for that of the trainer, which has an entry already.
+        # None for the seed of the trainer, which already has an entry.
         "train.seed": None if data["seed"] == options.seed else data["seed"],
         **{f"valid.{name}": validation and validation.data[name] for name in _VALID},
         "ranks": ranks,
@@ -45,7 +45,7 @@ def make_passport(session: Session, data: Mapping[str, Any], validation: Evaluat
 
 
 def _collect_added(session: Session) -> dict[str, Any]:
-    """Return what the parts of the run add."""
+    """Return the entries of the parts of the run."""
     parts = {"model.": session.model, "datamodule.": session.datamodule}
     parts.update({f"plugins.{plug_id}.": plugin for plug_id, plugin in session.plugins.items()})
     return {

@@ -1,4 +1,4 @@
-"""What the ranks of a run do side by side, beyond what the model's own step exchanges."""
+"""Collectives of the training loop: equal numbers of batches on all ranks, and averaged losses."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def check_lengths(source: BatchSource, host_group: HostGroup) -> None:
-    """Check that all ranks train on equally many batches an epoch.
+    """Check that all ranks have the same number of batches per epoch.
 
     Raises:
-        ConfigurationError: if not: the rank with most would wait for the others for ever.
+        ConfigurationError: if not: the rank with the most batches would wait for the others forever.
     """
     lengths = host_group.all_gather_object(source.batches_per_epoch())
     if len(set(lengths)) > 1:
@@ -34,10 +34,10 @@ def check_lengths(source: BatchSource, host_group: HostGroup) -> None:
 
 
 def in_step(batches: Iterator[Any], host_group: HostGroup) -> Iterator[Any]:
-    """Yield batches as long as every rank has one; what single ranks have left then is read, and not trained on.
+    """Yield batches as long as every rank has one; the remaining batches of a rank are read, but not trained on.
 
-    Without it, a rank with a batch more would wait for ever for the others' gradients. The rest is read so that the
-    dataset is at its end when the next epoch starts.
+    Otherwise, a rank with more batches would wait forever for the gradients of the others. The remaining batches are
+    read so that the dataset is at its end when the next epoch starts.
     """
     nothing = object()
     while True:
@@ -51,11 +51,11 @@ def in_step(batches: Iterator[Any], host_group: HostGroup) -> Iterator[Any]:
 
 
 def average_losses(model: Model, host_group: HostGroup) -> None:
-    """Put the mean over all ranks in the place of a model's losses, on the device that they are on.
+    """Replace a model's losses by their means over all ranks, on the same device.
 
-    The running losses continue from their mean: the sum of means is the mean of sums. Losses on a GPU are exchanged
-    there, and the host does not wait for it, those on the CPU over the hosts. If one rank has a loss on the CPU and
-    another on its GPU, all are exchanged over the hosts.
+    The running losses continue from their mean: the sum of means is the mean of sums. Losses on a GPU are reduced
+    there, without a synchronization with the host; losses on the CPU are reduced over the hosts. If one rank has a loss
+    on the CPU and another one on its GPU, all losses are reduced over the hosts.
 
     Raises:
         TrainingError: if the ranks have losses of different names or shapes.
@@ -70,7 +70,7 @@ def average_losses(model: Model, host_group: HostGroup) -> None:
         for table, name, value in losses
     ]
     signature = zlib.crc32(repr(described).encode())
-    # Ranks have GPUs of different numbers: what must be alike is which losses share a device, and of what type it is.
+    # The index of the GPU differs between ranks, so only device types, and which losses share a device, are compared.
     devices = list(dict.fromkeys(value.device for _, _, value in losses))
     pattern = [(devices.index(value.device), value.device.type) for _, _, value in losses]
     places = zlib.crc32(repr(pattern).encode())
@@ -79,7 +79,7 @@ def average_losses(model: Model, host_group: HostGroup) -> None:
         _refuse(described, host_group)
     over_hosts = last_places != -first_places
     groups: dict[torch.device, list[tuple[dict[str, Any], str, torch.Tensor]]] = {}
-    for loss in losses:  # In the order of their names, which is that of all ranks.
+    for loss in losses:  # In the order of their names, which is the same on all ranks.
         groups.setdefault(torch.device("cpu") if over_hosts else loss[2].device, []).append(loss)
     for place, members in groups.items():
         means = _average_on(place, [value for _, _, value in members], host_group)
@@ -89,7 +89,7 @@ def average_losses(model: Model, host_group: HostGroup) -> None:
 
 
 def _average_on(place: torch.device, values: list[torch.Tensor], host_group: HostGroup) -> tuple[torch.Tensor, ...]:
-    """Return the means over the ranks of some tensors, flat and on a device, in one exchange."""
+    """Return the means over the ranks of some tensors, flattened and on one device, with one collective."""
     dtype = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
     flat = torch.cat([value.reshape(-1).to(place, dtype) for value in values])
     total = host_group.all_reduce_sum(flat) if place.type == "cpu" else all_reduce_tensors(flat)
@@ -97,7 +97,7 @@ def _average_on(place: torch.device, values: list[torch.Tensor], host_group: Hos
 
 
 def _refuse(described: list[str], host_group: HostGroup) -> NoReturn:
-    """Say how this rank's losses and those of the first rank with others differ."""
+    """Raise the error about the differences between this rank's losses and those of another rank."""
     everybody = host_group.all_gather_object(described)
     other, theirs = next((rank, theirs) for rank, theirs in enumerate(everybody) if theirs != described)
     raise TrainingError(

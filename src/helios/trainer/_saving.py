@@ -1,14 +1,14 @@
-"""How a training is saved: what is collected, under which name, and what the end of training adds."""
+"""Saves checkpoints of a training: what is collected, the name, and what the end of training adds."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from helios._version import __version__
-from helios.checkpoint.digest import digest_of
 from helios.checkpoint.format import FORMAT
 from helios.checkpoint.names import CheckpointName
 from helios.checkpoint.rank_deltas import digests_of, find_differences, with_sharded
+from helios.checkpoint.state.digest import digest_of
 from helios.errors import ConfigurationError
 from helios.parallel.gradients import collect_gradients
 
@@ -25,9 +25,9 @@ _PARTS: Final = ("model", "plugins", "datamodule")
 
 
 class Saver:
-    """Saves a training in three steps: collect, on all ranks; snapshot, where the save is to run on; commit, on rank 0.
+    """Saves a training in three steps: collect, on all ranks; snapshot, for background saves; commit, on rank 0.
 
-    It knows neither the loop, which passes its own state, nor the job.
+    It refers neither to the loop, which passes its own state, nor to the job.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Saver:
         gradients: GradientWatch,
         passport: Mapping[str, Any],
     ) -> None:
-        """Bind what is saved.
+        """Store the parts and the folder.
 
         Args:
             session: the parts of the run.
-            store: where to.
-            state: how far training has come.
-            gradients: which gradients need not be saved.
-            passport: what a resumed run is compared with.
+            store: the folder of checkpoints.
+            state: the progress of training.
+            gradients: knows which gradients need not be saved.
+            passport: the passport, with which a resumed run is compared.
         """
         self._session = session
         self._host_group = session.host_group
@@ -53,7 +53,7 @@ class Saver:
         self._state = state
         self._gradients = gradients
         self._passport = passport
-        # The name of the checkpoint after which training has ended, and digests of what it holds.
+        # The name of the last checkpoint of the training, and digests of its content.
         self._last_save: tuple[CheckpointName | None, dict[Any, bytes]] | None = None
 
     def save(self, training: dict[str, Any], *, is_last: bool) -> Path:
@@ -74,7 +74,7 @@ class Saver:
         return path
 
     def collect(self, training: dict[str, Any]) -> dict[str, Any]:
-        """Return everything that a resumed run needs of this rank, as plain data.
+        """Return the state of this rank that a resumed run needs, as plain data.
 
         Args:
             training: the state of the loop.
@@ -92,14 +92,14 @@ class Saver:
             }
 
     def check_name(self) -> None:
-        """Refuse names that are too long, before anything is trained."""
+        """Refuse names that are too long, before training."""
         name = CheckpointName(self._session.model.save_name, 0, 0)
         self._store.check_name(name)
         try:
             name = self._name_checkpoint()
         except ConfigurationError:
             raise
-        except Exception:  # noqa: BLE001 - what it shows, such as a score, need not be there yet.
+        except Exception:  # noqa: BLE001 - the name may contain a value, such as a score, that does not exist yet.
             return
         self._store.check_name(name)
 
@@ -109,9 +109,9 @@ class Saver:
         return name.with_stem(model.append_metadata_to_chkpt_name(name.stem), type(model).__name__)
 
     def record_end(self) -> None:
-        """Add to the last checkpoint what the hooks at the end of training have changed, for `test` to find.
+        """Add the changes of the hooks at the end of training to the last checkpoint, for `test`.
 
-        Training itself continues from where it was before them, if it is given more steps.
+        A run with more steps continues from the state before these hooks.
         """
         ended = self._session.states.collect()
         newest = None
@@ -133,5 +133,5 @@ class Saver:
 
 
 def states_in(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the states of the model, the plug-ins and the data module that a checkpoint holds."""
+    """Return the states of the model, the plug-ins and the data module in a checkpoint."""
     return {part: data[part] for part in _PARTS}

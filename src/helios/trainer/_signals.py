@@ -1,4 +1,4 @@
-"""Signals that ask a run to leave."""
+"""Signals that ask a run to stop."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Self
 
-# What schedulers, Ctrl-C and a terminal that is closed send; the ones after the first do not exist everywhere.
+# Sent by schedulers, by Ctrl-C and by a closed terminal. Not every system has all of them.
 _NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-# Seconds within which a second SIGTERM is the first one once more: a scheduler tells all processes of a job, and the
-# one that has started them passes it on.
+# Seconds within which a second SIGTERM counts as a duplicate: a scheduler sends it to all processes of a job, and the
+# parent process passes it on.
 _DUPLICATE: Final = 2.0
-_EXIT: Final = 128  # What shells add to the number of a signal that has ended a process.
+_EXIT: Final = 128  # Shells add this to the number of the signal that has ended a process.
 
 
 def _numbers() -> list[int]:
-    """Return the signals that this system has of those."""
+    """Return the numbers of those signals that exist on this system."""
     return [int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)]
 
 
 class _Insistence:
-    """Tells of a series of signals which of them ask for an end at once: a second Ctrl-C, or a second SIGTERM."""
+    """Decides which of a series of signals must end the process: a second Ctrl-C, or a second SIGTERM."""
 
     def __init__(self) -> None:
         self._has_asked = False
         self._terminated_at: float | None = None
 
     def is_final(self, number: int) -> bool | None:
-        """Whether this signal, the next one, does; `None` if it asks for nothing."""
+        """Return whether the next signal is final; `None` if it does not ask to stop."""
         if number not in _numbers():
             return None
         had_asked, self._has_asked = self._has_asked, True
@@ -54,17 +54,17 @@ class _Insistence:
 class SignalWatch:
     """While entered, a signal makes `was_asked` true instead of ending the process.
 
-    A second Ctrl-C raises `KeyboardInterrupt` at once, wherever training is, and a second SIGTERM `SystemExit`. If the
-    main thread cannot be reached, as in a call of a library that never returns, the process is ended: see `Escape`.
+    A second Ctrl-C raises `KeyboardInterrupt` immediately, and a second SIGTERM `SystemExit`. If the main thread cannot
+    run, for example in a library call that never returns, the process is ended: see `Escape`.
 
-    Python lets only the main thread handle signals; in another thread, and where `enabled` is false, this does nothing.
+    Python handles signals only in the main thread. In another thread, or if `enabled` is false, this does nothing.
     """
 
     def __init__(self, *, enabled: bool) -> None:
-        """Prepare.
+        """Prepare the watch, which starts when it is entered.
 
         Args:
-            enabled: whether there is anything to do about a signal, such as writing a checkpoint.
+            enabled: whether signals are watched: without a folder for checkpoints, they have their usual effect.
         """
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
         self._before: dict[int, Any] = {}
@@ -76,7 +76,7 @@ class SignalWatch:
         self._exit: SystemExit | None = None
 
     def was_asked(self) -> bool:
-        """Whether a signal has come."""
+        """Return whether a signal has arrived."""
         return self._asked
 
     def __enter__(self) -> Self:
@@ -93,9 +93,9 @@ class SignalWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
-            # None stands for a handler that was not set from Python, and which Python cannot give back.
+            # None stands for a handler that was not set from Python, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
         if self._escape is not None:
@@ -103,15 +103,15 @@ class SignalWatch:
             self._escape = None
         if error is not None and error is self._exit:
             get_root_logger().error(
-                "SIGTERM came again before training could leave: it is ended where it is, without a checkpoint. Those "
-                "written before are intact: start the run again to resume from the newest",
+                "SIGTERM came again before training could stop: it is ended without a checkpoint. Earlier checkpoints "
+                "are intact: start the run again to resume from the newest",
             )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if os.getpid() != self._process:
-            # A forked worker has inherited this. Ctrl-C reaches it as well as its parent, which still needs its
-            # batches; every other signal was meant for the worker.
+            # A forked worker has inherited this handler. Ctrl-C also reaches its parent, which still needs batches of
+            # the worker, so it is ignored here. Every other signal was meant for the worker.
             if number != signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
@@ -122,23 +122,23 @@ class SignalWatch:
             self._exit = SystemExit(_EXIT + number)
             raise self._exit
         self._asked = True
-        # The log is written outside of the handler, which may have interrupted it.
+        # It is logged later, because this handler may have interrupted the logger.
         self._reason = signal.Signals(number).name
 
     def raise_again(self) -> None:
-        """Have the signal that has come do what it would have done without this watch, which has been left."""
+        """Raise the signal that has arrived again, with its usual effect; called when the watch was left."""
         if self._asked:
             signal.raise_signal(signal.Signals[self._reason])
 
     def report(self, *, is_leaving: bool) -> None:
-        """Write to the log which signal has come, if one has.
+        """Log which signal has arrived, if one has.
 
         Args:
-            is_leaving: whether training leaves because of it, and not because it was at its end.
+            is_leaving: whether training stops because of it, and not because it is complete.
         """
         if is_leaving:
             get_root_logger().warning(
-                "%s: training leaves; a checkpoint is written, call fit again to continue",
+                "%s: training stops; a checkpoint is written, call fit again to continue",
                 self._reason or "a signal to another process of the run",
             )
         elif self._asked:

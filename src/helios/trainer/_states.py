@@ -1,13 +1,13 @@
-"""The states of a run's parts together: an object that two of them hold is one, also after a resume."""
+"""The states of all parts of a run, captured together: shared objects are shared again after a resume."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from helios.checkpoint.anchors import Graph
-from helios.checkpoint.parts import ensure_state_dict
-from helios.checkpoint.states import decode_state, encode_state
+from helios.checkpoint.state.anchors import Graph
+from helios.checkpoint.state.parts import ensure_state_dict
+from helios.checkpoint.state.states import decode_state, encode_state
 from helios.core.logging import get_root_logger
 from helios.data.datamodule import DataModule
 from helios.model.model import Model
@@ -24,7 +24,7 @@ class PartStates:
     """The states of the model, the plug-ins and the data module of a run."""
 
     def __init__(self, model: Model, plugins: Mapping[str, Plugin], datamodule: DataModule) -> None:
-        """Take the parts."""
+        """Store the parts."""
         self.graph = Graph()
         self._model = model
         self._plugins = plugins
@@ -32,7 +32,7 @@ class PartStates:
         self._named: set[tuple[str, str]] = set()
 
     def _parts(self) -> dict[str, Model | Plugin | DataModule]:
-        # The model comes first: what a plug-in holds of it is the model's.
+        # The model comes first: an object that a plug-in shares with it belongs to the model.
         plugins = {f"plugins[{plug_id!r}]": plugin for plug_id, plugin in self._plugins.items()}
         return {"model": self._model, **plugins, "datamodule": self._datamodule}
 
@@ -42,12 +42,12 @@ class PartStates:
         return {root: part for root, part in self._parts().items() if not isinstance(part, Model)}
 
     def note_before_setup(self) -> None:
-        """Note what earlier runs of the same objects have left in them."""
+        """Note the attributes that earlier runs have left in the same objects."""
         for part in self._parts().values():
             part._helios_capture.note_before_setup()  # noqa: SLF001 - the run's side of each part.
 
     def mark(self, device: torch.device) -> None:
-        """Take everything as it is now for constructed: what changes from here on is state.
+        """Take the current attributes as the base state: what changes from now on is saved.
 
         Args:
             device: the device of the run in this process.
@@ -57,12 +57,12 @@ class PartStates:
                 part._helios_capture.mark(self.graph, root, device)  # noqa: SLF001 - the run's side of each part.
 
     def leave(self) -> None:
-        """Let the parts be by themselves again."""
+        """Separate the parts from the run."""
         for part in self._parts().values():
             part._helios_capture.leave()  # noqa: SLF001 - the run's side of each part.
 
     def collect(self) -> dict[str, Any]:
-        """Return the states of all parts as plain data, and name once what no checkpoint can hold."""
+        """Return the states of all parts as plain data, and warn once about each attribute that cannot be saved."""
         with self.graph.together():
             model = self._model
             states = {
@@ -87,7 +87,7 @@ class PartStates:
                     get_root_logger().warning("not in checkpoints: %s %s", path, reason)
 
     def restore(self, states: Mapping[str, Any]) -> None:
-        """Give back what `collect` returned, for training."""
+        """Restore the states that `collect` returned, for training."""
         with self.graph.together():
             state = states["model"]["state"]
             self._model.load_state_dict(_decode(state, self._model, Model))
@@ -104,9 +104,9 @@ class PartStates:
             self._datamodule.load_state_dict(_decode(states["datamodule"], self._datamodule, DataModule))
 
     def restore_for_testing(self, states: Mapping[str, Any]) -> None:
-        """Give back what `collect` returned as far as it is there: only networks have been set up.
+        """Restore the states that `collect` returned, for testing, where only networks have been set up.
 
-        Plug-ins and data modules that look after their state themselves do so for training, and are left alone.
+        Plug-ins and data modules with their own `state_dict` methods are not restored: these are for training.
         """
         with self.graph.together():
             state = states["model"]["state"]
@@ -119,7 +119,7 @@ class PartStates:
 
 
 def _is_users(part: object, base: type) -> bool:
-    """Whether a part looks after its state itself."""
+    """Return whether a part overrides `state_dict` or `load_state_dict`."""
     return overrides(part, "state_dict", base) or overrides(part, "load_state_dict", base)
 
 

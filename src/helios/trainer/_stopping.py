@@ -1,4 +1,4 @@
-"""Whether the model or a plug-in ends training: asked on every rank, and decided alike on all of them."""
+"""Whether the model or a plug-in stops training, decided by a vote of all ranks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class StopVote:
-    """Asks the model and the plug-ins whether training ends.
+    """Asks the model and the plug-ins whether training stops.
 
-    If one rank wants to stop, all do: at a boundary where there is something to ask, the ranks agree in one collective
-    over their hosts. Where no answer can have changed, and nothing else is due, there is none.
+    If one rank wants to stop, all ranks stop: they agree in one collective over their hosts. If no answer can have
+    changed since the last vote, and nothing else is due, there is no collective.
 
     Attributes:
         asks_model: whether the model overrides `should_training_stop`.
         may_stop: whether the model or a plug-in overrides it.
-        requests: requests that end training after the current batch. With several ranks it is always empty: others
-            cannot know of a request, so it waits for the next boundary at which all ranks vote.
+        requests: requests that stop training after the current batch. With several ranks it is always empty: the
+            other ranks do not know of a request, so it waits for the next vote.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class StopVote:
 
     def has_news(self) -> bool:
         """Return whether an answer may have changed since the last vote."""
-        answers = [has_news() for has_news in self._news]  # All are asked: a plug-in may count from this call.
+        answers = [has_news() for has_news in self._news]  # All are called, because a plug-in may count the calls.
         return any(answers)
 
     def ask(self, state: TrainingState) -> tuple[bool, bool]:
         """Ask the plug-ins and then the model, on all ranks.
 
         Returns:
-            Whether training ends for good, and whether it ends for now, to be continued by the next `fit`.
+            Whether training stops for good, and whether it stops so that the next `fit` continues it.
 
         Raises:
-            TrainingError: if the ranks are not at the same place.
+            TrainingError: if the ranks are at different positions.
         """
         restore = None if self._save_rng_state is None else self._save_rng_state()
         answers = [is_final for question, is_final in self._questions if question()]
@@ -91,7 +91,7 @@ class StopVote:
             get_root_logger().info("plug-in %r requests that training stops: %s", request.plug_id, request.reason)
             answers.append(request.is_final)
         self._requests.clear()
-        # Between two batches there are two boundaries, if an epoch ends there.
+        # If an epoch ends between two batches, there are two positions.
         place = 2 * state.global_iteration + (not state.is_epoch_in_progress)
         final, for_now, last, first = self._host_group.all_reduce_max(any(answers), not all(answers), place, -place)
         if last != -first:

@@ -1,4 +1,4 @@
-"""What a launcher runs in each process of a run, and what is returned from rank 0: plain data that can be sent."""
+"""The task that a launcher runs in each process of a run, and the result that rank 0 returns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is returned from rank 0.
+    """The result of rank 0.
 
     Attributes:
         is_finished: false if a signal has stopped training.
-        metrics: those of the model.
-        plugin_results: what the `rank0_result` of each plug-in has returned, by id.
-        trained_state: the model's state, on the CPU, where no checkpoint holds it.
+        metrics: the metrics of the model.
+        plugin_results: the results of `rank0_result` of the plug-ins, by id.
+        trained_state: the model's state, on the CPU; `None` if a checkpoint has it.
     """
 
     is_finished: bool = True
@@ -36,14 +36,14 @@ class Task:
     """A call of `fit` or `test`.
 
     Attributes:
-        trainer: what the parts see of the run.
+        trainer: the trainer, as the parts see it.
         options: the arguments of the trainer.
         model: the model.
-        datamodule: where the data comes from.
+        datamodule: the data module.
         plugins: the plug-ins.
         phase: training or testing.
-        control_flow: the types of exceptions that are no errors.
-        trained_state: the state of a model that was trained before, to be tested.
+        control_flow: the types of exceptions that are not errors.
+        trained_state: the state of a model that was trained before, for a test.
     """
 
     trainer: RunContext
@@ -56,11 +56,11 @@ class Task:
     trained_state: dict[str, Any] | None = None
 
     def prepare(self) -> None:
-        """Do what is done once, before all ranks begin."""
+        """Prepare the data, once, before the ranks begin."""
         self.datamodule.prepare_data()
 
     def receive_results(self, results: dict[str, Any]) -> None:
-        """Pass what the plug-ins of rank 0 have returned on to this process's plug-ins."""
+        """Pass the results of rank 0's plug-ins to the plug-ins of this process."""
         for plug_id, plugin in self.plugins.items():
             if plug_id in results:
                 plugin.receive_result(results[plug_id])

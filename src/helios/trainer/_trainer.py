@@ -1,4 +1,4 @@
-"""The trainer: it wires the parts together and decides nothing by itself."""
+"""The trainer, which connects the parts."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 class Trainer:
     """Trains and tests models.
 
-    A run that has a checkpoint is resumed from it, and ends as if it had never stopped: the same weights, to the bit.
+    A run that has a checkpoint is resumed from it, and ends with the same weights as an uninterrupted run, to the bit.
 
     Args:
         run_name: the name of the run's log file and TensorBoard folder.
         train_unit: what `total_steps` and the frequencies count: "epoch" or "iteration" (an optimizer step).
-        total_steps: when training is complete; `float("inf")` to train until something stops it.
+        total_steps: the length of training; `float("inf")` to train until something stops it.
         valid_frequency: steps between validations; `None` for none.
-        chkpt_frequency: steps between checkpoints; with `None`, one is written at the end and when a signal comes.
+        chkpt_frequency: steps between checkpoints; with `None`, one is saved at the end and when a signal arrives.
         print_frequency: steps between batches at which the model is told to log.
         accumulation_steps: batches per optimizer step.
-        enable_cudnn_benchmark: let cuDNN choose the fastest algorithms, at the price of exactness.
+        enable_cudnn_benchmark: let cuDNN choose the fastest algorithms; the resume is then not exact.
         enable_deterministic: use deterministic algorithms only.
         early_stop_cycles: stop after this many validations in a row without an improvement.
         use_cpu: train on the CPU; `None` to do so only where CUDA is not available.
@@ -58,21 +58,21 @@ class Trainer:
         run_path: the folder of TensorBoard's files.
         src_root: a folder of modules to import first if they register something.
         import_prefix: the package that `src_root` is.
-        print_banner: say in a few lines what is about to be trained.
-        num_processes: CPU processes to train in, over gloo.
-        strategy: how several ranks train a network that `Model.wrap` is given: "ddp" (each rank has a copy), "fsdp"
+        print_banner: print a summary of the run before training.
+        num_processes: the number of CPU processes to train in, over gloo.
+        strategy: how several ranks train a network that is passed to `Model.wrap`: "ddp" (each rank has a copy), "fsdp"
             (each rank has a shard of every parameter), or an instance of `helios.parallel.Strategy`.
-        passport: names and plain values that must be the same when the run is resumed: the version of the data, say.
-        on_drift: what is done when a run is resumed with other settings than its checkpoint was written with. "refuse"
-            refuses those that make it another run (the seed, the length of a dataset, ...) and warns of those that only
-            end bit-equality (a version, the number of threads, ...); "strict" refuses all of them, "warn" warns of
-            all, "ignore" says nothing. A mapping of names to "refuse", "warn" or "ignore" decides for these names, and
-            "refuse" for the others.
+        passport: names and plain values that must be the same when the run is resumed, such as the version of the data.
+        on_drift: what happens when a run is resumed with other settings than those of its checkpoint. "refuse" refuses
+            those that make it another run (the seed, the length of a dataset, ...), and warns about those that only end
+            equality to the bit (a version, the number of threads, ...). "strict" refuses all of them, "warn" warns
+            about all of them, and "ignore" does neither. A mapping of names to "refuse", "warn" or "ignore" applies to
+            these names, and "refuse" to the others.
 
     Raises:
         ConfigurationError: if a value is out of range, or two contradict each other (it is a `ValueError`).
         ArgumentTypeError: if a value has the wrong type.
-        DeviceUnavailableError: if a GPU is asked for that is not there.
+        DeviceUnavailableError: if a requested GPU does not exist.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Trainer:
         self._plugins = PluginTable()
         self._model: Model | None = None
         self._datamodule: DataModule | None = None
-        # The model that was trained last, and its state if that is not in this process's object.
+        # The model that was trained last, and its state if it was trained in other processes.
         self._trained: tuple[Model, dict[str, Any] | None] | None = None
         self._train_exceptions: list[type[BaseException]] = []
         self._test_exceptions: list[type[BaseException]] = []
@@ -164,7 +164,7 @@ class Trainer:
     def gpu_ids(self) -> list[int]:
         """The GPUs on which the ranks of this machine train: that of a rank is `gpu_ids[local_rank]`; empty on the CPU.
 
-        In the process that has called `fit` and trains in others, they are those of the others.
+        In a process whose `fit` trains in other processes, they are the GPUs of these processes.
         """
         local_ranks = get_dist_info().local_world_size if is_using_torchrun() else self._options.world_size
         return self._options.gpus_of(local_ranks)
@@ -186,12 +186,12 @@ class Trainer:
 
     @property
     def train_exceptions(self) -> list[type[BaseException]]:
-        """The types of exceptions that leave `fit` unlogged, because they are control flow."""
+        """The types of exceptions that `fit` raises without logging them, because they are control flow."""
         return self._train_exceptions
 
     @property
     def test_exceptions(self) -> list[type[BaseException]]:
-        """The types of exceptions that leave `test` unlogged, because they are control flow."""
+        """The types of exceptions that `test` raises without logging them, because they are control flow."""
         return self._test_exceptions
 
     def register_plugin(self, plugin: Plugin) -> None:
@@ -199,7 +199,7 @@ class Trainer:
 
         Raises:
             DuplicateNameError: if the id is taken by another plug-in.
-            PluginConflictError: if it claims what another plug-in holds.
+            PluginConflictError: if another plug-in holds the same claim.
         """
         self._plugins[getattr(plugin, "plug_id", repr(plugin))] = plugin
 
@@ -207,22 +207,21 @@ class Trainer:
         """Train a model, from its newest checkpoint if it has one.
 
         Args:
-            model: what to train.
-            datamodule: where the data comes from.
+            model: the model to train.
+            datamodule: the data module.
 
         Returns:
-            True when training ran to its end; false when a signal stopped it. Then a checkpoint has been written: call
-            `fit` again to continue.
+            True if training is complete; false if a signal stopped it. Then a checkpoint was saved: call `fit` again to
+            continue.
 
         Raises:
-            HeliosError: if the arguments, the data or a checkpoint do not allow training, or another run in this
-                process does not.
-            Exception: whatever the model, a plug-in or the data module raises, after it was written to the log.
+            HeliosError: if the arguments, the data, a checkpoint or another run in this process do not allow training.
+            Exception: any exception of the model, a plug-in or the data module, after it was logged.
         """
         check_parts(model, datamodule)
         check_training(model, self._options)
         with self._exclusive(Phase.TRAINING, model):
-            self._trained = None  # What a run that fails leaves behind is nothing to test.
+            self._trained = None  # The result of a failed run cannot be tested.
             result = self._run(Phase.TRAINING, model, datamodule)
             self._trained = model, result.trained_state
             return result.is_finished
@@ -230,19 +229,19 @@ class Trainer:
     def test(self, model: Model, datamodule: DataModule) -> bool:
         """Test a model as `fit` left it.
 
-        A model that this trainer has just trained is tested as it is, what `on_training_end` has changed included; any
-        other as its newest checkpoint has it, or without one after its `load_for_testing`.
+        A model that this trainer has just trained is tested as it is, including the changes of `on_training_end`. Any
+        other model is tested with the state of its newest checkpoint, or, without one, after `load_for_testing`.
 
         Args:
-            model: what to test.
-            datamodule: where the data comes from.
+            model: the model to test.
+            datamodule: the data module.
 
         Returns:
             True.
 
         Raises:
             HeliosError: if the arguments, the data or a checkpoint do not allow testing.
-            Exception: whatever the model, a plug-in or the data module raises, after it was written to the log.
+            Exception: any exception of the model, a plug-in or the data module, after it was logged.
         """
         check_parts(model, datamodule)
         with self._exclusive(Phase.TESTING, model):
@@ -276,5 +275,5 @@ class Trainer:
         return self._launcher.launch(task)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a rank's trainer is made of: it launches nothing."""
+        """Return the state of a rank's trainer, which launches nothing."""
         return {**vars(self), "_launcher": RankLauncher(), "_trained": None}

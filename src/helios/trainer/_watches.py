@@ -1,4 +1,4 @@
-"""What can be seen to go wrong while a model trains: optimizers that never step, losses that are not finite."""
+"""Checks while a model trains: optimizers that never step, losses that are not finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from helios.checkpoint.parts import networks_of, parts_of
+from helios.checkpoint.state.parts import networks_of, parts_of
 from helios.core.logging import get_root_logger
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
     from helios.model.model import Model
 
-_FIRST_ITERATIONS: Final = 10  # Who accumulates by hand, unknown to the trainer, may leave out some steps.
-_ITERATIONS_TO_SCALE: Final = 20  # A gradient scaler leaves out steps until it has found its scale.
+_FIRST_ITERATIONS: Final = 10  # A model that accumulates by itself may skip some steps.
+_ITERATIONS_TO_SCALE: Final = 20  # A gradient scaler skips steps until it has found its scale.
 
 
 class OptimizerWatch:
-    """Notices a model whose optimizers never step: it would train for days and learn nothing.
+    """Detects a model whose optimizers never step, which would train for days and learn nothing.
 
-    It looks at each iteration until there was a step of any optimizer, in this process or before it was resumed.
+    It checks each iteration until an optimizer has stepped, in this process or before the resume.
 
     Attributes:
-        has_stepped: whether there was one.
+        has_stepped: whether an optimizer has stepped.
     """
 
     def __init__(self, model: Model) -> None:
@@ -44,21 +44,21 @@ class OptimizerWatch:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there are optimizers, but was no step yet."""
+        """Whether there are optimizers, none of which has stepped yet."""
         return bool(self._optimizers) and not self.has_stepped
 
     def open(self) -> None:
         """Start watching."""
         if self.is_waiting:
-            # Of any optimizer, as a hook of the model's may well make another one.
+            # For all optimizers, because a hook of the model may create another one.
             self._handle = register_optimizer_step_post_hook(self._note)
         elif self.has_stepped:
             for optimizer in self._optimizers:
-                # In an earlier process: a scheduler that steps first in this one has nothing to warn of.
+                # They have stepped in an earlier process: torch must not warn if a scheduler steps first in this one.
                 optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own mark, set in `step`.
 
     def _note(self, *_: Any) -> None:
-        self.has_stepped = True  # The handle stays for now: torch is iterating over its hooks.
+        self.has_stepped = True  # The handle is removed later, because torch is iterating over its hooks.
 
     def close(self) -> None:
         """Stop watching."""
@@ -67,13 +67,13 @@ class OptimizerWatch:
             self._handle = None
 
     def look(self, iterations: int) -> bool:
-        """Look after an iteration whether there was a step, and warn if the first ones have brought none.
+        """Check after an iteration whether an optimizer has stepped; warn if none has after the first ones.
 
         Args:
-            iterations: how many iterations have been trained since the start of the run.
+            iterations: the number of iterations since the start of the run.
 
         Returns:
-            Whether to look again after the next.
+            Whether to check again after the next one.
         """
         if not self._is_idle():
             self.close()
@@ -103,10 +103,10 @@ class OptimizerWatch:
             )
 
     def _is_idle(self) -> bool:
-        """Whether nothing has changed the weights, in whatever way, since this was asked first."""
+        """Return whether the weights have not changed in any way since the first call."""
         if not self.is_waiting:
             return False
-        # Some train without their optimizer. Each change in place counts up the version of a tensor.
+        # A model may train without its optimizer. Each change in place increments the version of a tensor.
         groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
         versions = [parameter._version for group in groups for parameter in group["params"]]  # noqa: SLF001 - no public name.
         if self._versions is not None and versions != self._versions:
@@ -117,10 +117,10 @@ class OptimizerWatch:
 
 
 class LossWatch:
-    """Notices losses that are NaN or infinite, and warns once.
+    """Detects losses that are NaN or infinite, and warns once.
 
-    Looking makes the host wait for the device, so it is done only where it waits anyway: at logs, validations,
-    checkpoints and the ends of epochs. A running loss that was not finite once stays so.
+    Each check synchronizes with the device, so it is made only where this happens anyway: at logs, validations,
+    checkpoints and ends of epochs. A running loss that was not finite once stays so.
     """
 
     def __init__(self, model: Model) -> None:
@@ -130,10 +130,10 @@ class LossWatch:
         self._has_warned = False
 
     def look(self, batches: int) -> None:
-        """Look at the running losses, and warn if one of them is not finite.
+        """Check the running losses, and warn if one of them is not finite.
 
         Args:
-            batches: how many batches have been trained since the start of the run.
+            batches: the number of batches since the start of the run.
         """
         if self._has_warned:
             return
@@ -154,19 +154,19 @@ class LossWatch:
 
 
 def _find_not_finite(losses: dict[str, torch.Tensor]) -> tuple[str, str] | None:
-    """Return the name of a loss and what it is, if one is not finite."""
+    """Return the name of a loss that is not finite, and "NaN" or "infinite"; `None` if all are finite."""
     for name, loss in losses.items():
         if loss.is_meta or bool(loss.isfinite().all()):
             continue
         if bool(loss.isnan().any()):
             return name, "NaN"
-        if loss.dtype != torch.float16:  # A sum of small numbers is soon too large for it.
+        if loss.dtype != torch.float16:  # In float16, even a sum of small numbers overflows.
             return name, "infinite"
     return None
 
 
 def warn_of_evaluation_mode(model: Model) -> None:
-    """Warn of networks that are trained in evaluation mode, in which libraries return pretrained ones."""
+    """Warn about networks that are trained in evaluation mode, in which some libraries return pretrained ones."""
     optimizers = list(parts_of(model, Optimizer).values())
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     optimized = {id(parameter) for group in groups for parameter in group["params"]}

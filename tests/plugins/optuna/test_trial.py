@@ -78,7 +78,7 @@ def test_a_remote_trial_raises_what_the_trial_raises() -> None:
         with pytest.raises(UnknownNameError, match=r"a trial cannot be asked for 'study': there are \["):
             remote.ask("study")
     with pytest.raises(
-        NotRunningError, match="suggest_int asks the process that called fit, and there is no way to it"
+        NotRunningError, match="suggest_int calls the process that called fit, and there is no channel to it"
     ):
         remote.suggest_int("n", 0, 1)
 

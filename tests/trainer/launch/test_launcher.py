@@ -62,29 +62,29 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environment_and_arguments_choose_the_launcher(
     environment: Mapping[str, str], arguments: dict[str, Any], launcher: type
 ) -> None:
-    """Torchrun's variables decide first, then the number of processes or GPUs; one needs no launching."""
+    """The variables of torchrun have priority over the number of processes or GPUs; one process is not launched."""
     chosen = select_launcher(environment, TrainerOptions(**arguments))
     assert type(chosen) is launcher
     assert (chosen.queue is None) == (launcher is Inline)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_torchrun_is_seen_by_all_of_its_variables(name: str) -> None:
-    """A cluster that sets some of the variables is no torchrun: the arguments decide there."""
+def test_torchrun_needs_all_of_its_variables(name: str) -> None:
+    """If only some of torchrun's variables are set, as by a cluster, the arguments decide."""
     environment = {key: value for key, value in torchrun_of(4).items() if key != name}
     assert type(select_launcher(environment, TrainerOptions(num_processes=2))) is Spawn
     assert type(select_launcher(environment, TrainerOptions(use_cpu=True))) is Inline
 
 
 @pytest.mark.parametrize(("asked", "started"), [(1, 2), (2, 1), (3, 2), (2, 8)])
-def test_another_number_than_torchrun_s_is_refused(asked: int, started: int) -> None:
-    """`num_processes` that contradicts torchrun is an error that says who decides."""
+def test_a_contradiction_to_torchrun_is_refused(asked: int, started: int) -> None:
+    """`num_processes` that contradicts torchrun is an error that says what decides."""
     with pytest.raises(ConfigurationError, match=f"num_processes={asked}, but torchrun has started {started} "):
         select_launcher(torchrun_of(started), TrainerOptions(num_processes=asked))
 
 
-def test_a_trainer_asks_its_environment_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What contradicts the environment is refused at once, and whether there is a queue is known then."""
+def test_a_trainer_reads_the_environment_in_its_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contradiction to the environment is refused by the constructor, which also creates the queue."""
     monkeypatch.setattr(_trainer, "read_environment", lambda: torchrun_of(2))
     with pytest.raises(ConfigurationError, match="--nproc-per-node decides"):
         make_trainer(num_processes=3)
@@ -115,15 +115,15 @@ def train_in_a_group(rank: int) -> list[str]:
     return told
 
 
-def test_a_group_that_nobody_has_told_of_is_refused(tmp_path: Path) -> None:
-    """Processes that others have started train together or not at all, and never each for itself."""
+def test_an_unknown_process_group_is_refused(tmp_path: Path) -> None:
+    """In a process group that torchrun's variables do not describe, `fit` raises instead of training separately."""
     text = "a process group of 2 processes is active, and without RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MAS"
     for told in run_ranks(tmp_path, 2, train_in_a_group):
         assert [line.startswith(text) for line in told] == [True, True]
 
 
 def test_a_rank_launches_nothing() -> None:
-    """The trainer that a rank has refuses to start another run, and says who can."""
+    """The trainer in a rank refuses to start another run, and the error says what to do."""
     trainer = copy.copy(make_trainer(num_processes=2))  # Copied as it is when it is sent to a rank.
     assert isinstance(trainer._launcher, RankLauncher)
     assert trainer.queue is None, "outside of a rank there is no line home"

@@ -32,8 +32,8 @@ def be_rank(line: Connection, results: Connection) -> None:
     put(results)
 
 
-def test_a_process_that_a_rank_has_forked_cannot_reach_home() -> None:
-    """Two processes on one line would garble it: a rank's workers are refused, and the rank is not."""
+def test_a_forked_worker_of_a_rank_cannot_use_its_channel() -> None:
+    """Two processes would mix their messages, so workers of a rank are refused, and the rank is not."""
     context = multiprocessing.get_context("forkserver")
     (ours, theirs), (told, results) = context.Pipe(), context.Pipe()
     rank = context.Process(target=be_rank, args=(theirs, results))

@@ -15,13 +15,13 @@ from tests.processes import survivors
 
 
 def first_of(*failures: Failure) -> Failure:
-    crew = object.__new__(_RankPool)
-    crew._failures = {failure.rank: failure for failure in failures}
-    return crew._first_failure()
+    pool = object.__new__(_RankPool)
+    pool._failures = {failure.rank: failure for failure in failures}
+    return pool._first_failure()
 
 
 def test_an_echo_is_never_first() -> None:
-    """Whoever lost a connection may say so before the rank that is gone is missed; the cause is that rank."""
+    """An echo may arrive before the failure of the lost rank; the lost rank is reported as the first."""
     echo, late_echo = (Failure(rank, "here", 1.0 + rank, "Connection closed", is_echo=True) for rank in (0, 1))
     killed, follower = (Failure(rank, "here", 3.0 + rank, "it was ended by SIGKILL") for rank in (2, 3))
     assert first_of(echo, late_echo, follower, killed) == killed
@@ -38,8 +38,8 @@ def test_an_echo_is_never_first() -> None:
         (1, False, "it ended with exit code 1 before it could begin. If the script calls fit at its top level"),
     ],
 )
-def test_how_a_rank_has_ended_is_told(code: int, text: str, *, has_begun: bool) -> None:
-    """A signal is told by its name; a rank that never began points at the script."""
+def test_the_end_of_a_rank_is_described(code: int, text: str, *, has_begun: bool) -> None:
+    """A signal is named; for a rank that never began, the text refers to the script."""
     assert _describe_end(code, has_begun=has_begun).startswith(text)
 
 
@@ -56,8 +56,8 @@ def test_ranks_are_never_forked_from_the_calling_process(chosen: str | None, use
         multiprocessing.set_start_method(before, force=True)
 
 
-def test_who_interrupts_the_farewell_leaves_nobody_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while ranks that are done take their time ends them, and one that never started is no trouble."""
+def test_ctrl_c_during_the_shutdown_ends_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while finished ranks shut down slowly kills them; a rank that never started causes no error."""
     context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=time.sleep, args=(60,)) for _ in range(3)]
     for process in processes[:2]:
@@ -71,8 +71,8 @@ def test_who_interrupts_the_farewell_leaves_nobody_behind(monkeypatch: pytest.Mo
         join(timeout)
 
     monkeypatch.setattr(processes[0], "join", wait)
-    crew: Any = object.__new__(_RankPool)
-    crew._processes, crew._connections, crew._results, crew._world_size = processes, {}, {0: b"", 1: b""}, 2
+    pool: Any = object.__new__(_RankPool)
+    pool._processes, pool._connections, pool._results, pool._world_size = processes, {}, {0: b"", 1: b""}, 2
     with pytest.raises(KeyboardInterrupt):
-        crew._end()
+        pool._end()
     assert survivors(pids, patience=0) == []

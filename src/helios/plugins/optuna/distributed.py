@@ -17,9 +17,10 @@ from helios.plugins.optuna.plugin import TrialInterrupted
 from helios.plugins.optuna.shared_trial import SharedTrial
 from helios.plugins.optuna.study_view import describe_study, view_study
 from helios.plugins.optuna.trial import RemoteTrial
+from helios.ranks.announcements import announce_failure, lost_store
 from helios.ranks.failures import Failure, describe_error, make_error
 from helios.ranks.messages import decode_message, encode_message, foreign_content
-from helios.ranks.monitor import RankMonitor, announce_failure, lost_store
+from helios.ranks.monitor import RankMonitor
 from helios.ranks.object_host import ObjectHost, ask_by
 from helios.ranks.stores import next_rendezvous_store
 

@@ -1,4 +1,4 @@
-"""How a run gets its processes, and how its results are returned."""
+"""How a run gets its processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Launcher(Protocol):
 
     @property
     def trains_here(self) -> bool:
-        """Whether the model that is trained is this process's own object, and no copy of it elsewhere."""
+        """Whether the model is trained in this process, and not a copy of it in another one."""
         ...
 
     @property
@@ -54,10 +54,10 @@ class Inline:
 
 
 def select_launcher(environment: Mapping[str, str], options: TrainerOptions) -> Launcher:
-    """Return the launcher that an environment and the trainer's arguments ask for.
+    """Return the launcher for an environment and the trainer's arguments.
 
     Args:
-        environment: the variables of this process; those of `torchrun` decide before the arguments do.
+        environment: the environment variables of this process; those of `torchrun` have priority over the arguments.
         options: the arguments of the trainer.
 
     Raises:
@@ -75,10 +75,10 @@ def select_launcher(environment: Mapping[str, str], options: TrainerOptions) -> 
 
 
 def check_group(launcher: object) -> None:
-    """Check that a process group of somebody else's, if there is one, is known to the launcher.
+    """Check that the launcher knows about an active process group, if there is one.
 
     Raises:
-        ConfigurationError: if not: every process would train alone, on its share of the data.
+        ConfigurationError: if it does not: every process would train alone, on its share of the data.
     """
     if isinstance(launcher, Inline | Spawn) and is_dist_active() and get_world_size() > 1:
         missing = ", ".join(find_missing_variables()) or "a WORLD_SIZE that is the group's"

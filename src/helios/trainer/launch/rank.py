@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class RankConfig:
-    """What a rank must know before it can be sent its task.
+    """What a rank must know before it receives its task.
 
     Attributes:
         rank: its rank.
         world_size: the number of ranks.
-        port: where the store of the run listens, on this machine.
-        secret: what the ranks sign with what they set there.
-        threads: how many threads torch may use.
-        level: the level of the log.
+        port: the port of the store of the run, on this machine.
+        secret: the secret with which ranks sign what they set in the store.
+        threads: the number of threads for torch.
+        level: the log level.
     """
 
     rank: int
@@ -58,15 +58,15 @@ class RankConfig:
 
 
 class _ParentChannel:
-    """The line to the process that has started this one. Its messages are a kind and bytes."""
+    """The connection to the process that has started this one. A message is a pair of a kind and bytes."""
 
     def __init__(self, connection: Connection, rank: int) -> None:
         self._connection = connection
         self._rank = rank
         self._turn = threading.Lock()
         self._has_failed = False
-        # If this rank is killed in the middle of a message, the other end must not wait for the rest of it as long as
-        # a process lives that was forked here, such as a data loader's worker.
+        # If this rank is killed in the middle of a message, the other end must not wait for the rest of it while a
+        # forked process, such as a data loader's worker, still holds the connection.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=connection.close)
 
@@ -84,8 +84,8 @@ class _ParentChannel:
     def _ensure_open(self) -> None:
         if self._connection.closed:
             raise NotRunningError(
-                "a process that a rank has forked, such as a data loader's worker, cannot reach what called fit: "
-                "suggest parameters and fill the queue in the rank itself"
+                "a process that a rank has forked, such as a data loader's worker, cannot reach the process that "
+                "called fit: suggest parameters and fill the queue in the rank itself"
             )
 
     def put(self, item: bytes) -> None:
@@ -95,27 +95,27 @@ class _ParentChannel:
         return self._connection.recv_bytes()
 
     def fail(self, error: BaseException, control_flow: Sequence[type[BaseException]] = ()) -> None:
-        """Tell of the first failure of this rank; what follows from it is no news."""
+        """Send the first failure of this rank; later ones follow from it."""
         if not self._has_failed:
             self._has_failed = True
             self.tell("failed", pickle.dumps(Failure.of(error, self._rank, control_flow)))
 
 
-_channels: list[_ParentChannel] = []  # Of this process; empty in one that was not started by fit.
+_channels: list[_ParentChannel] = []  # Empty in a process that fit has not started.
 
 
 class RankLauncher:
-    """What the trainer of a rank has for a launcher: its results go home, and it launches nothing."""
+    """The launcher of a rank's trainer: it sends results to the process that called `fit`, and launches nothing."""
 
     trains_here = True
 
     @property
     def queue(self) -> SendingQueue | None:
-        """The end of the queue at which results are put in."""
+        """The sending end of the queue of results."""
         return SendingQueue(_channels[-1].put) if _channels else None
 
     def launch(self, task: Task) -> Result:
-        """Refuse: the ranks are at work already.
+        """Refuse: a rank already runs a task.
 
         Raises:
             NotRunningError: always.
@@ -123,63 +123,63 @@ class RankLauncher:
         raise NotRunningError(f"a rank cannot start another run ({task.phase.value}): call fit and test where it began")
 
 
-def run_rank(connection: Connection, orders: RankConfig) -> None:
-    """Be one rank of a run: the whole life of the process.
+def run_rank(connection: Connection, config: RankConfig) -> None:
+    """Run one rank; the main function of its process.
 
     Args:
-        connection: to the process that has started this one.
-        orders: what to know before the task can be taken.
+        connection: the connection to the process that has started this one.
+        config: what it must know before it receives its task.
     """
     if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # So that it can be ended together with what it starts, and Ctrl-C goes to the parent alone.
-    follow_parent()  # From its first moment on: who looks for a store that is gone does so for minutes.
-    line = _ParentChannel(connection, orders.rank)
-    _channels.append(line)
+        os.setpgid(0, 0)  # It can be killed with its children, and Ctrl-C reaches the parent only.
+    follow_parent()  # First of all: a process that connects to a closed store tries for minutes.
+    channel = _ParentChannel(connection, config.rank)
+    _channels.append(channel)
     try:
-        line.tell("begun")
-        logging.getLogger(get_root_logger().name).setLevel(orders.level)
-        torch.set_num_threads(orders.threads)
+        channel.tell("begun")
+        logging.getLogger(get_root_logger().name).setLevel(config.level)
+        torch.set_num_threads(config.threads)
         prefer_loopback()
-        # No other process draws bars, and the lock of tqdm's own would outlive one that is killed.
+        # Only this process draws bars, and tqdm's default lock would stay locked if it is killed.
         tqdm.set_lock(threading.RLock())
-        result = _take_part(_unpack(line.receive()), orders, line)
-        line.tell("done", pack(result if orders.rank == 0 else None))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it goes home, and is raised there.
-        _end_failed(line, error)
+        result = _run_task(_unpack(channel.receive()), config, channel)
+        channel.tell("done", pack(result if config.rank == 0 else None))
+    except BaseException as error:  # noqa: BLE001 - it is sent to the process that called fit, and raised there.
+        _end_failed(channel, error)
 
 
-def _take_part(task: Task, orders: RankConfig, line: _ParentChannel) -> Result:
-    info = DistributedInfo(orders.rank, orders.world_size, orders.rank, orders.world_size)
-    store = connect_store(orders.port)
+def _run_task(task: Task, config: RankConfig, channel: _ParentChannel) -> Result:
+    info = DistributedInfo(config.rank, config.world_size, config.rank, config.world_size)
+    store = connect_store(config.port)
     monitor, device = (
-        RankMonitor(SignedStore(store.clone(), orders.secret), info, watches=False),
+        RankMonitor(SignedStore(store.clone(), config.secret), info, watches=False),
         task.options.device_of(info),
     )
     with (
-        open_log(task.options, orders.rank),
-        host_channel(line.ask),
+        open_log(task.options, config.rank),
+        host_channel(channel.ask),
         monitor,
         current_device(device),
         process_group(store, info, device) as group,
     ):
-        return run_task(task, HostGroup(info, group, monitor, lambda error: line.fail(error, task.control_flow)))
+        return run_task(task, HostGroup(info, group, monitor, lambda error: channel.fail(error, task.control_flow)))
 
 
-def _unpack(orders: bytes) -> Task:
+def _unpack(packed: bytes) -> Task:
     try:
-        task: Task = pickle.loads(orders)  # noqa: S301 - from the process that has started this one.
+        task: Task = pickle.loads(packed)  # noqa: S301 - from the process that has started this one.
     except Exception as error:
         raise TrainingError(
-            f"what fit was given cannot be made again in another process ({error}): define its classes in a module, or "
-            "in a script that can be imported, not in an interactive session"
+            f"the arguments of fit cannot be unpickled in another process ({error}): define their classes in a module, "
+            "or in a script that can be imported, not in an interactive session"
         ) from error
     return task
 
 
-def _end_failed(line: _ParentChannel, error: BaseException) -> Any:
-    """End this process at once: others may hold on to what an orderly end would wait for."""
-    with contextlib.suppress(OSError):  # Then the process that called fit is gone, and there is nobody to be told.
-        line.fail(error)
+def _end_failed(channel: _ParentChannel, error: BaseException) -> Any:
+    """End this process at once: an orderly shutdown could wait for other ranks."""
+    with contextlib.suppress(OSError):  # Then the process that called fit is gone.
+        channel.fail(error)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # It is missing, full or closed.

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -23,7 +23,7 @@ from helios.ranks.failures import Failure
 from helios.ranks.monitor import request_stop
 from helios.ranks.object_host import ObjectHost
 from helios.ranks.results import ResultQueue
-from helios.ranks.stores import SignedStore, host_store
+from helios.ranks.stores import HostedStore
 from helios.trainer._session import open_log, report_errors
 from helios.trainer._signals import SignalWatch
 from helios.trainer.launch.rank import RankConfig, run_rank
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
     from helios.trainer._task import Result, Task
 
-_POLL: Final = 0.1  # Seconds between two looks whether a process still lives.
-_GRACE: Final = 1.0  # Seconds that ranks have to end by themselves when one has failed.
-_FAREWELL: Final = 30.0  # Seconds that ranks have to end when all is done: data loaders' workers may take some.
+_POLL: Final = 0.1  # Seconds between two checks for ended processes.
+_GRACE: Final = 1.0  # Seconds that ranks have to end by themselves after one has failed.
+_SHUTDOWN: Final = 30.0  # Seconds that finished ranks have to end; workers of data loaders may take some.
 
 
 class Spawn:
-    """Runs the task in processes of its own.
+    """Runs the task in new processes.
 
     Args:
-        world_size: how many.
+        world_size: the number of processes.
     """
 
     trains_here = False
@@ -54,14 +54,14 @@ class Spawn:
         self._world_size = world_size
 
     def launch(self, task: Task) -> Result:
-        """Run the task, and return what rank 0 returns; its metrics and the results of its plug-ins are passed on."""
+        """Run the task, and return the result of rank 0; copy its metrics and the results of its plug-ins."""
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise ConfigurationError(
-                "fit was called while a process that it had started was importing the script: put what the script does "
-                "under `if __name__ == '__main__':`, as Python asks of every script that starts processes"
+                "fit was called while a process that it had started was importing the script: put the code of the "
+                "script under `if __name__ == '__main__':`, as Python asks of every script that starts processes"
             )
         with open_log(task.options, rank=0), report_errors(task.phase, task.control_flow), self.queue.filling():
-            to_path(".", "the folder in which ranks are started")  # They cannot start in one that was deleted.
+            to_path(".", "the folder in which ranks are started")  # They cannot start in a deleted folder.
             task.prepare()
             result = _RankPool(task, self.queue, self._world_size).run()
             task.model.metrics.clear()
@@ -77,8 +77,8 @@ class _RankPool:
         self._task = task
         self._queue = queue
         self._object_host = ObjectHost()
-        self._orders = _pack(task, self._object_host)
-        self._store, self._port = host_store()
+        self._packed_task = _pack(task, self._object_host)
+        self._store = HostedStore()
         self._secret = secrets.token_bytes(32)
         self._processes: list[SpawnProcess] = []
         self._connections: dict[int, Connection] = {}
@@ -90,96 +90,94 @@ class _RankPool:
         self._stopped = StoppedRanks()
 
     def run(self) -> Result:
-        """Start the ranks, and stay until all of them have ended."""
+        """Start the ranks, and wait until all of them have ended."""
         is_training = self._task.phase is Phase.TRAINING
         with SignalWatch(enabled=is_training and self._task.options.chkpt_root is not None) as signals:
             try:
                 self._start()
-                has_passed_on = False
+                is_stop_requested = False
                 while self._connections and not self._is_overdue():
                     for connection in wait(list(self._connections.values()), timeout=_POLL):
                         self._receive(connection)  # type: ignore[arg-type]  # One of those waited for.
-                    self._look_for_dead()
-                    self._look_for_stopped()
-                    if signals.was_asked() and not has_passed_on:
-                        has_passed_on = True
-                        request_stop(SignedStore(self._store, self._secret))
+                    self._check_for_dead()
+                    self._check_for_stopped()
+                    if signals.was_asked() and not is_stop_requested:
+                        is_stop_requested = True
+                        request_stop(self._store.sign_with(self._secret))
             finally:
                 self._end()
-                del self._store  # It closes; whoever keeps the error of a run keeps this object.
         if self._failures:
             failure = self._first_failure()
             if failure.rank not in self._begun:
-                # A terminal sends Ctrl-C to a rank as well that has no process group of its own yet. The set-up of one
-                # process does not survive it either: no checkpoint can be written there.
+                # A terminal also sends Ctrl-C to ranks that have no process group of their own yet, and ends them. So
+                # the signal has its usual effect here, as during the setup of a run in one process.
                 signals.raise_again()
-            self._raise(failure)
+            raise self._to_error(failure)  # No variable may hold it, because its traceback refers to this frame.
         result: Result = pickle.loads(self._results[0])  # noqa: S301 - by a rank of this run.
         if result.is_finished:
-            signals.report(is_leaving=False)  # Ranks that leave say so by themselves.
+            signals.report(is_leaving=False)  # Ranks that stop log it themselves.
         return result
 
-    def _raise(self, failure: Failure) -> NoReturn:
-        """Raise here what a rank has failed with."""
+    def _to_error(self, failure: Failure) -> BaseException:
+        """Return the error to raise in this process for the failure of a rank."""
         known = self._task.control_flow
         error = failure.to_error(known)
-        try:
-            if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
-                known.append(type(error))  # Registered on the ranks alone, in a plug-in's setup perhaps.
-            raise error
-        finally:
-            del error  # Its traceback refers to this frame, which must not refer to it: the circle would keep both.
+        if failure.is_control_flow and not isinstance(error, (RankFailedError, *known)):
+            known.append(type(error))  # Only the ranks have registered it, for example in the setup of a plug-in.
+        return error
 
     def _start(self) -> None:
         context = _choose_context()
         threads = max(1, torch.get_num_threads() // self._world_size)
         for rank in range(self._world_size):
             here, there = context.Pipe()
-            orders = RankConfig(rank, self._world_size, self._port, self._secret, threads, get_root_logger().level)
-            process = context.Process(target=run_rank, args=(there, orders), name=f"helios-rank-{rank}", daemon=False)
-            self._processes.append(process)  # Before it starts: Ctrl-C may come as soon as it has.
+            config = RankConfig(
+                rank, self._world_size, self._store.port, self._secret, threads, get_root_logger().level
+            )
+            process = context.Process(target=run_rank, args=(there, config), name=f"helios-rank-{rank}", daemon=False)
+            self._processes.append(process)  # Before it starts, because Ctrl-C may arrive right after that.
             process.start()
             there.close()
             self._connections[rank] = here
         for connection in self._connections.values():
-            # A rank that is gone already is found dead later.
+            # _check_for_dead handles a rank that has ended.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.send_bytes(self._orders)
+                connection.send_bytes(self._packed_task)
 
     def _receive(self, connection: Connection) -> None:
         rank = next(rank for rank, known in self._connections.items() if known is connection)
         try:
             kind, body = pickle.loads(connection.recv_bytes())  # noqa: S301 - by a rank of this run.
-        except (EOFError, OSError):  # It was killed, in the middle of a message perhaps.
+        except (EOFError, OSError):  # It was killed, perhaps in the middle of a message.
             self._lose(rank)
             return
         if kind == "begun":
             self._begun.add(rank)
         elif kind == "ask":
-            # A rank that is gone already is found dead later.
+            # _check_for_dead handles a rank that has ended.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.send_bytes(self._object_host.answer(body))
         elif kind == "put":
             self._queue.extend([body])
         elif kind == "done":
             self._results[rank] = body
-            self._connections.pop(rank).close()  # It has no more to say, and may take its time to end: see _FAREWELL.
+            self._connections.pop(rank).close()  # It sends nothing more, and may take time to end: see _SHUTDOWN.
         elif kind == "failed":
             self._fail(pickle.loads(body))  # noqa: S301 - by a rank of this run.
 
-    def _look_for_dead(self) -> None:
+    def _check_for_dead(self) -> None:
         for rank in list(self._connections):
             if self._processes[rank].exitcode is not None and not self._connections[rank].poll():
                 self._lose(rank)
 
-    def _look_for_stopped(self) -> None:
+    def _check_for_stopped(self) -> None:
         pids = {rank: pid for rank in self._connections if (pid := self._processes[rank].pid) is not None}
         failure = self._stopped.look(pids, self._world_size)
         if failure is not None:
             self._fail(failure)
 
     def _lose(self, rank: int) -> None:
-        """Take leave of a rank from which nothing more can come."""
+        """Close the connection to a rank that has ended; it has failed if it has sent no result."""
         self._connections.pop(rank).close()
         process = self._processes[rank]
         process.join(_GRACE)
@@ -196,20 +194,19 @@ class _RankPool:
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def _first_failure(self) -> Failure:
-        """Return the failure that all others follow from: an echo of another rank's end never is."""
+        """Return the first failure; an echo of another rank's end is never the first."""
         return min(self._failures.values(), key=lambda failure: (failure.is_echo, failure.when))
 
     def _end(self) -> None:
-        """Leave no process behind: neither a rank, nor what it has started."""
+        """End all ranks and the processes that they have started, and close the store."""
         started = {process.pid: process for process in self._processes if process.pid is not None}
-        deadline = time.monotonic() + (_FAREWELL if len(self._results) == self._world_size else 0.0)
+        deadline = time.monotonic() + (_SHUTDOWN if len(self._results) == self._world_size else 0.0)
         try:
             for process in started.values():
                 process.join(max(0.0, deadline - time.monotonic()))
-        finally:  # Whoever does not want to wait for them, and presses Ctrl-C, does not want to keep them either.
+        finally:  # Also if Ctrl-C interrupts the wait.
             for pid, process in started.items():
-                # Each rank has a process group of its own, for its data loaders' workers, unless it has not come so
-                # far.
+                # Each rank has its own process group, with its data loaders' workers, unless it has not created it yet.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
                 process.kill()
@@ -218,12 +215,13 @@ class _RankPool:
                 process.close()
         for connection in self._connections.values():
             connection.close()
+        self._store.close()
 
 
 def _choose_context() -> Any:
-    """Return Python's spawn, or its fork server where a program has chosen that one: it starts processes faster.
+    """Return Python's spawn context, or the faster fork server if the program has chosen it.
 
-    Plain forks are out of question: they inherit threads' locks, and CUDA does not survive them.
+    Plain forks are never used: they inherit locks of other threads, and CUDA does not work after them.
     """
     is_forkserver = multiprocessing.get_start_method(allow_none=True) == "forkserver"
     return multiprocessing.get_context("forkserver" if is_forkserver else "spawn")
@@ -241,14 +239,14 @@ def _describe_end(exit_code: int | None, *, has_begun: bool) -> str:
     )
 
 
-def _pack(task: Task, home: ObjectHost) -> bytes:
-    """Pickle what the ranks need.
+def _pack(task: Task, host: ObjectHost) -> bytes:
+    """Pickle the task for the ranks.
 
     Raises:
         ConfigurationError: if a part cannot be pickled; the message says which.
     """
     try:
-        return home.pack(task)
+        return host.pack(task)
     except Exception as error:
         parts: dict[str, object] = {
             type(task.model).__name__: task.model,
@@ -258,14 +256,14 @@ def _pack(task: Task, home: ObjectHost) -> bytes:
         culprits = [name for name, part in parts.items() if not _can_pack(part)]
         raise ConfigurationError(
             f"{', '.join(culprits) or 'the run'} cannot be sent to the processes that train ({error}): define "
-            "classes at the top level of a module, and make in setup, which runs in those processes, what cannot be "
-            "pickled"
+            "classes at the top level of a module, and create objects that cannot be pickled in setup, which runs in "
+            "those processes"
         ) from error
 
 
 def _can_pack(part: object) -> bool:
     try:
         ObjectHost().pack(part)
-    except Exception:  # noqa: BLE001 - pickling may raise anything; that it did is the answer.
+    except Exception:  # noqa: BLE001 - pickling may raise anything.
         return False
     return True

@@ -1,4 +1,4 @@
-"""Ranks of a spawned run that are stopped, by SIGSTOP, while others of the run are not and wait for them."""
+"""Ranks of a spawned run that are stopped by SIGSTOP while other ranks wait for them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from helios.ranks.processes import is_stopped
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LOOK: Final = 1.0  # Seconds between two looks.
-_LIMIT: Final = 60.0  # Seconds after which a stopped rank is given up: as long as a silent one is, under torchrun.
+_LOOK: Final = 1.0  # Seconds between two checks.
+_LIMIT: Final = 60.0  # Seconds after which a stopped rank is lost; the same as for a silent one under torchrun.
 
 
 class StoppedRanks:
-    """Looks at the ranks of a run, from the process that has started them.
+    """Checks for stopped ranks, in the process that has started them.
 
-    A run that is stopped as a whole, by a scheduler or by hand, is left alone: nobody waits in vain. Looks are counted
-    instead of seconds, so that the time in which this process was stopped itself does not count.
+    If all ranks are stopped, by a scheduler or by hand, none is declared lost. Checks are counted instead of seconds,
+    so that the time during which this process itself was stopped does not count.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class StoppedRanks:
         self._looks: dict[int, int] = {}
 
     def look(self, pids: Mapping[int, int], world_size: int) -> Failure | None:
-        """Return the failure of a rank that was stopped for too long, if there is one; warn of one that is new.
+        """Return the failure of a rank that was stopped for too long, if there is one; warn about a newly stopped one.
 
         Args:
             pids: the processes of the ranks that have not ended, by rank.

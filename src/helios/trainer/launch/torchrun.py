@@ -1,4 +1,4 @@
-"""Runs under `torchrun`: every process is there already, on any number of machines, and calls `fit` by itself."""
+"""Runs under `torchrun`, which has started all processes, on any number of machines; each of them calls `fit`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from helios.core.distributed import get_dist_info
 from helios.core.environment import current_device
+from helios.ranks.announcements import announce_failure, find_cause
 from helios.ranks.failures import Failure
 from helios.ranks.host_group import HostGroup
-from helios.ranks.monitor import RankMonitor, announce_failure, find_cause
+from helios.ranks.monitor import RankMonitor
 from helios.ranks.process_group import process_group
 from helios.ranks.results import ResultQueue, pack
 from helios.ranks.stores import next_rendezvous_store
@@ -34,7 +35,7 @@ class Torchrun:
         self.queue = _SharedQueue()
 
     def launch(self, task: Task) -> Result:
-        """Run the task together with the other ranks; each returns what it returns on rank 0."""
+        """Run the task together with the other ranks; return the result of rank 0 on each of them."""
         info = get_dist_info()
         with open_log(task.options, info.rank), report_errors(task.phase, task.control_flow), self.queue.filling():
             store, device = next_rendezvous_store(), task.options.device_of(info)
@@ -49,17 +50,15 @@ class Torchrun:
                     cause = find_cause(store, error, info)
                     if cause.rank == info.rank:
                         raise
-                    reported = cause.to_error(task.control_flow)
-                    try:
-                        raise reported from reported.__cause__  # The error here is no more than an echo of that.
-                    finally:
-                        del reported  # It refers to this call, which must not refer to it.
+                # After the except block: the error of this rank only says that another rank is gone. No variable may
+                # hold the new error, because its traceback refers to this frame.
+                raise cause.to_error(task.control_flow)
 
     def _run(self, task: Task, host_group: HostGroup) -> Result:
         # Once on every machine: each has a disk of its own.
         if host_group.info.local_rank == 0:
             task.prepare()
-        host_group.all_reduce_max(0)  # Nobody begins before all is prepared.
+        host_group.all_reduce_max(0)  # Wait until the data is prepared on all machines.
         result = run_task(task, host_group)
         for items in host_group.all_gather_object(self.queue.sent):
             self.queue.extend(items)
@@ -68,7 +67,7 @@ class Torchrun:
 
 
 class _SharedQueue(ResultQueue):
-    """What any rank puts in, every rank can take out when the run is over."""
+    """A queue whose items, put by any rank, are available on every rank when the run has ended."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,22 +75,22 @@ class _SharedQueue(ResultQueue):
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[None]:
-        """Be filled by a run. What one that fails has put in reaches nobody: the ranks part before it is exchanged."""
-        kept = len(self.sent)
+        """Receive the items of a run. Those of a failed run are dropped: its ranks stop before they exchange them."""
+        before = len(self.sent)
         with super().filling():
             try:
                 yield
             except BaseException:
-                del self.sent[kept:]
+                del self.sent[before:]
                 raise
 
     def put(self, item: Any) -> None:
-        """Put something in, for all ranks; it must be possible to pickle it."""
+        """Put an item, for all ranks; it must be picklable."""
         self.sent.append(pack(item))
 
 
 def _announce(store: Store, error: BaseException, info: DistributedInfo) -> None:
     failure = Failure.of(error, info.rank)
-    if not failure.is_echo:  # An echo is no news, and who was first must not be hidden by it.
-        with contextlib.suppress(RuntimeError):  # Then the store is out of reach, and there is nobody to be told.
+    if not failure.is_echo:  # An echo must not hide the rank that failed first.
+        with contextlib.suppress(RuntimeError):  # Without the store, the other ranks cannot be reached.
             announce_failure(store, failure)

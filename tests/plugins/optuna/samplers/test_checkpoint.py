@@ -116,10 +116,10 @@ def test_restored_sampler_continues_exactly(name: str, done: int, tmp_path: Path
 
     # The same study twice: one continues with the sampler, the other with the restored one.
     tables = []
-    for going_on in (sampler, restored):
+    for continued in (sampler, restored):
         storage = pickle.loads(pickle.dumps(study._storage))
         storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-        again = optuna.create_study(storage=storage, study_name="s", load_if_exists=True, sampler=going_on)
+        again = optuna.create_study(storage=storage, study_name="s", load_if_exists=True, sampler=continued)
         again.optimize(objective, n_trials=more)
         tables.append(table(again))
     assert tables[0] == tables[1]
