@@ -25,7 +25,16 @@ DATAMODULE = [
 PLUGIN = ["Plugin", "UniquePluginOverrides", "CUDAPlugin", "DevicePlugin", "PLUGIN_REGISTRY", "create_plugin"]
 
 NAMES = {
-    "helios": ["Trainer", "Model", "DataModule", "Plugin", "TrainingState", "TrainingUnit", "__version__"],
+    "helios": [
+        "Trainer",
+        "Model",
+        "DataModule",
+        "Plugin",
+        "TrainingState",
+        "TrainingUnit",
+        "__version__",
+        "load_model_state",
+    ],
     "helios.trainer": ["Trainer", "TrainingState", "TrainingUnit", "find_last_checkpoint"],
     "helios.model": ["Model", "MODEL_REGISTRY", "create_model"],
     "helios.model.model": ["Model"],

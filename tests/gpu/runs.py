@@ -199,11 +199,12 @@ class Gambler(Plugin):
 
 
 def make_trainer(root: Path | None = None, *, plugin: str = "device", **options: Any) -> Trainer:
-    """Return a trainer of 4 epochs, or iterations, that moves batches with a plug-in."""
+    """Return a trainer of 4 epochs, or iterations, on one GPU, that moves batches with a plug-in."""
+    one_gpu = {} if {"gpus", "use_cpu", "num_processes"} & set(options) else {"gpus": [0]}
     trainer = Trainer(
         chkpt_root=root,
         chkpt_frequency=None if root is None else 1,
-        **{"total_steps": 4, "print_banner": False, "print_frequency": 1, **options},
+        **{"total_steps": 4, "print_banner": False, "print_frequency": 1, **one_gpu, **options},
     )
     (CUDAPlugin() if plugin == "cuda" else DevicePlugin()).configure_trainer(trainer)
     return trainer

@@ -141,7 +141,7 @@ def test_without_cuda_a_gpu_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CUDA the first GPU is the default, `gpus` chooses another, and `use_cpu=True` none."""
+    """With CUDA all GPUs are the default, a rank each; `gpus` chooses among them, and `use_cpu=True` uses none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     for choice, device in (
@@ -153,6 +153,7 @@ def test_the_device_follows_the_arguments(monkeypatch: pytest.MonkeyPatch) -> No
     ):
         assert choice.device_of(ALONE) == device
     assert (TrainerOptions(gpus=[0, 2]).world_size, TrainerOptions(num_processes=3).world_size) == (2, 3)
+    assert (TrainerOptions().world_size, TrainerOptions(use_cpu=True).world_size) == (3, 1)
 
 
 def test_ranks_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +174,7 @@ def test_ranks_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("local_ranks", "gpus", "expected"),
     [
-        (None, None, [0]),
+        (None, None, [0, 1, 2]),
         (None, [1], [1]),
         (None, [2, 0], [2, 0]),
         (1, None, [0]),

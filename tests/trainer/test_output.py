@@ -56,7 +56,7 @@ def test_warnings_go_to_the_log_if_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_tensorboard_writer_is_there_during_fit(tmp_path: Path) -> None:
-    """The TensorBoard writer writes to `<run_path>/<run_name>` during `fit`, and is a stand-in after."""
+    """The TensorBoard writer writes below `<run_path>/<run_name>` during `fit`, and is a stand-in after."""
     pytest.importorskip("tensorboard")
 
     class Writing(CountingModel):
@@ -65,8 +65,34 @@ def test_a_tensorboard_writer_is_there_during_fit(tmp_path: Path) -> None:
             get_tensorboard_writer().add_scalar("x", 1.0, 0)
 
     make_trainer(enable_tensorboard=True, run_path=tmp_path, run_name="run").fit(Writing(), ListData())
-    assert len(list((tmp_path / "run").glob("events*"))) == 1
+    assert len(list((tmp_path / "run" / "counting_0").glob("events*"))) == 1
     assert not get_tensorboard_writer()
+
+
+def test_each_model_and_start_has_a_tensorboard_folder(tmp_path: Path) -> None:
+    """A resumed run and a test continue in the folder of the start; other models and new starts have their own."""
+    pytest.importorskip("tensorboard")
+
+    def folders(root: Path | None, save_name: str, *, tests: bool = False) -> list[str]:
+        trainer = make_trainer(root, enable_tensorboard=True, run_path=tmp_path / "runs", run_name="run")
+        model = CountingModel(save_name)
+        assert trainer.test(model, ListData()) if tests else trainer.fit(model, ListData())
+        return sorted(path.name for path in (tmp_path / "runs" / "run").iterdir())
+
+    assert folders(tmp_path, "m_trial-0") == ["m_trial-0_0"]
+    assert folders(tmp_path, "m_trial-1") == ["m_trial-0_0", "m_trial-1_0"]
+    assert folders(tmp_path, "m_trial-0") == ["m_trial-0_0", "m_trial-1_0"]
+    assert folders(tmp_path, "m_trial-0", tests=True) == ["m_trial-0_0", "m_trial-1_0"]
+    assert folders(None, "m_trial-0") == ["m_trial-0_0", "m_trial-0_1", "m_trial-1_0"]
+    assert folders(tmp_path / "elsewhere", "m_trial-1")[-1] == "m_trial-1_1"
+
+
+@pytest.mark.parametrize("name", ["chkpt_root", "log_path", "run_path"])
+def test_a_file_in_place_of_a_folder_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    """A path of the trainer that is a file is an error of the constructor."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=f"{name} is '.*file', which is a file: pass a folder"):
+        make_trainer(**{name: tmp_path / "file"})
 
 
 def test_the_places_of_logs_must_be_writable(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _MARK: Final = b"helios-sha256:"
 _COMMENT_SIZE: Final = len(_MARK) + 2 * hashlib.sha256().digest_size
 _LENGTH_SIZE: Final = 2  # A zip file ends with the length of its comment, in two bytes, and the comment.
+_PLAIN_END: Final = b"PK\5\6" + bytes(18)  # A zip file without a comment ends so: signature, counts, length 0.
 _CHUNK: Final = 1 << 20
 
 
@@ -100,6 +101,13 @@ def verify_archive(path: Path) -> None:
             digest.update(chunk)
             left -= len(chunk)
         comment = file.read(_COMMENT_SIZE + 1)
+        file.seek(max(0, path.stat().st_size - len(_PLAIN_END)))
+        end = file.read()
+    if end[:4] == _PLAIN_END[:4] and end[-2:] == _PLAIN_END[-2:]:
+        raise CorruptCheckpointError(
+            f"{path.name} was written by torch.save without the checksum of Helios, as helios-ml 1.x does: such a run "
+            "cannot be resumed; load its weights with torch.load in setup, and move the file to another folder"
+        )
     if size <= 0 or not comment.startswith(_MARK):
         raise CorruptCheckpointError(f"{path.name} does not end in a checksum: it is truncated or not by Helios")
     if comment != _MARK + digest.hexdigest().encode():

@@ -36,11 +36,17 @@ class CheckpointName:
         return f"{self.save_name}_epoch_{self.epoch}_iter_{self.iteration}{self.metadata}{SUFFIX}"
 
     @classmethod
-    def parse(cls, file_name: str, save_name: str) -> CheckpointName | None:
+    def parse(cls, file_name: str, save_name: str | None) -> CheckpointName | None:
         """Return what a file's name says; `None` if it is no checkpoint of this model.
+
+        Args:
+            file_name: the name of the file.
+            save_name: the save name of the model; `None` for any, which ends at the last counts in the file's name.
 
         The save name must be known: it may itself hold anything, "_epoch_1_iter_1" too.
         """
+        if save_name is None:
+            save_name = file_name[: max(file_name.rfind("_epoch_"), 0)]
         if not (file_name.startswith(save_name) and file_name.endswith(SUFFIX)):
             return None
         match = _COUNTS.fullmatch(file_name[len(save_name) : -len(SUFFIX)])

@@ -19,7 +19,6 @@ from helios.checkpoint.shard_files import fill_shards, load_sharded_plain, save_
 from helios.checkpoint.shard_tree import is_sharded, map_tree, take_shards_out
 from helios.checkpoint.sharing import share_checkpoint
 from helios.core.logging import get_root_logger
-from helios.core.paths import to_path
 from helios.errors import CheckpointError, ConfigurationError, CorruptCheckpointError
 from helios.ranks.host_group import HostGroup
 
@@ -72,10 +71,16 @@ def _copy_to_host(_: tuple[Any, ...], leaf: Any) -> Any:
 class CheckpointStore:
     """The folder of one model's checkpoints."""
 
-    def __init__(self, root: Path, save_name: str) -> None:
-        """Use the folder `root/save_name`, which need not exist."""
+    def __init__(self, root: Path, save_name: str, *, of_any_name: bool = False) -> None:
+        """Use the folder `root/save_name`, which need not exist.
+
+        Args:
+            root: the folder of all models.
+            save_name: the save name of the model.
+            of_any_name: whether checkpoints that begin with another save name are found as well.
+        """
         self.folder = root / save_name
-        self._save_name = save_name
+        self._save_name = None if of_any_name else save_name
         self._lock = FolderLock(self.folder)
 
     def check_name(self, name: CheckpointName) -> None:
@@ -250,6 +255,10 @@ class CheckpointStore:
         for counts in sorted(groups, reverse=True):
             yield groups[counts]
 
+    def has_any(self) -> bool:
+        """Return whether the folder has a checkpoint, by the names in it."""
+        return any(CheckpointName.parse(path.name, self._save_name) for path in self._list())
+
     def _list(self) -> list[Path]:
         try:
             return sorted(self.folder.iterdir())
@@ -267,21 +276,3 @@ def _progress(data: dict[str, Any]) -> tuple[int, int, int]:
     state = data.get("training", {}).get("state", {})
     between_epochs = int(state.get("dataset_iter", 1) == 0)
     return state.get("global_iteration", 0), between_epochs, state.get("validation_cycles", 0)
-
-
-def find_last_checkpoint(root: Path | str) -> Path | None:
-    """Return the newest intact checkpoint in a model's folder, by the counts in its name.
-
-    Args:
-        root: the folder `<chkpt_root>/<save_name>`.
-
-    Returns:
-        The path; `None` if the folder has no intact checkpoint, or does not exist.
-
-    Raises:
-        ArgumentTypeError: if `root` is no path.
-        ConfigurationError: if no folder can have this path.
-        CheckpointError: if the folder cannot be read.
-    """
-    folder = to_path(root, "root")
-    return CheckpointStore(folder.parent, folder.name).find_newest()

@@ -125,6 +125,10 @@ class TrainerOptions:
         ):
             if getattr(self, wish) and getattr(self, place) is None:
                 raise ConfigurationError(f"{wish}={getattr(self, wish)} needs a place to write to: set {place}")
+        for name in ("chkpt_root", "log_path", "run_path"):
+            path = getattr(self, name)
+            if path is not None and path.exists() and not path.is_dir():
+                raise ConfigurationError(f"{name} is {str(path)!r}, which is a file: pass a folder")
         if self.enable_tensorboard:
             check_tensorboard()
         if self.import_prefix and self.src_root is None:
@@ -148,6 +152,8 @@ class TrainerOptions:
             raise DeviceUnavailableError("use_cpu=False needs CUDA, which is not available here: leave use_cpu at None")
         on_cpu = self.use_cpu or self.num_processes is not None or not torch.cuda.is_available()
         self._set("use_cpu", bool(on_cpu))
+        if self.gpus is None and not on_cpu:
+            self._set("gpus", list(range(torch.cuda.device_count())))
 
     def _check_gpus(self, gpus: list[int]) -> None:
         is_list = isinstance(gpus, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in gpus)
@@ -194,7 +200,7 @@ class TrainerOptions:
         """
         if self.use_cpu:
             return []
-        return list(range(torch.cuda.device_count()) if self.gpus is None else self.gpus)[:local_world_size]
+        return list(self.gpus or ())[:local_world_size]
 
     def device_of(self, info: DistributedInfo) -> torch.device:
         """Return the device of a rank: on a GPU, that of `gpus_of` which stands at its local rank.

@@ -17,6 +17,7 @@ from helios.errors import ConfigurationError, RankFailedError
 from helios.parallel.strategies import SingleProcessStrategy
 from helios.trainer._evaluation import EvaluationLoop
 from helios.trainer._progress import ProgressBar, ProgressDisplay, open_display
+from helios.trainer._run_dir import choose_run_dir
 from helios.trainer._states import PartStates
 
 if TYPE_CHECKING:
@@ -119,13 +120,18 @@ class Session(contextlib.ExitStack):
                 self.enter_context(self._store.owned())
         return self._store
 
+    def _has_checkpoint(self) -> bool:
+        return self._store is not None and self._store.has_any()
+
     def set_up(self) -> None:
         """Set up torch, the plug-ins, the data and the model, in this order."""
         options = self.options
         if options.src_root is not None:
             update_all_registries(options.src_root, import_prefix=options.import_prefix)
         if options.enable_tensorboard and options.run_path is not None:
-            self.enter_context(tensorboard_session(options.run_path / options.run_name, self.rank))
+            is_new = self._phase is Phase.TRAINING and not self._has_checkpoint()
+            run_dir = choose_run_dir(options.run_path / options.run_name, self.model.save_name, is_new=is_new)
+            self.enter_context(tensorboard_session(run_dir, self.rank))
         if options.enable_progress_bar and self.rank == 0:
             self.display = open_display()
             self.callback(self.display.close)

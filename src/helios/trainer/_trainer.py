@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.core.environment import read_environment
 from helios.core.state import Phase, TrainingUnit
-from helios.errors import NotRunningError
-from helios.plugins.table import PluginTable
 from helios.trainer._checks import check_parts, check_training
 from helios.trainer._exclusive import exclusive
 from helios.trainer._options import TrainerOptions
+from helios.trainer._properties import TrainerProperties
 from helios.trainer._states import PartStates
 from helios.trainer._task import Task
 from helios.trainer.launch.launcher import check_group, select_launcher
@@ -27,16 +25,15 @@ if TYPE_CHECKING:
     from helios.parallel.strategy import Strategy
     from helios.plugins.base import Plugin
     from helios.trainer._task import Result
-    from helios.trainer.launch.launcher import Launcher
 
 
-class Trainer:
+class Trainer(TrainerProperties):
     """Trains and tests models.
 
     A run that has a checkpoint is resumed from it, and ends with the same weights as an uninterrupted run, to the bit.
 
     Args:
-        run_name: the name of the run's log file and TensorBoard folder.
+        run_name: the name of the run's log file and TensorBoard folder, which has a folder for each model and start.
         train_unit: what `total_steps` and the frequencies count: "epoch" or "iteration" (an optimizer step).
         total_steps: the length of training; `float("inf")` to train until something stops it.
         valid_frequency: steps between validations; `None` for none.
@@ -47,7 +44,8 @@ class Trainer:
         enable_deterministic: use deterministic algorithms only.
         early_stop_cycles: stop after this many validations in a row without an improvement.
         use_cpu: train on the CPU; `None` to do so only where CUDA is not available.
-        gpus: the GPUs to train on; `None` for the first, or under `torchrun` for as many as this machine has ranks.
+        gpus: the GPUs to train on, one rank each; `None` for all of this machine, or under `torchrun` for as many as it
+            has ranks.
         random_seed: the seed of every draw of the run, in [0, 2**63); 6691 if it is `None`.
         enable_tensorboard: write to TensorBoard below `run_path`.
         enable_file_logging: write the log to a file in `log_path`.
@@ -107,92 +105,11 @@ class Trainer:
     ) -> None:
         """Check the arguments."""
         arguments = dict(locals())
-        del arguments["self"]
-        self._options = TrainerOptions(**arguments)
-        self._launcher: Launcher | RankLauncher = select_launcher(read_environment(), self._options)
-        self._plugins = PluginTable()
-        self._model: Model | None = None
-        self._datamodule: DataModule | None = None
-        # The model that was trained last, and its state if it was trained in other processes.
+        del arguments["self"], arguments["__class__"]  # The class is there because of super().
+        options = TrainerOptions(**arguments)
+        super().__init__(options, select_launcher(read_environment(), options))
+        # The model that was trained last, and its state if that is not in this process's object.
         self._trained: tuple[Model, dict[str, Any] | None] | None = None
-        self._train_exceptions: list[type[BaseException]] = []
-        self._test_exceptions: list[type[BaseException]] = []
-
-    @property
-    def plugins(self) -> PluginTable:
-        """The plug-ins, by id, class or position."""
-        return self._plugins
-
-    @property
-    def model(self) -> Model:
-        """The model of the last call of `fit` or `test`.
-
-        Raises:
-            NotRunningError: if there was none.
-        """
-        if self._model is None:
-            raise NotRunningError("the trainer has no model yet: call fit or test")
-        return self._model
-
-    @property
-    def datamodule(self) -> DataModule:
-        """The data module of the last call of `fit` or `test`.
-
-        Raises:
-            NotRunningError: if there was none.
-        """
-        if self._datamodule is None:
-            raise NotRunningError("the trainer has no data module yet: call fit or test")
-        return self._datamodule
-
-    @property
-    def queue(self) -> Any:
-        """The queue from ranks to the calling process; `None` when the calling process trains."""
-        return self._launcher.queue
-
-    @property
-    def rank(self) -> int:
-        """The rank among all processes."""
-        return get_dist_info().rank
-
-    @property
-    def local_rank(self) -> int:
-        """The rank among the processes of this machine."""
-        return get_dist_info().local_rank
-
-    @property
-    def gpu_ids(self) -> list[int]:
-        """The GPUs on which the ranks of this machine train: that of a rank is `gpu_ids[local_rank]`; empty on the CPU.
-
-        In a process whose `fit` trains in other processes, they are the GPUs of these processes.
-        """
-        local_ranks = get_dist_info().local_world_size if is_using_torchrun() else self._options.world_size
-        return self._options.gpus_of(local_ranks)
-
-    @property
-    def random_seed(self) -> int:
-        """The seed from which every draw of a run derives."""
-        return self._options.seed
-
-    @property
-    def strategy(self) -> str:
-        """How several ranks train a network: "ddp", "fsdp", or the `name` of the strategy that was given."""
-        return self._options.strategy.name
-
-    @property
-    def accumulation_steps(self) -> int:
-        """Batches per optimizer step."""
-        return self._options.accumulation_steps
-
-    @property
-    def train_exceptions(self) -> list[type[BaseException]]:
-        """The types of exceptions that `fit` raises without logging them, because they are control flow."""
-        return self._train_exceptions
-
-    @property
-    def test_exceptions(self) -> list[type[BaseException]]:
-        """The types of exceptions that `test` raises without logging them, because they are control flow."""
-        return self._test_exceptions
 
     def register_plugin(self, plugin: Plugin) -> None:
         """Add a plug-in; the same as `trainer.plugins[plugin.plug_id] = plugin`.
@@ -276,4 +193,4 @@ class Trainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a rank's trainer, which launches nothing."""
-        return {**vars(self), "_launcher": RankLauncher(), "_trained": None}
+        return {**vars(self), "_launcher": RankLauncher(), "_queue": None, "_trained": None}

@@ -244,7 +244,6 @@ def test_empty_study_returns_at_once(url: str, tmp_path: Path, is_made: bool) ->
         ({"storage": None}, TypeError),
         ({"storage": optuna.storages.InMemoryStorage()}, TypeError),
         ({"load_if_exists": False}, KeyError),
-        ({"study_name": None}, KeyError),
         ({"storage": "study.db"}, ValueError),
         ({"storage": "sqlite"}, ValueError),
         ({"storage": "journal.log"}, ValueError),
@@ -262,7 +261,7 @@ def test_wrong_arguments_are_refused(sqlite_url: str, tmp_path: Path, change: An
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", ["storage", "load_if_exists", "study_name"])
+@pytest.mark.parametrize("missing", ["storage", "load_if_exists"])
 def test_missing_arguments_are_refused(sqlite_url: str, missing: str) -> None:
     """A missing argument is named."""
     study_args = args(sqlite_url)

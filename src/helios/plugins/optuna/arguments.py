@@ -27,7 +27,7 @@ def check_study_args(study_args: object) -> Mapping[str, Any]:
     Raises:
         ArgumentTypeError: if they are not a mapping, or one of them has the wrong type.
         ConfigurationError: if one of them is unknown, or the study's name is invalid.
-        MissingArgumentError: if `load_if_exists` is not true, or `study_name` is not given.
+        MissingArgumentError: if `load_if_exists` is not true.
     """
     if not isinstance(study_args, Mapping):
         raise ArgumentTypeError(
@@ -47,9 +47,8 @@ def check_study_args(study_args: object) -> Mapping[str, Any]:
         )
     if not study_args.get("load_if_exists"):
         raise MissingArgumentError("study_args lacks load_if_exists=True: without it no existing study is loaded")
-    if study_args.get("study_name") is None:
-        raise MissingArgumentError("study_args lacks study_name: without it every call creates a new study")
-    _check_study_name(study_args["study_name"])
+    if study_args.get("study_name") is not None:
+        _check_study_name(study_args["study_name"])
     for name, kind in (("sampler", BaseSampler), ("pruner", BasePruner)):
         part = study_args.get(name)
         if part is not None and not isinstance(part, kind):

@@ -81,6 +81,10 @@ class OptunaPlugin(Plugin):
         """The trial."""
         return self._trial
 
+    @trial.setter
+    def trial(self, trial: Any) -> None:
+        self._trial = trial
+
     def configure_trainer(self, trainer: Any) -> None:
         """Register this plug-in, and pruning as control flow of training.
 
@@ -130,23 +134,23 @@ class OptunaPlugin(Plugin):
             self._report(value, step)
         self._is_pruned = is_pruned and is_pruned_at(self._trial, max(self._reports))
 
-    def suggest(self, kind: str, name: str, **kwargs: Any) -> Any:
+    def suggest(self, type_name: str, name: str, **kwargs: Any) -> Any:
         """Suggest a parameter.
 
         Args:
-            kind: "categorical", "int" or "float".
+            type_name: "categorical", "int" or "float".
             name: the parameter.
             **kwargs: passed on to the trial's `suggest_<kind>`.
 
         Raises:
-            UnknownNameError: if the kind is another; the message lists the kinds.
+            UnknownNameError: if `type_name` is another; the message lists the kinds.
             ArgumentTypeError: if the name is no string.
         """
-        if not isinstance(kind, str) or kind not in _SUGGESTIONS:
-            raise UnknownNameError(f"{kind!r} is no kind of suggestion: there are {list(_SUGGESTIONS)}")
+        if not isinstance(type_name, str) or type_name not in _SUGGESTIONS:
+            raise UnknownNameError(f"{type_name!r} is no kind of suggestion: there are {list(_SUGGESTIONS)}")
         if not isinstance(name, str):
             raise ArgumentTypeError(f"the parameter's name is {name!r}, a {type(name).__name__}: pass a string")
-        return getattr(self._trial, _SUGGESTIONS[kind])(name, **kwargs)
+        return getattr(self._trial, _SUGGESTIONS[type_name])(name, **kwargs)
 
     def suggest_all(self, space: SearchSpace) -> dict[str, Any]:
         """Suggest every parameter of a search space that exists in this trial.

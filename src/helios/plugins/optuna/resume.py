@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 
 from helios.core.logging import get_root_logger
-from helios.errors import ConfigurationError, StudyInUseError, StudyStorageError
+from helios.errors import ConfigurationError, MissingArgumentError, StudyInUseError, StudyStorageError
 from helios.plugins.optuna.arguments import check_failed_states, check_flag, check_study_args
 from helios.plugins.optuna.storage import backups, rdb
 from helios.plugins.optuna.storage.errors import storage_errors
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     import sqlalchemy
+    from optuna.storages import BaseStorage
 
 
 def resume_study(
@@ -40,9 +41,9 @@ def resume_study(
     recent heartbeat of Optuna's. A trial with neither a recorded process nor a heartbeat counts as abandoned.
 
     Args:
-        study_args: the arguments of `optuna.create_study`. `storage` must be a database URL, `study_name` must be
-            given, and `load_if_exists` must be true. Sampler and pruner of the result are those given here; its
-            directions and attributes are those of the study.
+        study_args: the arguments of `optuna.create_study`. `storage` must be a database URL, and `load_if_exists` must
+            be true. Without `study_name`, the study is the only one in the database, or a new one if there is none.
+            Sampler and pruner of the result are those given here; its directions and attributes are those of the study.
         failed_states: the states that count as failed, or a single one. `TrialState.RUNNING` states that no process
             runs the trials of processes on other hosts, which cannot be checked from here, nor those of this process.
         backup_study: whether to copy the study before it is changed: for SQLite the whole file, to `study-backup-1.db`
@@ -54,7 +55,8 @@ def resume_study(
     Raises:
         ArgumentTypeError: if `storage` is not a string, `failed_states` contains a value that is not a state, or
             another argument has the wrong type.
-        MissingArgumentError: if `load_if_exists` is not true, or `study_name` is not given.
+        MissingArgumentError: if `load_if_exists` is not true, or `study_name` is not given and the database has several
+            studies.
         ConfigurationError: if `storage` is not a database URL, `failed_states` contains a state of finished trials, or
             `optuna.create_study` rejects `study_args`.
         StudyStorageError: if the database, or the disk of its backup, is full, damaged or unreachable; the study is
@@ -68,7 +70,8 @@ def resume_study(
         database = rdb.open_storage(study_args["storage"])
     try:
         with storage_errors():
-            study = _create_study({**study_args, "storage": database})
+            name = study_args.get("study_name") or _find_only_study(database)
+            study = _create_study({**study_args, "study_name": name, "storage": database})
             # `run_study` holds this lock until the owner of a new trial is recorded.
             with study_lock(study):
                 _requeue(database.engine, study.study_name, failed_states, backup_study=backup_study)
@@ -77,6 +80,20 @@ def resume_study(
         database.engine.dispose()
         raise
     return study
+
+
+def _find_only_study(database: BaseStorage) -> str | None:
+    """Return the name of the only study in a database; `None` if there is none.
+
+    Raises:
+        MissingArgumentError: if there are several.
+    """
+    names = optuna.get_all_study_names(database)
+    if len(names) > 1:
+        raise MissingArgumentError(
+            f"study_args lacks study_name, and the database has {len(names)}: choose from {names}"
+        )
+    return names[0] if names else None
 
 
 def _create_study(study_args: Mapping[str, Any]) -> optuna.Study:

@@ -27,7 +27,7 @@ _ZIP_START: Final = b"PK\x03\x04"
 _CHECKSUM_MARK: Final = b"helios-sha256:"
 
 
-def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
+def checkpoint_sampler(trial: optuna.Trial, chkpt_root: str | Path) -> None:
     """Save the sampler of a trial's study atomically; a folder keeps the newest three files.
 
     Call it in the objective, after the trial's last suggestion: the storage keeps the suggested values, and a sampler
@@ -36,14 +36,14 @@ def checkpoint_sampler(trial: optuna.Trial, root: str | Path) -> None:
 
     Args:
         trial: the running trial.
-        root: the folder, one for each study; it is created if it does not exist.
+        chkpt_root: the folder, one for each study; it is created if it does not exist.
 
     Raises:
         ArgumentTypeError: if a part of the sampler is not one of Optuna's classes and functions, so that it could not
             be restored, or if `trial` is not a trial of a study; no file is written.
         CheckpointError: if the file cannot be written.
     """
-    folder = to_path(root, "root")
+    folder = to_path(chkpt_root, "chkpt_root")
     if get_global_rank() != 0:
         return
     if not isinstance(trial, optuna.Trial):
