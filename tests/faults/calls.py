@@ -268,7 +268,7 @@ CALLS: Final[dict[str, Call]] = {
     "update_all_registries": Call(update_all_registries, {"root": ".", "recurse": True, "import_prefix": "a"}),
     "safe_torch_load": Call(safe_torch_load, {"f": "a", "map_location": "cpu"}),
     "ChdirContext": Call(_enter, {"path": "."}),
-    "convert_to_list": Call(convert_to_list, {"x": 1}),
+    "convert_to_list": Call(convert_to_list, {"var": 1}),
     "seed_rngs": Call(rng.seed_rngs, {"seed": 1, "skip_torch": False}),
     "load_rng_state_dict": Call(rng.load_rng_state_dict, {"state_dict": rng.get_rng_state_dict()}),
     "init_dist": Call(
