@@ -64,7 +64,7 @@ class Call:
 def _make_registry(name: Any, obj: Any, suffix: Any, new_name: Any) -> object:
     registry = Registry[Any](name)
     registry.register(obj, suffix=suffix, name=new_name)
-    return [registry.get(key) for key in registry]
+    return [registry.get(key) for key, _ in registry]
 
 
 def _read_space(text: Any) -> object:

@@ -57,7 +57,7 @@ class Trainer:
         log_path: the folder of log files.
         run_path: the folder of TensorBoard's files.
         src_root: a folder of modules to import first if they register something.
-        import_prefix: the package that `src_root` is.
+        import_prefix: the package that contains `src_root`.
         print_banner: say in a few lines what is about to be trained.
         num_processes: CPU processes to train in, over gloo.
         strategy: how several ranks train a network that `Model.wrap` is given: "ddp" (each rank has a copy), "fsdp"
