@@ -139,6 +139,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make this process the only rank of a group."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    init_dist(DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
+    init_dist(info=DistributedInfo(), backend="gloo", init_method=f"file://{tmp_path / 'meet'}")
     yield
     shutdown_dist()

@@ -4,6 +4,7 @@ Each of them is also the builtin error that callers already catch::
 
     HeliosError
     ├── ConfigurationError        ValueError    an argument, or a combination of arguments, breaks a rule
+    │   └── EmptyOptionalError    RuntimeError  a required optional value is None
     ├── ArgumentTypeError         TypeError     an argument or a return value has the wrong type
     ├── UnknownNameError          KeyError      a table has no such name; the message lists the names it has
     ├── DuplicateNameError        KeyError      the name is taken
@@ -22,12 +23,15 @@ Each of them is also the builtin error that callers already catch::
     │   └── StoreContentError     RuntimeError  the store of a run has content that no rank of the run has written
     ├── RankFailedError           RuntimeError  another process of the run has failed; the message has its traceback
     └── CheckpointError           RuntimeError  a checkpoint cannot be written or used
-        ├── CorruptCheckpointError  ValueError  the bytes are not those that were written, or would run code
+        ├── CorruptCheckpointError  ValueError  the bytes are not those that were written, or would run code; it is a
+        │                                       pickle.UnpicklingError, too
         ├── CheckpointMismatchError ValueError  the checkpoint is intact but belongs to something else
         └── FolderInUseError                    another run owns the folder of checkpoints
 """
 
 from __future__ import annotations
+
+import pickle
 
 
 class HeliosError(Exception):
@@ -36,6 +40,10 @@ class HeliosError(Exception):
 
 class ConfigurationError(HeliosError, ValueError):
     """An argument, or a combination of arguments, breaks a rule."""
+
+
+class EmptyOptionalError(ConfigurationError, RuntimeError):
+    """An optional value that is required here is `None`."""
 
 
 class ArgumentTypeError(HeliosError, TypeError):
@@ -134,7 +142,7 @@ class CheckpointError(HeliosError, RuntimeError):
     """A checkpoint cannot be written, found or used."""
 
 
-class CorruptCheckpointError(CheckpointError, ValueError):
+class CorruptCheckpointError(CheckpointError, ValueError, pickle.UnpicklingError):
     """A checkpoint's bytes are not those that were written, or loading them would run code."""
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios.core.conversion import convert_to_list, get_from_optional
-from helios.errors import ConfigurationError
+from helios.errors import EmptyOptionalError
 
 
 @pytest.mark.parametrize("raise_on_empty", [True, False])
@@ -20,11 +20,13 @@ def test_a_value_comes_back_as_it_is(value: object, raise_on_empty: bool) -> Non
 
 
 def test_an_empty_optional_is_an_error_either_way() -> None:
-    """`None` raises an AssertionError or, with `raise_on_empty`, a ConfigurationError; both name the remedy."""
+    """`None` raises an AssertionError or, with `raise_on_empty`, an EmptyOptionalError; both name the remedy."""
     with pytest.raises(AssertionError, match="optional value is None: set it before"):
         get_from_optional(None)
-    with pytest.raises(ConfigurationError, match="optional value is None: set it before"):
-        get_from_optional(None, raise_on_empty=True)
+    with pytest.raises(EmptyOptionalError, match="optional value is None: set it before") as caught:
+        get_from_optional(opt_var=None, raise_on_empty=True)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, RuntimeError)
 
 
 @given(st.lists(st.integers() | st.text()))
@@ -42,7 +44,7 @@ def test_a_sequence_becomes_a_new_list(items: list[int | str]) -> None:
 )
 def test_anything_else_is_one_value(scalar: object) -> None:
     """A string, a mapping, a set, a tensor and an array each become a list of one."""
-    converted = convert_to_list(scalar)
+    converted = convert_to_list(var=scalar)
     assert len(converted) == 1
     assert converted[0] is scalar
 

@@ -12,12 +12,14 @@ from helios.errors import ArgumentTypeError, ConfigurationError
 
 
 def test_the_working_directory_changes_and_comes_back(tmp_path: Path) -> None:
-    """The context sets the working directory and restores the previous one, also when nested and after an error."""
+    """The context returns the previous working directory, and restores it, also when nested and after an error."""
     before = Path.cwd()
     (tmp_path / "inner").mkdir()
-    with ChdirContext(tmp_path):
+    with ChdirContext(tmp_path) as previous:
+        assert previous == before
         assert Path.cwd() == tmp_path.resolve()
-        with pytest.raises(ZeroDivisionError), ChdirContext("inner"):
+        with pytest.raises(ZeroDivisionError), ChdirContext("inner") as outer:
+            assert outer == tmp_path.resolve()
             assert Path.cwd() == (tmp_path / "inner").resolve()
             raise ZeroDivisionError
         assert Path.cwd() == tmp_path.resolve()

@@ -15,7 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios.core.safe_load import safe_torch_load
+from helios.core.safe_load import (
+    get_trainer_safe_types_for_load,
+    register_trainer_types_for_safe_load,
+    safe_torch_load,
+)
+from helios.core.state import TrainingState, TrainingUnit
 from helios.errors import ConfigurationError, CorruptCheckpointError, DeviceUnavailableError, FileAccessError
 
 if TYPE_CHECKING:
@@ -86,13 +91,14 @@ def test_a_class_of_ones_own_is_refused(tmp_path: Path) -> None:
 
 @given(st.booleans(), st.data())
 def test_a_truncated_file_is_corrupt(as_zip: bool, data: st.DataObject) -> None:
-    """A file truncated anywhere raises CorruptCheckpointError, a ValueError and a RuntimeError."""
+    """A file truncated anywhere raises CorruptCheckpointError, which is what `torch.load` raises, and a ValueError."""
     whole = saved(as_zip=as_zip)
     cut = data.draw(st.integers(0, len(whole) - 1))
     with pytest.raises(CorruptCheckpointError) as caught:
         safe_torch_load(io.BytesIO(whole[:cut]))
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, RuntimeError)
+    assert isinstance(caught.value, pickle.UnpicklingError)
     assert caught.value.__cause__ is not None
 
 
@@ -118,6 +124,23 @@ def test_a_missing_file_is_missing_not_corrupt(tmp_path: Path) -> None:
         safe_torch_load(tmp_path / "nothing.pth")
     with pytest.raises(FileAccessError, match="it is a folder, and not a file"):
         safe_torch_load(tmp_path)
+
+
+def test_types_of_a_trainer_can_be_allowed(tmp_path: Path) -> None:
+    """A file with a trainer's counters is refused at first, and loads once their types are registered."""
+    path = tmp_path / "state.pth"
+    torch.save({"state": TrainingState(current_iteration=3), "unit": TrainingUnit.ITERATION}, path)
+    with pytest.raises(pickle.UnpicklingError, match="TrainingState"):
+        safe_torch_load(path)
+    before = torch.serialization.get_safe_globals()
+    try:
+        register_trainer_types_for_safe_load()
+        loaded = safe_torch_load(path)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    assert loaded == {"state": TrainingState(current_iteration=3), "unit": TrainingUnit.ITERATION}
+    assert get_trainer_safe_types_for_load() == [TrainingState, TrainingUnit]
 
 
 def test_a_device_that_is_not_here_is_not_damage(tmp_path: Path) -> None:

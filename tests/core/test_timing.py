@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios.core.timing import AverageTimer
-from helios.errors import NotRunningError
+from helios.errors import ConfigurationError, NotRunningError
 
 
 class Clock:
@@ -81,14 +81,49 @@ def test_a_context_is_an_interval(clock: Clock) -> None:
         timer.stop()
 
 
-@given(st.lists(st.integers(0, 1000), min_size=1), st.data())
-def test_a_restored_timer_continues(lengths: list[int], data: st.DataObject) -> None:
+def test_record_ends_an_interval_and_begins_the_next(clock: Clock) -> None:
+    """`record` measures from `start`, or from when the timer was made, and then from the last `record`."""
+    timer = AverageTimer()
+    clock.now += 3.0
+    assert timer.record() == 3.0
+    clock.now += 1.0
+    assert timer.record() == 1.0
+    assert timer.get_average_time() == timer.average == 2.0
+    clock.now += 50.0
+    timer.start()
+    clock.now += 5.0
+    assert timer.record() == 5.0
+    assert timer.get_average_time() == 3.0
+    timer.reset()
+    clock.now += 4.0
+    assert timer.record() == 4.0
+    assert timer.get_average_time() == 4.0
+
+
+def test_a_sliding_window_is_the_mean_of_the_last_intervals(clock: Clock) -> None:
+    """With `sliding_window`, the mean forgets all but the last intervals; `total` and `count` do not."""
+    timer = AverageTimer(sliding_window=2)
+    assert timer.get_average_time() == 0.0
+    for length in (100.0, 2.0, 4.0):
+        timer.start()
+        clock.now += length
+        timer.record()
+    assert (timer.get_average_time(), timer.total, timer.count) == (3.0, 106.0, 3)
+    timer.reset()
+    assert timer.get_average_time() == 0.0
+    for wrong in (0, -1, True, 2.0, "2"):
+        with pytest.raises(ConfigurationError, match="sliding_window is .*: pass an integer of at least 1, or None"):
+            AverageTimer(wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1), st.sampled_from([None, 1, 3]), st.data())
+def test_a_restored_timer_continues(lengths: list[int], window: int | None, data: st.DataObject) -> None:
     """Saving and restoring between any two intervals changes no result."""
     cut = data.draw(st.integers(0, len(lengths)))
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "perf_counter", clock)
-        whole, before, after = AverageTimer(), AverageTimer(), AverageTimer()
+        whole, before, after = AverageTimer(window), AverageTimer(window), AverageTimer(window)
         for n, length in enumerate(lengths):
             if n == cut:
                 after.load_state_dict(before.state_dict())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 import torch
+import torch.distributed as dist
 from torch.utils.data import TensorDataset
 
 import helios.optim
@@ -63,7 +64,7 @@ class Call:
 def _make_registry(name: Any, obj: Any, suffix: Any, new_name: Any) -> object:
     registry = Registry[Any](name)
     registry.register(obj, suffix=suffix, name=new_name)
-    return [registry.get(key) for key in registry]
+    return [registry.get(key) for key, _ in registry]
 
 
 def _read_space(text: Any) -> object:
@@ -251,7 +252,7 @@ CALLS: Final[dict[str, Call]] = {
     "AverageTimer.load_state_dict": Call(_load_timer, {"state_dict": {}}),
     "OptunaPlugin.load_state_dict": Call(_load_optuna, {"state_dict": {}}),
     "Plugin._append_train_exceptions": Call(_append_exceptions, {"exc": ValueError}),
-    "all_reduce_tensors": Call(all_reduce_tensors, {"tensor": torch.ones(2)}),
+    "all_reduce_tensors": Call(all_reduce_tensors, {"tensor": torch.ones(2), "op": dist.ReduceOp.SUM}),
     "Plugin": Call(SimplePlugin, {"plug_id": "a"}),
     "DevicePlugin": Call(DevicePlugin, {"device": "cpu", "plug_id": "a"}),
     "OptunaPlugin": Call(hlpo.OptunaPlugin, {"trial": TRIAL, "metric_name": "a"}),
@@ -267,10 +268,12 @@ CALLS: Final[dict[str, Call]] = {
     "update_all_registries": Call(update_all_registries, {"root": ".", "recurse": True, "import_prefix": "a"}),
     "safe_torch_load": Call(safe_torch_load, {"f": "a", "map_location": "cpu"}),
     "ChdirContext": Call(_enter, {"path": "."}),
-    "convert_to_list": Call(convert_to_list, {"x": 1}),
+    "convert_to_list": Call(convert_to_list, {"var": 1}),
     "seed_rngs": Call(rng.seed_rngs, {"seed": 1, "skip_torch": False}),
     "load_rng_state_dict": Call(rng.load_rng_state_dict, {"state_dict": rng.get_rng_state_dict()}),
-    "init_dist": Call(init_dist, {"info": None, "backend": None, "init_method": "env://"}),
+    "init_dist": Call(
+        init_dist, {"backend": None, "rank": None, "world_size": None, "info": None, "init_method": "env://"}
+    ),
     "gather_into_tensor": Call(gather_into_tensor, {"tensor": torch.ones(2), "size": (2,)}),
     "global_print": Call(global_print, {"global_rank": 1, "sep": "", "end": "", "flush": True}),
     "checkpoint_sampler": Call(hlpo.checkpoint_sampler, {"trial": TRIAL, "root": "a"}),

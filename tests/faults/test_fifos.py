@@ -15,9 +15,9 @@ import pytest
 from helios.checkpoint.archive import save_archive
 from helios.checkpoint.shard_files import load_sharded_plain
 from helios.core import safe_torch_load
+from helios.core.discovery import update_all_registries
 from helios.core.logging import logging_session
 from helios.core.paths import open_regular
-from helios.core.registry import update_all_registries
 from helios.errors import ConfigurationError, CorruptCheckpointError
 from helios.plugins.optuna import SearchSpace, checkpoint_sampler, restore_sampler
 from helios.plugins.optuna.storage.locks import study_lock

@@ -208,7 +208,7 @@ def test_shipped_plugins_know_their_id() -> None:
 
 def test_plugins_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """`PLUGIN_REGISTRY.register` decorates; `create_plugin` passes arguments on; both know bad names."""
-    assert {"CUDAPlugin", "DevicePlugin"} <= set(PLUGIN_REGISTRY)
+    assert {"CUDAPlugin", "DevicePlugin"} <= set(PLUGIN_REGISTRY.keys())
     plugin = create_plugin("DevicePlugin", "meta", plug_id="x")
     assert isinstance(plugin, DevicePlugin)
     assert (plugin.target, plugin.plug_id) == (torch.device("meta"), "x")

@@ -26,7 +26,7 @@ def _be_rank(
 ) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    init_dist(DistributedInfo(rank, world_size, rank, world_size), backend="gloo", init_method=meeting)
+    init_dist(info=DistributedInfo(rank, world_size, rank, world_size), backend="gloo", init_method=meeting)
     dist.barrier()  # None leaves while another one still makes the group.
     try:
         answer: tuple[bool, Any] = (True, work(rank, *pickle.loads(args)))

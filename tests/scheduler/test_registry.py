@@ -14,7 +14,7 @@ def test_every_scheduler_of_torch_is_registered() -> None:
     """The schedulers of torch.optim.lr_scheduler, without the base class, and those of Helios are registered."""
     expected = set(lr_scheduler.__all__) - {"LRScheduler"}
     assert {"StepLR", "OneCycleLR", "ReduceLROnPlateau"} <= expected
-    assert set(SCHEDULER_REGISTRY) == expected | {"CosineAnnealingRestartLR", "MultiStepRestartLR"}
+    assert set(SCHEDULER_REGISTRY.keys()) == expected | {"CosineAnnealingRestartLR", "MultiStepRestartLR"}
     assert all(SCHEDULER_REGISTRY.get(name) is getattr(lr_scheduler, name) for name in expected)
 
 

@@ -28,6 +28,8 @@ _KINDS: Final = {
 class ChdirContext(contextlib.chdir[str | PathLike[str]]):
     """A context in which `path` is the working directory; the previous one is restored on exit.
 
+    Entering it returns the previous working directory: `with ChdirContext("data") as previous`.
+
     The context is reentrant. The working directory is that of the process: other threads see the change, too.
 
     Args:
@@ -44,13 +46,15 @@ class ChdirContext(contextlib.chdir[str | PathLike[str]]):
             raise ArgumentTypeError(f"path is {path!r}, a {type(path).__name__}: pass the path of a directory")
         super().__init__(path)
 
-    def __enter__(self) -> None:
-        """Enter the directory."""
+    def __enter__(self) -> Path:  # type: ignore[override]  # That of contextlib.chdir returns nothing.
+        """Enter the directory, and return the previous one."""
         try:
             with accessing(self.path):
+                previous = Path.cwd()
                 super().__enter__()
         except ValueError as error:  # Of os.chdir, for a NUL character or a lone surrogate.
             raise ConfigurationError(f"path is {self.path!r}: remove what no path may have ({error})") from error
+        return previous
 
 
 def ensure_regular(path: str | os.PathLike[str]) -> None:

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from helios.core.paths import accessing, ensure_regular, to_path
+from helios.core.state import TrainingState, TrainingUnit
 from helios.errors import ArgumentTypeError, ConfigurationError, CorruptCheckpointError, DeviceUnavailableError
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
         ConfigurationError: if no file can have this path, or `map_location` is not the name of a device.
         FileAccessError: if the file cannot be opened or read; it is an `OSError`.
         CorruptCheckpointError: if the file is truncated, damaged or not by `torch.save`, or holds anything but plain
-            data (tensors, numbers, strings, and lists, tuples and dictionaries of them).
+            data (tensors, numbers, strings, and lists, tuples and dictionaries of them) and objects of types that
+            `torch.serialization.add_safe_globals` allows. It is a `RuntimeError` and a `pickle.UnpicklingError`, the
+            two that `torch.load` raises.
         DeviceUnavailableError: if the file's tensors were saved from a device that this machine lacks, and
             `map_location` is `None`.
     """
@@ -49,6 +52,23 @@ def safe_torch_load(f: str | os.PathLike[str] | IO[bytes], *, map_location: MAP_
     except Exception as error:
         # torch does not document what a damaged file raises; flipping bits gave ten different exception types.
         raise _explain(f, error) from error
+
+
+def get_trainer_safe_types_for_load() -> list[type]:
+    """Return the types of a trainer's counters, for `torch.serialization.add_safe_globals`.
+
+    Checkpoints of Helios are plain data and need none of them. A file of your own may hold a `TrainingState`.
+    """
+    return [TrainingState, TrainingUnit]
+
+
+def register_trainer_types_for_safe_load() -> None:
+    """Allow files that `safe_torch_load` and `torch.load` read to hold the types of a trainer's counters."""
+    torch.serialization.add_safe_globals(list(get_trainer_safe_types_for_load()))
+
+
+register_trainer_safe_types_for_load = register_trainer_types_for_safe_load
+"""Another name of `register_trainer_types_for_safe_load`."""
 
 
 def _check_map_location(map_location: MAP_LOCATION) -> MAP_LOCATION:

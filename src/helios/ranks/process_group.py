@@ -37,7 +37,7 @@ def process_group(store: Store, info: DistributedInfo, device: torch.device) -> 
     is_guest = is_dist_active()
     others = _open_sockets()
     if not is_guest:
-        init_dist(info, backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store)
+        init_dist(info=info, backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store)
     settle_before_forks()
     try:
         host_group = dist.new_group(backend="gloo", timeout=TIMEOUT)

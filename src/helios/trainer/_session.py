@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from helios.checkpoint.names import CheckpointName
 from helios.checkpoint.store import CheckpointStore
+from helios.core.discovery import update_all_registries
 from helios.core.environment import deterministic_kernels
 from helios.core.logging import get_root_logger, logging_session, tensorboard_session
-from helios.core.registry import update_all_registries
 from helios.core.rng import derive_seed, make_rng_state_saver, make_seed_fn, seed_rngs, training_on
 from helios.core.state import Phase
 from helios.data.sources import BatchSource, StreamSource, make_source

@@ -55,7 +55,7 @@ class Trainer(TrainerProperties):
         log_path: the folder of log files.
         run_path: the folder of TensorBoard's files.
         src_root: a folder of modules to import first if they register something.
-        import_prefix: the package that `src_root` is.
+        import_prefix: the package that contains `src_root`.
         print_banner: print a summary of the run before training.
         num_processes: the number of CPU processes to train in, over gloo.
         strategy: how several ranks train a network that is passed to `Model.wrap`: "ddp" (each rank has a copy), "fsdp"
