@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -17,6 +16,7 @@ from helios.core.distributed import get_global_rank, get_world_size
 from helios.plugins import DevicePlugin
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -131,14 +131,7 @@ class Elastic(Model):
 
     def _exchange(self, state: TrainingState) -> contextlib.AbstractContextManager[None]:
         """Return a context in which gradients are reduced, or stay unreduced until an optimizer step."""
-        network: Any = self.net
-        is_unreduced = self._plan.unreduced and self.is_distributed and not self.is_optimizer_step(state)
-        if self._plan.strategy == "fsdp" and self.is_distributed:
-            network.set_requires_gradient_sync(not is_unreduced)
-        elif is_unreduced:
-            unreduced: contextlib.AbstractContextManager[None] = network.no_sync()
-            return unreduced
-        return contextlib.nullcontext()
+        return self.no_sync(self.net, enabled=self._plan.unreduced and not self.is_optimizer_step(state))
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
         if should_log:

@@ -118,3 +118,15 @@ def test_a_network_on_meta_is_initialized_on_its_device() -> None:
 
     with pytest.raises(ConfigurationError, match="0, a Bare, has 'weight' on meta and no method reset_para"):
         place_network(nn.Sequential(Bare()), torch.device("cpu"))
+
+
+def test_no_sync_does_nothing_in_one_process() -> None:
+    """The documented context for accumulation works without ranks: gradients are added up as without it."""
+    model = Wrapped(-1)
+    model.setup()
+    network = nn.Linear(2, 1)
+    for enabled in (True, False):
+        with model.no_sync(model.wrap(network), enabled=enabled):
+            network(torch.ones(1, 2)).sum().backward()
+    assert network.weight.grad is not None
+    assert network.weight.grad.tolist() == [[2.0, 2.0]]

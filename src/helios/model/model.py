@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from torch import nn
@@ -153,6 +154,18 @@ class Model(ModelHooks, RunMember, abc.ABC):
         if not isinstance(network, nn.Module):
             raise ArgumentTypeError(f"network is {network!r}, a {type(network).__name__}: pass a torch.nn.Module")
         return self._helios_strategy.wrap(network, self.device, units, options)
+
+    def no_sync(self, network: nn.Module, *, enabled: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which gradients of a network are not reduced over the ranks.
+
+        Forward and backward passes of all but the last batch of an accumulation run in it. In one process it does
+        nothing.
+
+        Args:
+            network: what `wrap` returned.
+            enabled: whether the context has an effect: `not self.is_optimizer_step(state)`, for example.
+        """
+        return self._helios_strategy.no_sync(network) if enabled else contextlib.nullcontext()
 
     def is_optimizer_step(self, state: TrainingState) -> bool:
         """Return whether the current batch completes an accumulation: then call `optimizer.step()` and `zero_grad()`.

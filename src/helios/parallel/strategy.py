@@ -75,6 +75,25 @@ class Strategy(abc.ABC):
                 stack.enter_context(unsharded(networks))
             yield
 
+    @contextlib.contextmanager
+    def no_sync(self, network: nn.Module) -> Iterator[None]:
+        """Run forward and backward passes without reducing gradients; see `Model.no_sync`.
+
+        Args:
+            network: what `wrap` returned. The context does nothing for a network whose gradients nobody reduces.
+        """
+        if hasattr(network, "set_requires_gradient_sync"):  # FSDP2.
+            network.set_requires_gradient_sync(False)  # type: ignore[operator]  # a method of FSDPModule
+            try:
+                yield
+            finally:
+                network.set_requires_gradient_sync(True)  # type: ignore[operator]  # as above
+        elif hasattr(network, "no_sync"):  # DDP.
+            with network.no_sync():  # type: ignore[operator]  # a method of DistributedDataParallel
+                yield
+        else:
+            yield
+
     def get_buffer_sync_flags(self, networks: Mapping[str, nn.Module]) -> dict[str, bool]:
         """Return, per wrapped network, whether its next forward pass broadcasts the buffers of rank 0.
 
