@@ -23,7 +23,7 @@ class Idle(Model):
 class Ready(DataModule):
     """Batches that are ready."""
 
-    def __init__(self, batches: list[int]) -> None:
+    def __init__(self, batches: list[Any]) -> None:
         super().__init__()
         self._batches = batches
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import random
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 
+from helios.core.rng.lazy import install, save_lazy_states
+from helios.core.rng.lazy_numpy import NUMPY_GENERATOR
+from helios.core.rng.pending import note_key
 from helios.core.rng.seeds import check_seed, get_default_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import MethodType
 
-_NUMPY_SEED_MASK: Final = 0xFFFF_FFFF  # numpy.random.seed takes 32 bits.
+    import numpy as np
+
 _HOST_ONLY: Final = ("cpu", "meta")  # Types of devices that have no generator beside the host's.
 
 
@@ -28,19 +29,8 @@ class DefaultNumpyRNG:
     generator: np.random.Generator
 
 
-# Philox is counter-based: setting its key takes under a microsecond, while seeding NumPy's default generator takes 20.
-# Setting the state copies it, so one dictionary serves for all seeds: PHILOX_KEY is the array in it that holds the key.
-PHILOX: Final = np.random.Philox(key=get_default_seed())
-PHILOX_START: Final[Any] = dict(PHILOX.state)
-PHILOX_KEY: Final = PHILOX_START["state"]["key"]
-_NUMPY_RNG: Final = DefaultNumpyRNG(np.random.Generator(PHILOX))
-
-# The functions of module random are methods of one generator. Its C base class seeds it from an integer directly;
-# random.seed does the same after checks in Python, and also clears the cached second Gaussian.
-PYTHON_GENERATOR: Final[Any] = cast("MethodType", random.seed).__self__
-seed_python: Final = super(random.Random, PYTHON_GENERATOR).seed
+_NUMPY_RNG: Final = DefaultNumpyRNG(NUMPY_GENERATOR)
 seed_torch: Final = torch.default_generator.manual_seed
-seed_legacy_numpy: Final = np.random.seed  # The legacy functions are those that many datasets draw from.
 
 
 def get_default_numpy_rng() -> DefaultNumpyRNG:
@@ -49,18 +39,13 @@ def get_default_numpy_rng() -> DefaultNumpyRNG:
 
 
 def key_generators(seed: int) -> None:
-    """Seed every generator of the host: torch's, NumPy's two and Python's.
+    """Seed every generator of the host: torch's at once, NumPy's two and Python's before they are used next.
 
     Args:
         seed: a derived seed in [0, 2**64).
     """
-    # Inlined, as this runs before every training step and every sample: 6 to 8 µs.
     seed_torch(seed)
-    PHILOX_KEY[0] = seed
-    PHILOX.state = PHILOX_START
-    seed_legacy_numpy(seed & _NUMPY_SEED_MASK)
-    seed_python(seed)
-    PYTHON_GENERATOR.gauss_next = None
+    note_key(None, seed)
 
 
 def make_seed_fn(device: torch.device | None = None) -> Callable[[int], None]:
@@ -71,6 +56,7 @@ def make_seed_fn(device: torch.device | None = None) -> Callable[[int], None]:
     Args:
         device: the device of the run; `None` or a CPU device for the host's generators only.
     """
+    install()  # Again: since the last run, somebody may have given NumPy's legacy functions another bit generator.
     if device is None or device.type in _HOST_ONLY:
         return key_generators
     manual_seed = _accelerator_seed(device)
@@ -126,8 +112,9 @@ def key_process(seed: int) -> None:
 def make_rng_state_saver(device: torch.device | None = None) -> Callable[[], Callable[[], None]]:
     """Return a function that saves the states of the generators, and returns the function that restores them.
 
-    The generators are those that `make_seed_fn(device)` seeds. Saving and restoring take 0.1 ms, most of it for NumPy's
-    legacy generator. Seeding is faster, but restarts a sequence of draws; this continues in the middle of one.
+    The generators are those that `make_seed_fn(device)` seeds. Saving and restoring one that was used since it was
+    keyed takes up to 0.1 ms (NumPy's legacy generator). Seeding is faster, but restarts a sequence of draws; this
+    continues in the middle of one.
 
     Args:
         device: the device of the run; `None` or a CPU device for the host's generators only.
@@ -141,13 +128,11 @@ def make_rng_state_saver(device: torch.device | None = None) -> Callable[[], Cal
         accelerators = [(module.get_rng_state, module.set_rng_state)]
 
     def save_rng_state() -> Callable[[], None]:
-        python, legacy, philox = random.getstate(), np.random.get_state(), PHILOX.state  # noqa: NPY002 - see seed_legacy_numpy.
+        restore_lazy_states = save_lazy_states()
         host, others = torch.get_rng_state(), [get_state() for get_state, _ in accelerators]
 
         def restore_rng_state() -> None:
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002 - see seed_legacy_numpy.
-            PHILOX.state = philox
+            restore_lazy_states()
             torch.set_rng_state(host)
             for (_, set_state), state in zip(accelerators, others, strict=True):
                 set_state(state)
@@ -185,9 +170,6 @@ def seed_rngs(seed: int | None = None, skip_torch: bool = False) -> None:
         ConfigurationError: if the seed is out of range.
     """
     seed = check_seed(get_default_seed() if seed is None else seed)
-    random.seed(seed)
-    seed_legacy_numpy(seed & _NUMPY_SEED_MASK)
-    PHILOX_KEY[0] = seed
-    PHILOX.state = PHILOX_START
+    note_key(None, seed)
     if not skip_torch:
         torch.manual_seed(seed)

@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from helios.core.rng.generators import PHILOX, make_rng_state_saver
+from helios.core.rng.generators import make_rng_state_saver
+from helios.core.rng.lazy_numpy import PHILOX
 from helios.errors import ConfigurationError
 
 _MERSENNE_WORDS: Final = 624
