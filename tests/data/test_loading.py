@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import IterableDataset, RandomSampler, TensorDataset, default_collate
 
 from helios.core.distributed import DistributedInfo, get_global_rank, get_world_size, set_dist_info, shutdown_dist
 from helios.core.rng import get_default_seed
+from helios.data.datamodule import Dataset
 from helios.data.loading import COLLATE_FN_REGISTRY, create_collate_fn, create_dataloader
 from helios.data.params import DataLoaderParams
 from helios.data.samplers import (
@@ -19,7 +20,7 @@ from helios.errors import ArgumentTypeError, ConfigurationError, UnknownNameErro
 from tests.data.drawing import Rewinding, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch.utils.data import DataLoader
 
@@ -41,10 +42,64 @@ def test_parameters_go_to_a_dictionary_and_back() -> None:
     assert DataLoaderParams.from_dict({}) == DataLoaderParams()
 
 
-def test_unknown_parameters_are_refused() -> None:
-    """The error for an unknown parameter names it and lists the known ones."""
-    with pytest.raises(ConfigurationError, match=r"\['batchsize'\] are unknown: there are \['random_seed',"):
-        DataLoaderParams.from_dict({"batchsize": 3, "shuffle": True})
+def test_unknown_parameters_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The dictionary may be a larger configuration: a warning names unknown parameters, and lists the known ones."""
+    params = DataLoaderParams.from_dict({"batchsize": 3, "shuffle": True, "epochs": 4})
+    assert params == DataLoaderParams(shuffle=True)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "['batchsize', 'epochs'] are unknown, and are ignored: there are ['random_seed'," in record.message
+    caplog.clear()
+    DataLoaderParams.from_dict(params.to_dict())
+    assert caplog.records == []
+
+
+def test_parameters_can_be_assigned_and_are_checked_when_used() -> None:
+    """Assigned values decide how data is loaded; a wrong one is refused when a loader or a dataset is made."""
+    params = DataLoaderParams()
+    params.batch_size = 3
+    params.drop_last = True
+    loader, _ = Dataset(DATA, params).dataloader()
+    assert [len(batch[0]) for batch in loader] == [3] * (len(DATA) // 3)
+    params.sampler = ResumableSequentialSampler(DATA)
+    dataset = Dataset(DATA, params)
+    params.shuffle = True
+    for use in (params.check, dataset.dataloader, lambda: Dataset(DATA, params)):
+        with pytest.raises(ConfigurationError, match="shuffle=True and a sampler contradict each other: pass one"):
+            use()
+    params.sampler = None
+    dataset.dataloader()
+    params.batch_size = 0
+    with pytest.raises(ConfigurationError, match="batch_size is 0: pass at least 1"):
+        dataset.dataloader()
+
+
+def test_a_dataset_as_arguments_of_create_dataloader() -> None:
+    """`Dataset.dict` has the dataset and each parameter, under the names that `create_dataloader` takes."""
+    dataset = Dataset(DATA, DataLoaderParams(random_seed=5, batch_size=4, shuffle=True))
+    assert dataset.dict() == {"dataset": DATA, **dataset.params.to_dict()}
+    assert order(create_dataloader(**dataset.dict())[0]) == order(dataset.dataloader()[0])
+
+
+# ------------------------------------------------------------------------------------------------ collate functions
+
+
+def test_collate_functions_by_name() -> None:
+    """The default of torch is registered; a collate function is returned as it is, and what makes one is called."""
+    assert COLLATE_FN_REGISTRY.get("default_collate") is default_collate
+    assert create_collate_fn("default_collate") is default_collate
+
+    def make_padded(length: int = 2) -> Callable[[list[int]], list[int]]:
+        return lambda samples: [*samples, *[0] * (length - len(samples))]
+
+    COLLATE_FN_REGISTRY.register(make_padded)
+    try:
+        assert create_collate_fn("make_padded")([1]) == [1, 0]
+        assert create_collate_fn("make_padded", length=3)([1]) == [1, 0, 0]
+    finally:
+        del COLLATE_FN_REGISTRY._entries["make_padded"]
+    with pytest.raises(UnknownNameError, match="did you mean 'default_collate'"):
+        create_collate_fn("default_colate")
 
 
 @pytest.mark.parametrize(

@@ -272,13 +272,3 @@ def test_wrong_loader_parameters_are_refused(params: dict[str, Any], kind: type[
         DataLoaderParams(**params)
     with pytest.raises(kind, match=message):
         DataLoaderParams.from_dict(params)
-
-
-def test_unknown_loader_parameters_are_refused() -> None:
-    """A name that there is not is an error that lists those there are; a dictionary makes the round trip."""
-    with pytest.raises(
-        ConfigurationError, match=r"parameters \['batchsize'\] are unknown: there are \['random_seed', "
-    ):
-        DataLoaderParams.from_dict({"batchsize": 3})
-    params = DataLoaderParams(batch_size=3, shuffle=True)
-    assert DataLoaderParams.from_dict(params.to_dict()) == params

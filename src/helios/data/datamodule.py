@@ -44,6 +44,8 @@ __all__ = [
     "create_dataset",
 ]
 
+Arguments: TypeAlias = dict[str, Any]  # In the class below, `dict` is a method.
+
 DATASET_REGISTRY: Final = Registry[Any]("dataset")
 
 
@@ -98,10 +100,24 @@ class Dataset:
         """Check the parameters.
 
         Raises:
-            ArgumentTypeError: if they are not `DataLoaderParams`.
+            ArgumentTypeError: if they are not `DataLoaderParams`, or one has the wrong type.
+            ConfigurationError: if one breaks a rule.
         """
         if not isinstance(self.params, DataLoaderParams):
             raise ArgumentTypeError(f"params is a {type(self.params).__name__}: pass DataLoaderParams")
+        self.params.check()
+
+    def dict(self) -> Arguments:
+        """Return the dataset and its parameters by name, as arguments of `create_dataloader`.
+
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> dataset = Dataset(TensorDataset(torch.arange(4)), DataLoaderParams(batch_size=2))
+        >>> loader, sampler = create_dataloader(**dataset.dict())
+        >>> [batch.tolist() for (batch,) in loader]
+        [[0, 1], [2, 3]]
+        """
+        return {"dataset": self.dataset, **self.params.to_dict()}
 
     def dataloader(
         self, default_seed: int | None = None, *, training: bool = True, device: torch.device | None = None
@@ -213,8 +229,8 @@ class DataModule(RunMember, abc.ABC):
             params: how it is loaded; `DataLoaderParams`, a mapping of its fields, or `None` for the defaults.
 
         Raises:
-            ConfigurationError: if a parameter is unknown or breaks a rule.
-            ArgumentTypeError: if `params` is of another type.
+            ConfigurationError: if a parameter breaks a rule.
+            ArgumentTypeError: if `params` is of another type, or a parameter is.
         """
         if isinstance(params, Mapping):
             params = DataLoaderParams.from_dict(params)

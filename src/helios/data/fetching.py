@@ -87,7 +87,7 @@ class KeyedBatchSampler(Sampler[Fetch]):
         sampler, size = self.sampler, self.batch_size
         # With the rank added, it is the position of this rank's first sample, so that no two ranks draw alike.
         epoch, position = sampler.epoch, sampler.position + sampler.rank
-        order = iter(sampler)
+        order = sampler.remaining()
         for _ in range(self.placeholders):
             yield Fetch(epoch, position, [])
         # A sampler may yield any integer type, of NumPy for example; seeds are derived from Python's integers.

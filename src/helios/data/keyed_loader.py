@@ -11,6 +11,7 @@ from helios.core.distributed import get_dist_info
 from helios.core.logging import get_root_logger
 from helios.data.fetching import CollateFn, KeyedBatchSampler, choose_fetcher, draws_nothing
 from helios.data.workers import begin_worker, make_worker_generator, worker_seeds_of
+from helios.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ def make_keyed_loader(
         worker_init_fn: the user's function for each worker process; it runs after the worker's generators are keyed.
         **options: further arguments of `DataLoader`.
     """
+    sampler.seed_draws(seed)
     fetcher, collate = choose_fetcher(dataset, collate_fn, seed)
     worker_seeds = worker_seeds_of(seed, sampler)
     batches = KeyedBatchSampler(sampler, batch_size, drop_last=drop_last, worker_seeds=worker_seeds, seed=seed)
@@ -64,11 +66,20 @@ def adopt_loader(loader: DataLoader[Any], sampler: ResumableSampler, seed: int) 
         loader: the loader.
         sampler: the sampler that decides its order.
         seed: the seed of the draws.
+
+    Raises:
+        ArgumentTypeError: if seeking the sampler would not move such an unchanged loader, as it defines `__iter__`.
     """
     batches: Any = loader.batch_sampler
     if isinstance(batches, KeyedBatchSampler):
         return loader
     if type(loader) is not DataLoader or type(batches) is not BatchSampler:
+        if sampler.is_iterated:
+            raise ArgumentTypeError(
+                f"the order of {type(sampler).__name__}, which defines __iter__, cannot be sought through a "
+                f"{type(loader).__name__} with a {type(batches).__name__}: make the loader with create_dataloader, or "
+                "define indices(epoch, position) instead"
+            )
         if not draws_nothing(loader.dataset):
             get_root_logger().warning(
                 "random numbers that %s draws for a sample are not keyed, because the loader is a %s with a %s: if it "

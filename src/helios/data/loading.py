@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -26,15 +27,24 @@ from helios.data.workers import begin_worker, make_worker_generator
 from helios.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.utils.data import Dataset as TorchDataset
 
 AnyDataset: TypeAlias = "TorchDataset[Any]"
 
 COLLATE_FN_REGISTRY: Final = Registry[Any]("collate function")
+"""Collate functions, and classes and functions that make one; torch's `default_collate` is registered."""
+
+COLLATE_FN_REGISTRY.register(default_collate)
 
 
 def create_collate_fn(type_name: str, *args: Any, **kwargs: Any) -> Any:
-    """Make a collate function: call what is registered under a name with the arguments.
+    """Return a collate function by name.
+
+    What is registered under the name is called with the arguments, and makes the collate function. A function that
+    cannot be called without arguments, such as torch's `default_collate`, which needs the samples, is itself the
+    collate function, and is returned if there are no arguments.
 
     Args:
         type_name: the name in `COLLATE_FN_REGISTRY`.
@@ -44,7 +54,18 @@ def create_collate_fn(type_name: str, *args: Any, **kwargs: Any) -> Any:
     Raises:
         UnknownNameError: if there is no such name; the message lists the registered ones.
     """
-    return COLLATE_FN_REGISTRY.create(type_name, *args, **kwargs)
+    registered = COLLATE_FN_REGISTRY.get(type_name)
+    if not args and not kwargs and inspect.isfunction(registered) and _needs_arguments(registered):
+        return registered
+    return registered(*args, **kwargs)
+
+
+def _needs_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return True
+    return False
 
 
 def create_dataloader(
@@ -109,7 +130,12 @@ def make_loader(
         default_seed: the seed if `params` has none.
         training: whether ranks may repeat samples so that all have the same number of batches.
         device: the device of the run; `None` outside of a run.
+
+    Raises:
+        ConfigurationError: if a parameter is out of range, two contradict each other, or the dataset is empty.
+        ArgumentTypeError: if a parameter has the wrong type, or the dataset cannot be loaded.
     """
+    params.check()
     seed = default_seed if params.random_seed is None else params.random_seed
     workers = 0 if params.debug_mode else params.num_workers
     options: dict[str, Any] = {

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from helios.core.logging import get_root_logger
 from helios.core.rng import check_seed
 from helios.data.samplers import ResumableSampler
 from helios.errors import ArgumentTypeError, ConfigurationError
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from helios.data.fetching import CollateFn
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class DataLoaderParams:
     """How a dataset is loaded.
+
+    The values are checked when the parameters are made, and, as they can be assigned later, whenever they are used.
 
     Attributes:
         random_seed: the seed of the order and of the draws in the dataset, in [0, 2**63); that of the trainer if it is
@@ -50,6 +53,10 @@ class DataLoaderParams:
     timeout: float = 0
 
     def __post_init__(self) -> None:
+        """Check every value; see `check`."""
+        self.check()
+
+    def check(self) -> None:
         """Check every value.
 
         Raises:
@@ -85,10 +92,11 @@ class DataLoaderParams:
         """Return the parameters with the values of a mapping, and defaults for the others.
 
         Args:
-            params: values by the name of the parameter.
+            params: values by the name of the parameter. The log warns of other names, and they are ignored, so that
+                the mapping may be a part of a larger configuration.
 
         Raises:
-            ConfigurationError: if a name is unknown, or a value breaks a rule.
+            ConfigurationError: if a value breaks a rule.
             ArgumentTypeError: if `params` is no mapping, or a value has the wrong type.
         """
         if not isinstance(params, Mapping):
@@ -98,8 +106,13 @@ class DataLoaderParams:
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in params if name not in names]
         if unknown:
-            raise ConfigurationError(f"data loader parameters {unknown} are unknown: there are {names}")
-        return cls(**params)
+            get_root_logger().warning(
+                "data loader parameters %s are unknown, and are ignored: there are %s; correct the names, or leave "
+                "them out",
+                unknown,
+                names,
+            )
+        return cls(**{name: params[name] for name in names if name in params})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters by name; `from_dict` is the inverse."""

@@ -35,6 +35,7 @@ class ResumableDistributedSampler(ResumableSampler):
         seed: the seed of the order, in [0, 2**63), the same on every rank; the default seed if it is `None`.
         drop_last: leave out the samples that cannot be divided evenly.
         pad: repeat samples so that all ranks have equally many; no effect with `drop_last`.
+        dataset: the dataset, in place of the first argument.
 
     Raises:
         ArgumentTypeError: if `data_source` has no length.
@@ -43,7 +44,7 @@ class ResumableDistributedSampler(ResumableSampler):
 
     def __init__(
         self,
-        data_source: Sized,
+        data_source: Sized | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
         shuffle: bool = True,
@@ -51,23 +52,14 @@ class ResumableDistributedSampler(ResumableSampler):
         drop_last: bool = False,
         *,
         pad: bool = True,
+        dataset: Sized | None = None,
     ) -> None:
-        super().__init__(data_source)
+        super().__init__(data_source, dataset=dataset)
         self._num_replicas, self._rank = _resolve_ranks(num_replicas, rank)
         self._shuffle = shuffle
         self._seed = check_seed(get_default_seed() if seed is None else seed)
         self._drop_last = drop_last
         self._pad = pad
-
-    @property
-    def num_replicas(self) -> int:
-        """The number of ranks among which the global order is divided."""
-        return self._num_replicas
-
-    @property
-    def rank(self) -> int:
-        """The rank whose samples this sampler yields."""
-        return self._rank
 
     @property
     def order_name(self) -> str:

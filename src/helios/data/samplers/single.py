@@ -22,6 +22,7 @@ class ResumableRandomSampler(ResumableSampler):
     Args:
         data_source: the dataset.
         seed: the seed of the order, in [0, 2**63); the default seed if it is `None`.
+        dataset: the dataset, in place of the first argument.
 
     Raises:
         ArgumentTypeError: if `data_source` has no length.
@@ -35,8 +36,10 @@ class ResumableRandomSampler(ResumableSampler):
     [5, 4, 1]
     """
 
-    def __init__(self, data_source: Sized, seed: int | None = None) -> None:
-        super().__init__(data_source)
+    def __init__(
+        self, data_source: Sized | None = None, seed: int | None = None, *, dataset: Sized | None = None
+    ) -> None:
+        super().__init__(data_source, dataset=dataset)
         self._seed = check_seed(get_default_seed() if seed is None else seed)
 
     @property
@@ -55,10 +58,14 @@ class ResumableSequentialSampler(ResumableSampler):
 
     Args:
         data_source: the dataset.
+        dataset: the dataset, in place of the first argument.
 
     Raises:
-        ArgumentTypeError: if `data_source` has no length.
+        ArgumentTypeError: if the dataset has no length.
     """
+
+    def __init__(self, data_source: Sized | None = None, *, dataset: Sized | None = None) -> None:
+        super().__init__(data_source, dataset=dataset)
 
     @property
     def order_name(self) -> str:
