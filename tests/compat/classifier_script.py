@@ -53,9 +53,12 @@ class BlobsData(hld.DataModule):
         """Download nothing."""
 
     def setup(self) -> None:
-        params = hld.DataLoaderParams(
-            random_seed=rng.get_default_seed(), batch_size=8, shuffle=True, num_workers=0, drop_last=True
-        )
+        params = hld.DataLoaderParams()
+        params.drop_last = True
+        params.batch_size = 8
+        params.shuffle = True
+        params.num_workers = 0
+        params.random_seed = rng.get_default_seed()
         self._train_dataset = self._create_dataset(hld.create_dataset("Blobs", 0), params)
         for_testing = {"batch_size": 16, "shuffle": False, "num_workers": 0}
         self._valid_dataset = self._create_dataset(hld.create_dataset("Blobs", 1), for_testing)

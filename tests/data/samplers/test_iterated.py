@@ -66,7 +66,8 @@ class Drawing(Shuffling):
     def draw(self) -> list[int]:
         order: list[int] = torch.randperm(len(self.dataset)).tolist()
         random.shuffle(order)
-        return np.random.permutation(order).tolist()
+        permuted: list[int] = np.random.permutation(order).tolist()
+        return permuted
 
     def __len__(self) -> int:
         return ResumableSampler.__len__(self)
@@ -186,7 +187,7 @@ def test_mistakes_in_samplers_are_named() -> None:
         Shuffling(range(3), 0)
     for arguments in ({}, {"data_source": range(3), "dataset": range(3)}):
         with pytest.raises(ConfigurationError, match="pass data_source or dataset, and not both"):
-            ResumableSequentialSampler(**arguments)  # type: ignore[arg-type]  # a dictionary of both kinds
+            ResumableSequentialSampler(**arguments)
     sampler = ResumableSequentialSampler(range(3))
     with pytest.raises(ConfigurationError, match=r"start_iter is set to 1, but .*: call seek with the number of"):
         sampler.start_iter = 1
@@ -212,16 +213,19 @@ class Recorder(Model):
         self.seen: list[int] = []
 
     def setup(self, fast_init: bool = False) -> None:
+        del fast_init
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.optimizer = torch.optim.SGD([self.weight], lr=0.1, momentum=0.9)
 
     def train_step(self, batch: Any, state: TrainingState) -> None:
+        del state
         self.seen += batch[0].tolist()
         self.optimizer.zero_grad()
         ((self.weight - batch[0].float().mean()) ** 2).sum().backward()
         self.optimizer.step()
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:
+        del state, should_log
         if len(self.seen) == self.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -247,7 +251,7 @@ def live(root: Path, kind: type[Shuffling], workers: int, die_at: int) -> None:
 
 @pytest.mark.parametrize(("kind", "workers"), [(Shuffling, 0), (BySample, 2), (Drawing, 0)])
 def test_a_killed_run_sees_the_same_samples(tmp_path: Path, kind: type[Shuffling], workers: int) -> None:
-    """Killed after the 3rd, the 7th (an epoch has 6) and the 12th batch, a run ends with the data and the weights of one that was not."""
+    """Killed three times in its epochs, a run ends with the data and the weights of one that was not."""
     context = multiprocessing.get_context("forkserver")
     for name, deaths in (("whole", [-1]), ("killed", [6, 13, 24, -1])):
         (tmp_path / name).mkdir()
