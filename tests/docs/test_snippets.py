@@ -50,8 +50,9 @@ def test_the_snippets_of_a_page_run_one_after_the_other(
 def test_the_example_in_the_readme_trains_on_a_gpu(
     cuda: Driver | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine with a GPU, the script, with less to train, runs as it is, and trains there."""
+    """On a machine with one GPU, the script, with less to train, runs as it is, and trains there."""
     del cuda
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.chdir(tmp_path)
     (example,) = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
     for lesser in (("4000", "400"), ("total_steps=20", "total_steps=2")):

@@ -276,7 +276,7 @@ CALLS: Final[dict[str, Call]] = {
     ),
     "gather_into_tensor": Call(gather_into_tensor, {"tensor": torch.ones(2), "size": (2,)}),
     "global_print": Call(global_print, {"global_rank": 1, "sep": "", "end": "", "flush": True}),
-    "checkpoint_sampler": Call(hlpo.checkpoint_sampler, {"trial": TRIAL, "root": "a"}),
+    "checkpoint_sampler": Call(hlpo.checkpoint_sampler, {"trial": TRIAL, "chkpt_root": "a"}),
     "restore_sampler": Call(hlpo.restore_sampler, {"root": "a"}),
     "resume_study": Call(
         hlpo.resume_study,

@@ -244,8 +244,8 @@ def test_a_pickle_bomb_is_refused_and_never_run(
 
 def test_an_unwritable_root_is_known_before_training(tmp_path: Path) -> None:
     """Where checkpoints cannot be written, `fit` says so before the first batch."""
-    root, model = tmp_path / "root", CountingModel()
-    root.touch()  # A file in the folder's place: this also stops those who may write anywhere.
+    (tmp_path / "file").touch()  # A file in place of a folder: this also stops those who may write anywhere.
+    root, model = tmp_path / "file" / "root", CountingModel()
     with pytest.raises(CheckpointError, match=r"cannot be written to .*root.* choose another chkpt_root, or make it"):
         make_trainer(root).fit(model, ListData())
     assert model.seen == []

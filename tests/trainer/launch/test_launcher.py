@@ -42,7 +42,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("environment", "arguments", "launcher"),
     [
-        ({}, {}, Inline),
+        ({}, {}, Spawn),  # All GPUs.
         ({}, {"use_cpu": True}, Inline),
         ({}, {"gpus": [3]}, Inline),
         ({}, {"num_processes": 1}, Inline),
