@@ -197,7 +197,7 @@ def main(root: pathlib.Path) -> None:
         trainer = hlt.Trainer(
             run_name="blobs",
             train_unit=hlt.TrainingUnit.from_str("epoch"),
-            total_steps=4,
+            total_steps=8,
             valid_frequency=1,
             chkpt_frequency=1,
             print_frequency=5,

@@ -34,7 +34,7 @@ def test_the_parts_of_a_trainer_can_be_assigned() -> None:
     assert trainer.plugins["x"] is plugin
     trainer.train_exceptions, trainer.test_exceptions = [Pruned], [KeyError]
     assert (trainer.train_exceptions, trainer.test_exceptions) == ([Pruned], [KeyError])
-    with pytest.raises(ArgumentTypeError, match="train_exceptions contains 3: pass classes derived from BaseException"):
+    with pytest.raises(ArgumentTypeError, match="3 is no exception type: pass classes derived from BaseException"):
         trainer.train_exceptions = [3]  # type: ignore[list-item]  # the point
     with pytest.raises(ArgumentTypeError, match="plugins is 3, a int: pass a mapping of ids"):
         trainer.plugins = 3  # type: ignore[assignment]  # the point
@@ -98,6 +98,23 @@ def test_the_state_of_a_model_out_of_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"model": {"net": 3}}, tmp_path / "plain.pth")
     with pytest.raises(CheckpointError, match=r"plain.pth was written by torch.save without the checksum of Helios"):
         helios.load_model_state(tmp_path / "plain.pth")
+
+
+def test_the_state_of_a_model_whose_attributes_share_objects(tmp_path: Path) -> None:
+    """The networks can be read from a state whose other attributes refer to objects of the model."""
+
+    class Sharing(TinyModel):
+        def train_step(self, batch: Any, state: Any) -> None:
+            super().train_step(batch, state)
+            self.weights = list(self.net.parameters())
+
+    make_trainer(tmp_path).fit(model := Sharing("sharing"), TinyDataModule())
+    path = find_last_checkpoint(tmp_path / "sharing")
+    assert path is not None
+    fresh = TinyModel()
+    fresh.setup()
+    fresh.net.load_state_dict(helios.load_model_state(path)["net"])
+    assert are_equal(dict(fresh.net.state_dict()), dict(model.net.state_dict()))
 
 
 def test_the_state_of_a_model_that_returns_its_own(tmp_path: Path) -> None:

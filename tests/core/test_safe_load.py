@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from helios.core.safe_load import (
     get_trainer_safe_types_for_load,
-    register_trainer_types_for_safe_load,
+    register_trainer_safe_types_for_load,
     safe_torch_load,
 )
 from helios.core.state import TrainingState, TrainingUnit
@@ -134,7 +134,7 @@ def test_types_of_a_trainer_can_be_allowed(tmp_path: Path) -> None:
         safe_torch_load(path)
     before = torch.serialization.get_safe_globals()
     try:
-        register_trainer_types_for_safe_load()
+        register_trainer_safe_types_for_load()
         loaded = safe_torch_load(path)
     finally:
         torch.serialization.clear_safe_globals()

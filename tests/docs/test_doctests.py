@@ -16,7 +16,7 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(helios.__path__
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_docstrings_of_a_module_run(name: str) -> None:
-    """Issue 2: every doctest of the package is executed."""
+    """Every doctest of the package is executed."""
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

@@ -76,7 +76,7 @@ def test_tuning_runs_to_its_number_of_trials(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.usefixtures("examples")
 def test_tuning_finds_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Issue 3: DATABASE_URL is used, by the driver that the extra installs; without it, a SQLite file."""
+    """DATABASE_URL is used, by the driver that the extra installs; without it, a SQLite file."""
     tuning = importlib.import_module("tuning")
     assert tuning.find_storage(tmp_path) == f"sqlite:///{tmp_path / 'study.db'}"
     for url, expected in [

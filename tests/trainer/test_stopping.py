@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helios.checkpoint.archive import load_archive
+from helios.core.rng import make_rng_state_saver
 from helios.core.state import TrainingState
 from helios.errors import TrainingError
 from helios.plugins.table import PluginTable
@@ -22,6 +23,8 @@ from tests.trainer.trace import TracingModel, TracingPlugin
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from helios import Model
 
 
 class StopPlugin(TracingPlugin):
@@ -183,12 +186,16 @@ class StopModelWhen(CountingModel):
         return self.wants
 
 
+def make_vote(model: Model, plugins: PluginTable, host_group: HostGroup) -> StopVote:
+    return StopVote(model, plugins, host_group, make_rng_state_saver())
+
+
 def vote(rank: int, wants: list[tuple[bool, bool]], is_for_good: bool) -> tuple[bool, bool]:
     """Return what two ranks agree on, of which each knows what its model and its plug-in want."""
     by_model, by_plugin = wants[rank]
     plugins = PluginTable()
     plugins["asked"] = Asked(by_plugin) if is_for_good else AskedAgain(by_plugin)
-    return StopVote(StopModelWhen(by_model), plugins, join_host_group()).ask(TrainingState(global_iteration=7))
+    return make_vote(StopModelWhen(by_model), plugins, join_host_group()).ask(TrainingState(global_iteration=7))
 
 
 NOBODY, MODEL, PLUGIN = (False, False), (True, False), (False, True)
@@ -217,7 +224,7 @@ def test_what_one_rank_wants_all_do(
 def meet(rank: int, places: list[dict[str, int]]) -> str:
     """Return what is said about the places at which two ranks vote."""
     try:
-        StopVote(CountingModel(), PluginTable(), join_host_group()).ask(TrainingState(**places[rank]))
+        make_vote(CountingModel(), PluginTable(), join_host_group()).ask(TrainingState(**places[rank]))
     except TrainingError as error:
         return str(error)
     return ""
@@ -235,14 +242,14 @@ def test_a_vote_at_different_places_is_an_error(tmp_path: Path) -> None:
 
 def test_only_where_somebody_may_have_changed_his_mind_there_is_a_vote() -> None:
     """Who cannot stop is not asked; a plug-in that knows when its answer changes is asked only then."""
-    silent = StopVote(CountingModel(), PluginTable(), HostGroup())
+    silent = make_vote(CountingModel(), PluginTable(), HostGroup())
     assert not silent.may_stop
     assert not silent.has_news()
     plugins, plugin = PluginTable(), Asked(wants=False)
     plugins["asked"] = plugin
     for has_news in (True, False):
         plugin.has_news = has_news
-        assert StopVote(CountingModel(), plugins, HostGroup()).may_stop
-        assert StopVote(CountingModel(), plugins, HostGroup()).has_news() is has_news
-        assert StopVote(StopModelWhen(wants=False), plugins, HostGroup()).has_news(), "a model may change it any time"
+        assert make_vote(CountingModel(), plugins, HostGroup()).may_stop
+        assert make_vote(CountingModel(), plugins, HostGroup()).has_news() is has_news
+        assert make_vote(StopModelWhen(wants=False), plugins, HostGroup()).has_news(), "a model may change it any time"
     assert plugin.calls == 0

@@ -44,7 +44,7 @@ def load_model_state(path: Path | str) -> dict[str, Any]:
 
     For a model that does not override `state_dict`, the states of its networks and optimizers are there by the names of
     their attributes, so that `network.load_state_dict(load_model_state(path)["network"])` loads a network. Nothing in
-    the file is run.
+    the file is run. What else such a model has is in the form in which a checkpoint keeps it.
 
     Args:
         path: the checkpoint, as `find_last_checkpoint` returns it.
@@ -61,7 +61,7 @@ def load_model_state(path: Path | str) -> dict[str, Any]:
     data = fill_shards(load_sharded_plain(place), place, None) if place.is_dir() else load_archive(place)
     try:
         model = data["model"]
-        state = decode_state(model["state"], model["class"])
+        state = decode_state(model["state"], model["class"]) if model["encoded"] else model["state"]
     except (KeyError, TypeError) as error:
         raise CorruptCheckpointError(f"{place.name} has no state of a model ({error}): it is no checkpoint") from error
     return dict(state)

@@ -10,12 +10,13 @@ import torch
 from helios.core.state import TrainingState
 from helios.errors import CorruptCheckpointError
 
-FORMAT: Final = 2  # Of what a checkpoint holds; one of another format is refused.
+FORMAT: Final = 3  # Of what a checkpoint holds; one of another format is refused.
 
 # The parts of a checkpoint by the keys that lead to them, and their types.
 _PARTS: Final[dict[tuple[str, ...], type]] = {
     ("model",): dict,
     ("model", "class"): str,
+    ("model", "encoded"): bool,
     ("model", "state"): dict,
     ("model", "base"): dict,
     ("model", "base", "attributes"): dict,

@@ -41,9 +41,8 @@ class CheckpointName:
 
         Args:
             file_name: the name of the file.
-            save_name: the save name of the model; `None` for any, which ends at the last counts in the file's name.
-
-        The save name must be known: it may itself hold anything, "_epoch_1_iter_1" too.
+            save_name: the save name of the model, which may itself contain "_epoch_1_iter_1". `None` for any save name,
+                which is then what is before the last "_epoch_".
         """
         if save_name is None:
             save_name = file_name[: max(file_name.rfind("_epoch_"), 0)]

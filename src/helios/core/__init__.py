@@ -9,7 +9,6 @@ from helios.core.registry import Registry
 from helios.core.safe_load import (
     get_trainer_safe_types_for_load,
     register_trainer_safe_types_for_load,
-    register_trainer_types_for_safe_load,
     safe_torch_load,
 )
 from helios.core.timing import AverageTimer
@@ -24,7 +23,6 @@ __all__ = [
     "get_from_optional",
     "get_trainer_safe_types_for_load",
     "register_trainer_safe_types_for_load",
-    "register_trainer_types_for_safe_load",
     "safe_torch_load",
     "update_all_registries",
 ]

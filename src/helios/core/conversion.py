@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar, overload
 
-from helios.errors import EmptyOptionalError
+from helios.errors import ArgumentTypeError, EmptyOptionalError
 
 T = TypeVar("T")
 
@@ -53,3 +53,16 @@ def convert_to_list(var: object) -> object:
     ([1, 2], [1], ['ab'])
     """
     return list(var) if isinstance(var, Sequence) and not isinstance(var, str | bytes | bytearray) else [var]
+
+
+def as_exception_types(types: type[BaseException] | Sequence[type[BaseException]]) -> list[type[BaseException]]:
+    """Return exception types as a new list, also for a single one.
+
+    Raises:
+        ArgumentTypeError: if there is something else among them.
+    """
+    kinds: list[type[BaseException]] = convert_to_list(types)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise ArgumentTypeError(f"{kind!r} is no exception type: pass classes derived from BaseException")
+    return kinds

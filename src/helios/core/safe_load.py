@@ -62,13 +62,9 @@ def get_trainer_safe_types_for_load() -> list[type]:
     return [TrainingState, TrainingUnit]
 
 
-def register_trainer_types_for_safe_load() -> None:
+def register_trainer_safe_types_for_load() -> None:
     """Allow files that `safe_torch_load` and `torch.load` read to hold the types of a trainer's counters."""
-    torch.serialization.add_safe_globals(list(get_trainer_safe_types_for_load()))
-
-
-register_trainer_safe_types_for_load = register_trainer_types_for_safe_load
-"""Another name of `register_trainer_types_for_safe_load`."""
+    torch.serialization.add_safe_globals([*get_trainer_safe_types_for_load()])
 
 
 def _check_map_location(map_location: MAP_LOCATION) -> MAP_LOCATION:

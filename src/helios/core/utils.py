@@ -10,7 +10,6 @@ from helios.core import (
     get_from_optional,
     get_trainer_safe_types_for_load,
     register_trainer_safe_types_for_load,
-    register_trainer_types_for_safe_load,
     safe_torch_load,
     update_all_registries,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "get_from_optional",
     "get_trainer_safe_types_for_load",
     "register_trainer_safe_types_for_load",
-    "register_trainer_types_for_safe_load",
     "safe_torch_load",
     "update_all_registries",
 ]

@@ -41,10 +41,10 @@ class ModelHooks:
         self._helios_has_counted = False
 
     def on_optimizer_step(self, state: TrainingState) -> None:
-        """Run after a batch that completes an iteration, once `train_step` has returned.
+        """Run after a batch that completes an accumulation, once `train_step` has returned.
 
-        An iteration is `Trainer(accumulation_steps=...)` batches; a model that follows `is_optimizer_step` has stepped
-        its optimizers then. It runs before `on_training_batch_end`, and `state` counts the batch.
+        An accumulation is `Trainer(accumulation_steps=...)` batches. A model that follows `is_optimizer_step` has
+        stepped its optimizers then. It runs before `on_training_batch_end`, and `state` counts the batch.
         """
 
     def on_training_batch_end(self, state: TrainingState, should_log: bool = False) -> None:

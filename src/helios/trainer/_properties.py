@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from helios.core.conversion import as_exception_types
 from helios.core.distributed import get_dist_info, is_using_torchrun
 from helios.errors import ArgumentTypeError, NotRunningError
 from helios.plugins.table import PluginTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from helios.data.datamodule import DataModule
     from helios.model.model import Model
@@ -131,8 +132,8 @@ class TrainerProperties:
         return self._train_exceptions
 
     @train_exceptions.setter
-    def train_exceptions(self, exceptions: Iterable[type[BaseException]]) -> None:
-        self._train_exceptions = _check_exceptions("train_exceptions", exceptions)
+    def train_exceptions(self, exceptions: Sequence[type[BaseException]]) -> None:
+        self._train_exceptions = as_exception_types(exceptions)
 
     @property
     def test_exceptions(self) -> list[type[BaseException]]:
@@ -140,13 +141,5 @@ class TrainerProperties:
         return self._test_exceptions
 
     @test_exceptions.setter
-    def test_exceptions(self, exceptions: Iterable[type[BaseException]]) -> None:
-        self._test_exceptions = _check_exceptions("test_exceptions", exceptions)
-
-
-def _check_exceptions(name: str, exceptions: Iterable[type[BaseException]]) -> list[type[BaseException]]:
-    kinds = list(exceptions)
-    for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise ArgumentTypeError(f"{name} contains {kind!r}: pass classes derived from BaseException")
-    return kinds
+    def test_exceptions(self, exceptions: Sequence[type[BaseException]]) -> None:
+        self._test_exceptions = as_exception_types(exceptions)

@@ -68,6 +68,7 @@ class PartStates:
             states = {
                 "model": {
                     "class": type(model).__qualname__,
+                    "encoded": overrides(model, "state_dict", Model),  # Otherwise, the state is plain by itself.
                     "state": _collect(model, Model),
                     "base": model._helios_base_state(),  # noqa: SLF001 - the run's side of Model.
                 },

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from helios.core.logging import get_root_logger
-from helios.core.rng import make_rng_state_saver
 from helios.errors import TrainingError
 from helios.model.model import Model
 from helios.plugins.base import Plugin
@@ -38,7 +37,7 @@ class StopVote:
         model: Model,
         plugins: PluginTable,
         host_group: HostGroup,
-        save_rng_state: Callable[[], Callable[[], None]] | None = None,
+        save_rng_state: Callable[[], Callable[[], None]],
     ) -> None:
         """Find out who may end training.
 
@@ -46,18 +45,17 @@ class StopVote:
             model: the model.
             plugins: the plug-ins, which are asked before it.
             host_group: what the ranks agree through.
-            save_rng_state: saves the states of the generators, and returns a function that restores them; by default,
-                for those of the host.
+            save_rng_state: saves the states of the generators, and returns a function that restores them.
         """
         asked = [plugin for plugin in plugins.values() if overrides(plugin, "should_training_stop", Plugin)]
         self._host_group = host_group
         self._questions = [(plugin.should_training_stop, plugin.stop_is_final) for plugin in asked]
         self._news: list[Callable[[], bool]] = [plugin.has_stop_news for plugin in asked]
         self.asks_model = overrides(model, "should_training_stop", Model)
-        self._ask_model = model.should_training_stop if self.asks_model else None
+        self._model = model
         # The model continues in the stream of its step, and draws what it would draw without a plug-in.
         restores = self.asks_model and any(plugin._helios_draws() for plugin in asked)  # noqa: SLF001 - the run's side of Plugin.
-        self._save_rng_state = (save_rng_state or make_rng_state_saver()) if restores else None
+        self._save_rng_state = save_rng_state if restores else None
         if self.asks_model:
             self._news.append(lambda: True)
         self.may_stop = bool(self._news)
@@ -85,7 +83,7 @@ class StopVote:
         answers = [is_final for question, is_final in self._questions if question()]
         if restore is not None:
             restore()
-        if self._ask_model is not None and self._ask_model():
+        if self.asks_model and self._model.should_training_stop():
             answers.append(True)
         for request in self._requests:
             get_root_logger().info("plug-in %r requests that training stops: %s", request.plug_id, request.reason)

@@ -34,7 +34,7 @@ class Trainer(TrainerProperties):
 
     Args:
         run_name: the name of the run's log file and TensorBoard folder, which has a folder for each model and start.
-        train_unit: what `total_steps` and the frequencies count: "epoch" or "iteration" (an optimizer step).
+        train_unit: what `total_steps` and most frequencies count: "epoch" or "iteration" (an optimizer step).
         total_steps: the length of training; `float("inf")` to train until something stops it.
         valid_frequency: steps between validations; `None` for none.
         chkpt_frequency: steps between checkpoints; with `None`, one is saved at the end and when a signal arrives.
