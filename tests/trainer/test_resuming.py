@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helios.checkpoint.archive import load_archive, save_archive
+from helios.checkpoint.format import FORMAT
 from helios.errors import (
     ArgumentTypeError,
     CheckpointError,
@@ -190,14 +191,16 @@ def rewrite(path: Path, **changes: Any) -> None:
     save_archive(path, {**load_archive(path), **changes})
 
 
-@pytest.mark.parametrize(("written", "remedy"), [(3, "update Helios"), (1, "finish the run with that version")])
+@pytest.mark.parametrize(
+    ("written", "remedy"), [(FORMAT + 1, "update Helios"), (FORMAT - 1, "finish the run with that version")]
+)
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, written: int, remedy: str) -> None:
     """What a later or an earlier version wrote, in another format, is not guessed at."""
     run(tmp_path)
     rewrite(newest(tmp_path), format=written, helios="99.0")
     model = CountingModel()
     with pytest.raises(
-        CheckpointMismatchError, match=f"has format {written}, written by Helios 99.0; .* format 2: {remedy}"
+        CheckpointMismatchError, match=f"has format {written}, written by Helios 99.0; .* format {FORMAT}: {remedy}"
     ):
         make_trainer(tmp_path).fit(model, ListData())
     assert model.seen == []
